@@ -1,0 +1,73 @@
+# One virtual environment in .venv, rebuilt only when pyproject.toml or constraints.txt change; everything runs from it.
+#
+#   make demo     install, then both halves of the library on small models; results in runs/demo/
+#   make test     the tests, and every tutorial from top to bottom
+#   make lint     ruff, pyright, import-linter
+#   make docs     the documentation site in site/, tutorials with the figures of their own run
+#   make bench    side by side with other libraries
+#   make clean    remove what the targets above made
+#
+# constraints.txt holds the exact version of every package, for all targets alike, so that no target changes what another
+# one installed. It is also what lets pyvene and pyreft (the `parity` extra) be installed beside everything else: their own
+# requirements cap numpy, pandas and matplotlib, and the constraints are the versions on which all agree.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt
+
+SOURCES   := $(shell find causal_reft -name '*.py')
+TUTORIALS := $(wildcard tutorials/*.ipynb)
+EXECUTED  := build/tutorials/.executed
+
+# Tutorials run on a copy in build/tutorials, which is also what the site shows: they run once and the sources stay clean.
+COPY_TUTORIALS := rm -rf build/tutorials && mkdir -p build/tutorials && cp -R $(if $(TUTORIALS),tutorials/.) build/tutorials
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --overwrite --nbmake-timeout=600
+
+export CAUSAL_REFT_SHARED ?= $(abspath ../shared)
+
+.PHONY: demo test lint docs bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m causal_reft demo $(ARGS)
+
+test: $(VENV)/.with-test
+	$(COPY_TUTORIALS)
+	$(PYTEST) build/tutorials tests $(ARGS)
+	touch $(EXECUTED)
+
+lint: $(VENV)/.with-lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.with-docs $(EXECUTED)
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.with-test
+	for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist site runs
+
+$(EXECUTED): $(TUTORIALS) $(SOURCES) | $(VENV)/.with-test
+	$(COPY_TUTORIALS)
+	$(if $(TUTORIALS),$(PYTEST) build/tutorials)
+	touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Installing causal_reft into $(VENV) (a few minutes the first time)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) pip hatchling editables
+	$(PIP) --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.with-test: EXTRAS = test,parity,peft,dask
+$(VENV)/.with-lint: EXTRAS = lint
+$(VENV)/.with-docs: EXTRAS = docs
+
+$(VENV)/.with-%: $(VENV)/.installed
+	@echo "Installing the extras $(EXTRAS) into $(VENV)"
+	$(PIP) --no-build-isolation -e '.[$(EXTRAS)]'
+	touch $@
