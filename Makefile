@@ -43,7 +43,7 @@ lint: $(VENV)/.with-lint
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.with-docs $(EXECUTED)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.with-test
 	for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done

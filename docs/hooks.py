@@ -65,5 +65,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         page = f"# causal_reft.{name}\n\n::: causal_reft.{name}\n"
         files.append(File.generated(config, f"reference/{name}.md", content=page))
     for path in notebooks():
-        files.append(File.generated(config, f"tutorials/{path.name}", abs_src_path=str(path)))
+        uri = f"tutorials/{path.name}"
+        files.append(File(uri, str(EXECUTED.parent), config.site_dir, config.use_directory_urls))
     return files
