@@ -9,6 +9,7 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import beartype  # noqa: F401 - before nnsight, which adds an attribute to `object` that beartype cannot hash on import
 import hypothesis
 import pytest
 import torch
