@@ -21,7 +21,7 @@ TUTORIALS := $(wildcard tutorials/*.ipynb)
 EXECUTED  := build/tutorials/.executed
 
 # Tutorials run on a copy in build/tutorials, which is also what the site shows: they run once and the sources stay clean.
-COPY_TUTORIALS := rm -rf build/tutorials && mkdir -p build/tutorials && cp -R $(if $(TUTORIALS),tutorials/.) build/tutorials
+COPY_TUTORIALS := rm -rf build/tutorials && mkdir -p build/tutorials && cp -R tutorials/. build/tutorials
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --overwrite --nbmake-timeout=600
 
 export CAUSAL_REFT_SHARED ?= $(abspath ../shared)
@@ -53,7 +53,7 @@ clean:
 
 $(EXECUTED): $(TUTORIALS) $(SOURCES) | $(VENV)/.with-test
 	$(COPY_TUTORIALS)
-	$(if $(TUTORIALS),$(PYTEST) build/tutorials)
+	$(PYTEST) build/tutorials
 	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -43,7 +43,8 @@ def modules() -> list[str]:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     floors = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     names = [name.strip(" ()") for floor in reversed(floors) for name in floor.split("|")]
-    return [name for name in names if (PACKAGE / name / "__init__.py").exists() or (PACKAGE / f"{name}.py").exists()]
+    built = {path.stem for path in (*PACKAGE.glob("*.py"), *PACKAGE.glob("*/"))}
+    return [name for name in names if name in built and not name.startswith("_")]
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
