@@ -43,7 +43,7 @@ def modules() -> list[str]:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     floors = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     names = [name.strip(" ()") for floor in reversed(floors) for name in floor.split("|")]
-    built = {path.stem for path in (*PACKAGE.glob("*.py"), *PACKAGE.glob("*/"))}
+    built = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     return [name for name in names if name in built and not name.startswith("_")]
 
 
