@@ -1,0 +1,81 @@
+"""A variable is a column: one numpy array whose first axis runs over settings.
+
+Mechanisms see columns, never rows, so a model of a million settings runs in a handful of numpy calls. A value may be
+anything: a number, a string, a tuple (kept whole, in an object column) or a vector (a 1-D array; its column is then
+2-D). Data frames hold a vector column as objects, one 1-D array per cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+Column = np.ndarray
+Columns = dict[str, np.ndarray]
+
+
+def as_column(values: Any) -> Column:
+    """Values of one variable as an array whose first axis runs over settings; tuples stay whole."""
+    if isinstance(values, pd.Series | pd.Index):
+        values = values.to_numpy()
+    if not isinstance(values, np.ndarray):
+        values = _numbers_or_objects(list(values))
+    if values.dtype == object and len(values) and all(isinstance(cell, np.ndarray) for cell in values):
+        return np.stack(list(values))
+    return values.astype(object) if values.dtype.kind in "US" else values
+
+
+def _numbers_or_objects(cells: list[Any]) -> Column:
+    kinds = {type(cell) for cell in cells}
+    plain = kinds <= {bool, np.bool_} or (kinds and all(issubclass(k, int | float | np.number) for k in kinds - {bool}))
+    if plain and not (bool in kinds and len(kinds) > 1):
+        return np.array(cells)
+    return np.fromiter(cells, dtype=object, count=len(cells))
+
+
+def as_columns(settings: Mapping[str, Any] | pd.DataFrame) -> Columns:
+    """A data frame, or a mapping of names to values, as columns."""
+    return {str(name): as_column(settings[name]) for name in settings}
+
+
+def as_frame(columns: Mapping[str, Column]) -> pd.DataFrame:
+    """Columns as a data frame with a plain index; a vector column becomes one 1-D array per cell."""
+    return pd.DataFrame({name: list(column) if column.ndim > 1 else column for name, column in columns.items()})
+
+
+def row_keys(columns: Iterable[Column]) -> np.ndarray:
+    """One integer per row, equal exactly where the rows agree in every column: "rows" of int64."""
+    keys: np.ndarray | None = None
+    for column in columns:
+        codes = _codes(column)
+        keys = codes if keys is None else pd.factorize(keys * (codes.max(initial=0) + 1) + codes)[0]
+    if keys is None:
+        raise ValueError("row_keys needs at least one column")
+    return keys.astype(np.int64)
+
+
+def _codes(column: Column) -> np.ndarray:
+    if column.ndim > 1:
+        return np.unique(column.reshape(len(column), -1), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return pd.factorize(column, use_na_sentinel=False)[0].astype(np.int64)
+
+
+def equal_rows(left: Column, right: Column) -> np.ndarray:
+    """Where two columns hold the same value: "rows" of bool (vectors agree when every number agrees)."""
+    if left.shape != right.shape:
+        return np.zeros(len(left), dtype=bool)
+    same = np.asarray(left == right, dtype=bool)
+    return same.reshape(len(left), -1).all(axis=1) if same.ndim > 1 else same
+
+
+def is_member(column: Column, domain: Column) -> np.ndarray:
+    """Which rows of a column hold a value of the domain: "rows" of bool."""
+    if column.ndim != domain.ndim:
+        return np.zeros(len(column), dtype=bool)
+    if column.ndim == 1:
+        return pd.Series(column).isin(pd.Series(domain)).to_numpy()
+    keys = _codes(np.concatenate([domain, column]))
+    return np.isin(keys[len(domain) :], keys[: len(domain)])

@@ -1,0 +1,95 @@
+"""What a mechanism is: a function over columns whose argument names are its parents.
+
+Everything that can be read off a function before it runs is read here (its parents, the line that wrote it), and
+everything that can go wrong when it runs becomes an error that shows that line.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import linecache
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from causal_reft.causal.columns import Column, as_column
+from causal_reft.errors import CausalModelError
+
+Mechanism = Callable[..., Any]
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def source_line(mechanism: Mechanism) -> str:
+    """Where a mechanism was written, and the line itself: "model.py:12: left=lambda w, x: w == x"."""
+    code = getattr(inspect.unwrap(mechanism), "__code__", None)
+    if code is None:
+        return repr(mechanism)
+    line = linecache.getline(code.co_filename, code.co_firstlineno).strip()
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno}: {line or mechanism}"
+
+
+def parents_of(name: str, mechanism: Mechanism) -> tuple[str, ...]:
+    """The argument names without a default; a default makes an argument a constant of the mechanism."""
+    try:
+        parameters = inspect.signature(mechanism).parameters.values()
+    except (TypeError, ValueError) as failure:
+        raise CausalModelError(
+            f"The mechanism of {name!r} hides its argument names ({failure}), and they are its parents.\n"
+            f"Wrap it: {name}=lambda first_parent, second_parent: {mechanism!r}(first_parent, second_parent)"
+        ) from failure
+    unnamed = [parameter for parameter in parameters if parameter.kind not in NAMED]
+    if unnamed:
+        raise CausalModelError(
+            f"The mechanism of {name!r} takes {unnamed[0]}, which names no parent. Write each parent as an argument.\n"
+            f"  {source_line(mechanism)}"
+        )
+    return tuple(parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty)
+
+
+def rowwise(function: Mechanism) -> Mechanism:
+    """Turn a function of single values into a mechanism over columns (one Python call per row: fine when small).
+
+    Example: `mechanisms={"answer": rowwise(lambda flag, name: name if flag else "nobody")}`.
+    """
+    parents = parents_of(getattr(function, "__name__", "rowwise"), function)
+
+    @functools.wraps(function)
+    def over_columns(**columns: Column) -> Column:
+        rows = zip(*(columns[parent] for parent in parents), strict=True)
+        return as_column([function(**dict(zip(parents, row, strict=True))) for row in rows])
+
+    return over_columns
+
+
+def apply(name: str, mechanism: Mechanism, parents: dict[str, Column], rows: int) -> Column:
+    """Run one mechanism on its parents' columns; the result is a column of the same number of rows."""
+    try:
+        result = mechanism(**parents)
+    except Exception as failure:
+        raise CausalModelError(
+            f"The mechanism of {name!r} failed on columns of {rows} settings: {type(failure).__name__}: {failure}\n"
+            f"  {source_line(mechanism)}\n"
+            "A mechanism gets whole columns (numpy arrays). Write & | ~ and np.where instead of and, or, not and if; "
+            "or wrap a function of single values: rowwise(function)."
+        ) from failure
+    return _checked(name, mechanism, result, rows, constant=not parents)
+
+
+def _checked(name: str, mechanism: Mechanism, result: Any, rows: int, constant: bool) -> Column:
+    is_sequence = isinstance(result, Sequence) and not isinstance(result, str)
+    if isinstance(result, pd.Series | pd.Index) or (is_sequence and not constant):
+        result = as_column(result)
+    if constant and np.ndim(result) == 0:
+        result = as_column([result] * rows)
+    if np.ndim(result) == 0 or len(result) != rows:
+        shape = f"{len(result)} values" if np.ndim(result) else f"the single value {result!r}"
+        raise CausalModelError(
+            f"The mechanism of {name!r} gave {shape} for {rows} settings; it must give one value per setting.\n"
+            f"  {source_line(mechanism)}\n"
+            "A function of single values works when wrapped: rowwise(function)."
+        )
+    return as_column(result)
