@@ -76,6 +76,6 @@ def is_member(column: Column, domain: Column) -> np.ndarray:
     if column.ndim != domain.ndim:
         return np.zeros(len(column), dtype=bool)
     if column.ndim == 1:
-        return pd.Series(column).isin(pd.Series(domain)).to_numpy()
+        return np.asarray(pd.Series(column).isin(pd.Series(domain)))
     keys = _codes(np.concatenate([domain, column]))
     return np.isin(keys[len(domain) :], keys[: len(domain)])

@@ -48,7 +48,7 @@ class CounterfactualDataset:
         lengths = {name: len(frame) for name, frame in {**self.runs, "labels": self.labels, **self.spans}.items()}
         if len(set(lengths.values())) > 1:
             raise CausalModelError(
-                f"A dataset has one row per example in every frame, but their lengths differ: {lengths}."
+                f"A dataset has one row per example in every frame, but they differ: {lengths}."
             )
 
     # Reading ----------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class CounterfactualDataset:
 
     def __repr__(self) -> str:
         counts = self.labels.drop(columns=TEXT, errors="ignore").value_counts(sort=False)
-        shown = ", ".join(f"{'/'.join(map(str, value))} {count}" for value, count in list(counts.items())[:6])
+        shown = ", ".join(f"{_told(value)} {count}" for value, count in list(counts.items())[:6])
         more = f", ... ({len(counts)} values)" if len(counts) > 6 else ""
         return (
             f"CounterfactualDataset: {len(self)} rows, interchanging {', '.join(self.variables)}; "
@@ -174,9 +174,13 @@ class CounterfactualDataset:
         )
 
 
+def _told(value: Any) -> str:
+    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _part(wide: pd.DataFrame, name: str) -> pd.DataFrame:
     columns = [column for column in wide.columns if column.rsplit(".", 1)[0] == name]
-    return wide[columns].rename(columns=lambda column: column.rsplit(".", 1)[1]).reset_index(drop=True)
+    return wide[columns].set_axis([column.rsplit(".", 1)[1] for column in columns], axis=1).reset_index(drop=True)
 
 
 def concat(datasets: Sequence[CounterfactualDataset]) -> CounterfactualDataset:

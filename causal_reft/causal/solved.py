@@ -58,7 +58,7 @@ def _is_right(run: str, frame: pd.DataFrame, verdict: Verdict) -> np.ndarray:
     values = np.asarray(verdict)
     if values.shape != (len(frame),):
         raise CausalModelError(
-            f"Run {run!r} has {len(frame)} rows and answers of shape {values.shape}; give one answer per row."
+            f"Run {run!r} has {len(frame)} rows, its answers the shape {values.shape}."
         )
     if values.dtype == bool:
         return values

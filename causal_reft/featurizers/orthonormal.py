@@ -72,7 +72,7 @@ class Rotation(nn.Module):
         memo = _memo.get()
         if memo is None:
             return orthonormal_rows(self.master.to(dtype))
-        key = (id(self), dtype, self.master.device, self.master._version, torch.is_grad_enabled())
+        key = (self, dtype, self.master.device, self.master._version, torch.is_grad_enabled())
         if key not in memo:
             memo[key] = orthonormal_rows(self.master.to(dtype))
         return memo[key]

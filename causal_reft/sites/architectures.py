@@ -31,14 +31,18 @@ class Port:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row: the name of the block list and the port of every component the family has."""
+    """One row: the name of the block list and the port of every component the family has.
+
+    `counts_positions`: whether the family numbers left-padded tokens wrongly unless it is given `position_ids`.
+    """
 
     blocks: str
     components: Mapping[str, Port] = field(default_factory=dict)
+    counts_positions: bool = True
 
     def changed(self, **ports: Port) -> Architecture:
         """The row with some ports replaced."""
-        return Architecture(self.blocks, {**self.components, **ports})
+        return Architecture(self.blocks, {**self.components, **ports}, self.counts_positions)
 
 
 def _family(
@@ -102,7 +106,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gpt_neox": _NEOX,
     "opt": _OPT,
     "bert": _BERT,
-    "roberta": _BERT,
+    "roberta": Architecture(_BERT.blocks, _BERT.components, counts_positions=False),
     **dict.fromkeys(
         ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3"],
         _LLAMA,

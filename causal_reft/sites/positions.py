@@ -43,7 +43,7 @@ class Part:
     def __str__(self) -> str:
         match self.kind:
             case "first" | "last":
-                return f"{self.kind[0]}{self.number}"
+                return self.kind if self.number == 1 else f"{self.kind[0]}{self.number}"
             case "index":
                 return str(self.number)
             case "slice":

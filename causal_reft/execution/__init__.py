@@ -1,0 +1,20 @@
+"""DOING IT: the meaning of a node, the executors, the model under a graph, and what must be computed for a dataset."""
+
+from causal_reft.execution.examples import Examples, Reads
+from causal_reft.execution.inputs import Inputs, RunInputs, parse_inputs
+from causal_reft.execution.intervened_model import IntervenedModel
+from causal_reft.execution.passes import FullPasses, Passes, Scored
+from causal_reft.execution.plan import plan
+
+__all__ = [
+    "Examples",
+    "FullPasses",
+    "Inputs",
+    "IntervenedModel",
+    "Passes",
+    "Reads",
+    "RunInputs",
+    "Scored",
+    "parse_inputs",
+    "plan",
+]

@@ -1,0 +1,203 @@
+"""What one run of one call is given: the model's own keyword arguments, and beside them where its prompts lie.
+
+A run's inputs are a mapping (a tokenizer's output) or a single tensor for a plain module. Three keys are ours and never
+reach the model: `spans` (span name -> tokens of each row), `prompt_lengths` (prompt tokens of each row, where answers
+follow), `active` (node name -> which rows it edits).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from causal_reft.errors import PositionError, RunError, nearest
+from causal_reft.sites import ARCHITECTURES, Positions, Prompt, Spans, Tokens, model_config, resolve
+from causal_reft.tensors import Tensor
+
+OURS = ("spans", "prompt_lengths", "active")
+TEXT = ("input_ids", "inputs_embeds")
+IGNORED_LABEL = -100
+RunInputs = Mapping[str, Any] | Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One run's inputs, parsed.
+
+    `mask` is the 2-D attention mask of text inputs and `None` for inputs without a text (a plain module, an image).
+    """
+
+    args: tuple[Tensor, ...]
+    kwargs: dict[str, Any]
+    batch: int
+    mask: Tensor | None = None
+    spans: Spans | None = None
+    prompt_lengths: Tensor | None = None
+    active: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int | None:
+        """Columns of the padded text."""
+        return None if self.mask is None else self.mask.shape[1]
+
+    def prompt(self, width: int) -> Prompt:
+        """Where each row's prompt lies; without a text, every row is a prompt of `width` tokens."""
+        mask = torch.ones(self.batch, width, dtype=torch.long) if self.mask is None else self.mask
+        return Prompt.of(mask, self.prompt_lengths)
+
+    def with_kwargs(self, **changes: Any) -> Inputs:
+        """The inputs with some of the model's own arguments replaced."""
+        return replace(self, kwargs={**self.kwargs, **changes})
+
+
+def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
+    """What the user passed for a run -> `Inputs`.
+
+    Raises:
+        RunError: nothing that a run can be; an unsupported mask; a batch of pads without a mask.
+        PositionError: spans or active rows whose number is not the batch size.
+    """
+    if isinstance(given, Tensor):
+        return Inputs((given,), {}, len(given))
+    if not isinstance(given, Mapping):
+        raise RunError(
+            f"run {run!r} was given a {type(given).__name__}. Allowed: a tokenizer's output (a mapping with 'input_ids' and "
+            f"'attention_mask') or, for a plain module, one tensor whose first axis is the batch."
+        )
+    kwargs = {key: value for key, value in given.items() if key not in OURS}
+    tensors = [value for value in kwargs.values() if isinstance(value, Tensor) and value.ndim]
+    if not tensors:
+        raise RunError(f"run {run!r} holds no tensor. Tokenise with return_tensors='pt'.")
+    text = next((kwargs[key] for key in TEXT if isinstance(kwargs.get(key), Tensor)), None)
+    batch = len(tensors[0] if text is None else text)
+    mask = None if text is None else _mask(run, kwargs, text, model)
+    if mask is not None:
+        kwargs |= _position_ids(kwargs, mask, model)
+    active = {name: _rows(name, rows, batch) for name, rows in (given.get("active") or {}).items()}
+    return Inputs((), kwargs, batch, mask, given.get("spans"), _prompt_lengths(given, mask), active)
+
+
+def _mask(run: str, kwargs: Mapping[str, Any], text: Tensor, model: nn.Module) -> Tensor:
+    mask = kwargs.get("attention_mask")
+    if mask is None:
+        _refuse_hidden_padding(run, kwargs.get("input_ids"), model)
+        return torch.ones(text.shape[:2], dtype=torch.long, device=text.device)
+    if mask.ndim != 2:
+        raise RunError(
+            f"run {run!r}: attention_mask has shape {tuple(mask.shape)}; positions are read from the 2-D mask "
+            f"(batch, tokens) that a tokenizer gives."
+        )
+    return mask
+
+
+def _position_ids(kwargs: Mapping[str, Any], mask: Tensor, model: nn.Module) -> dict[str, Tensor]:
+    """Token numbers for left-padded rows, which most decoders would otherwise count from the padding."""
+    config = model_config(model)
+    row = ARCHITECTURES.get(config.model_type) if config is not None else None
+    left_padded = bool((mask[:, 0] == 0).any())
+    accepts = "position_ids" in inspect.signature(model.forward).parameters
+    if row is None or not row.counts_positions or not left_padded or not accepts or kwargs.get("position_ids") is not None:
+        return {}
+    return {"position_ids": (mask.long().cumsum(1) - 1).clamp_min(0)}
+
+
+def _refuse_hidden_padding(run: str, ids: Tensor | None, model: nn.Module) -> None:
+    config = getattr(model, "config", None)
+    pad, eos = getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None)
+    if ids is None or pad is None or pad == eos or ids.shape[0] == 1:
+        return
+    if bool((ids[:, [0, -1]] == pad).any()):
+        raise RunError(
+            f"run {run!r} has padding (token {pad}) but no attention_mask, so 'the last token' of a row is unknown. "
+            f"Pass the tokenizer's whole output: model(tokenizer(prompts, padding=True, return_tensors='pt'))."
+        )
+
+
+def _rows(name: str, rows: Any, batch: int) -> Tensor:
+    rows = torch.as_tensor(rows, dtype=torch.bool)
+    if rows.shape != (batch,):
+        raise PositionError(f"active[{name!r}] has shape {tuple(rows.shape)}; give one true or false for each of the {batch} rows.")
+    return rows
+
+
+def _prompt_lengths(given: Mapping[str, Any], mask: Tensor | None) -> Tensor | None:
+    """As given; else the real tokens before the first label that the loss reads, where labels say so."""
+    lengths, labels = given.get("prompt_lengths"), given.get("labels")
+    if lengths is not None:
+        return torch.as_tensor(lengths, dtype=torch.long)
+    if mask is None or not isinstance(labels, Tensor) or labels.shape != mask.shape:
+        return None
+    read = (labels != IGNORED_LABEL) & (mask != 0)
+    first_read = torch.where(read.any(1), read.to(torch.int64).argmax(1), labels.shape[1])
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    lengths = ((mask != 0) & (columns < first_read[:, None])).sum(1)
+    if bool((lengths == 0).any()):
+        raise RunError(
+            f"labels of row {int((lengths == 0).nonzero()[0])} score the very first token, so no prompt is left to name positions "
+            f"in. Set the labels of prompt tokens to {IGNORED_LABEL}, or say where prompts end: prompt_lengths=[...]."
+        )
+    return lengths
+
+
+@dataclass
+class Frame:
+    """Where the columns of the value at a site lie in a run's text: the window of the current forward, and what repeats.
+
+    In a plain forward the window is the whole text. While decoding, it is the tokens that this step adds.
+    """
+
+    inputs: Inputs
+    decoding: bool = False
+    offset: int = 0
+    _known: dict[object, Tokens] = field(default_factory=dict)
+
+    def tokens(self, node: str | None, positions: Positions, rows: int, width: int, device: torch.device) -> Tokens:
+        """The tokens that `positions` names in a value of `rows` x `width`, restricted to a node's active rows."""
+        key = (node if node in self.inputs.active else None, positions, rows, width, self.offset)
+        if key not in self._known:
+            self._known[key] = self._resolve(node, positions, rows, width, device)
+        return self._known[key]
+
+    def repeats(self, rows: int) -> int:
+        """Rows of the value per row of the inputs."""
+        if rows % self.inputs.batch:
+            raise PositionError(f"A value of {rows} rows does not fit inputs of {self.inputs.batch} rows.")
+        return rows // self.inputs.batch
+
+    def _resolve(self, node: str | None, positions: Positions, rows: int, width: int, device: torch.device) -> Tokens:
+        text = self.inputs.width if self.inputs.width is not None else width
+        if not self.decoding and self.offset == 0 and text != width:
+            raise PositionError(f"The value at the site has {width} positions, but the attention mask has {text} columns.")
+        named = self._named(positions, text, width)
+        if node in self.inputs.active:
+            named = named & self.inputs.active[node].to(named.device)[:, None]
+        return Tokens.from_mask(named.repeat_interleave(self.repeats(rows), 0).to(device))
+
+    def _named(self, positions: Positions, text: int, width: int) -> Tensor:
+        start, stop = self.offset, self.offset + width
+        named = torch.zeros(self.inputs.batch, max(stop, text), dtype=torch.bool)
+        if start < text and (positions.in_prompt or not self.decoding):
+            found = resolve(positions, self.inputs.prompt(text), self.inputs.spans)
+            named[found.rows.cpu(), found.columns.cpu()] = True
+        if self.decoding:
+            named[:, text:] = positions.generated
+        return named[:, start:stop]
+
+
+def check_keywords(keywords: Mapping[str, object], accepted: set[str], runs: tuple[str, ...]) -> None:
+    """Refuse keyword arguments that neither the graph nor the model's own forward knows.
+
+    Raises:
+        RunError: with the nearest name.
+    """
+    for name in keywords:
+        if name not in accepted and name not in runs:
+            raise RunError(
+                f"{name!r} is neither a run of the graph ({', '.join(runs)}) nor an argument of the model. "
+                f"{nearest(name, [*accepted, *runs])}"
+            )

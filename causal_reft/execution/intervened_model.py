@@ -1,0 +1,280 @@
+"""A model under an intervention graph: call it as the model itself, with one keyword for each further run.
+
+    reft(base)                              only the base run
+    das(base, source=other)                 one forward for each distinct run, sources first
+    out.collected["name"]                   what the graph's Collect nodes saw
+    reft.generate(**prompt)                 the same positions as in training
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from causal_reft.errors import GraphError, RunError, nearest
+from causal_reft.execution import storage
+from causal_reft.execution.executor import Executor, HookExecutor, recomputes
+from causal_reft.execution.generation import GENERATION_INPUTS, padded_left
+from causal_reft.execution.inputs import OURS, Inputs, RunInputs, check_keywords, parse_inputs
+from causal_reft.execution.transform import States, in_batch_shape
+from causal_reft.execution.wiring import is_trainable
+from causal_reft.featurizers import computed_once
+from causal_reft.graph import Collect, InterventionGraph
+from causal_reft.tensors import Tensor
+
+EXECUTORS: dict[str, type[HookExecutor]] = {"hooks": HookExecutor}
+
+
+class IntervenedModel(nn.Module):
+    """A model and a graph; the model stays the user's own object, unchanged.
+
+    Args:
+        model: a transformers model, or any `nn.Module` whose sites are named by path.
+        graph: the interventions.
+        tokenizer: kept for saving and for conveniences that need text.
+        executor: "hooks" (default) or "nnsight".
+
+    Raises:
+        SiteError: a site that the model does not have.
+        GraphError: an unknown executor.
+    """
+
+    def __init__(self, model: nn.Module, graph: InterventionGraph, tokenizer: Any = None, executor: str = "hooks") -> None:
+        super().__init__()
+        if executor not in EXECUTORS:
+            raise GraphError(f"executor={executor!r} does not exist. {nearest(executor, EXECUTORS)}")
+        self.base_model, self.tokenizer, self.executor_name = model, tokenizer, executor
+        self._use(graph)
+
+    def _use(self, graph: InterventionGraph) -> None:
+        self.graph = graph
+        self.interventions = graph.modules
+        self.executor: Executor = EXECUTORS[self.executor_name](self.base_model, graph)
+
+    def with_graph(self, graph: InterventionGraph) -> IntervenedModel:
+        """The same model object under another graph: `both.with_graph(both.graph.only("german"))`."""
+        return IntervenedModel(self.base_model, graph, self.tokenizer, self.executor_name)
+
+    def forward(self, base: RunInputs | None = None, **keywords: Any) -> Any:
+        """The base model's own output for the base run, with `.collected` beside it.
+
+        Args:
+            base: the base run's inputs: a tokenizer's output, or a tensor for a plain module. Where only the base run
+                exists, its entries may be given as keywords instead: `model(**batch)`.
+            keywords: one for each further run of the graph; arguments of the model's own forward (labels, ...); `active`
+                (node name -> one bool a row), `spans` and `prompt_lengths` of the base run.
+
+        Returns:
+            The model's output object. `.collected` maps the name of each Collect node to (batch, positions, rank or
+            d_model); rows that name fewer positions than others are filled up with NaN.
+
+        Raises:
+            RunError: a missing or unused run, an unknown keyword.
+            PositionError: positions outside a prompt; runs whose positions do not pair.
+        """
+        runs = self._parse(base, keywords)
+        output, states = self._execute(runs, wants_output=True)
+        return with_collected(output, self._collected(states))
+
+    def collect(self, base: RunInputs | None = None, **keywords: Any) -> dict[str, Tensor]:
+        """What the Collect nodes see, without computing anything behind the deepest of them."""
+        runs = self._parse(base, keywords, needs=self._runs_for_collects())
+        _, states = self._execute(runs, wants_output=False)
+        return self._collected(states)
+
+    @torch.no_grad()
+    def generate(self, base: RunInputs | None = None, **keywords: Any) -> Any:
+        """The model's own `generate` under the graph; takes its options, and one keyword for each further run.
+
+        Edits of prompt positions act while the prompt is read; edits of "generated" positions on every decoding step.
+        Right-padded prompts of a decoder are padded on the left first, as generation requires.
+        """
+        given = dict(base) if isinstance(base, Mapping) else {} if base is None else {"input_ids": base}
+        options = {key: value for key, value in keywords.items() if key not in self.graph.runs}
+        given.update({key: options.pop(key) for key in list(options) if key in GENERATION_INPUTS or key in OURS})
+        if "labels" in options or "labels" in given:
+            raise RunError("generate takes no labels; pass the prompt alone.")
+        further = {key: value for key, value in keywords.items() if key in self.graph.runs}
+        runs = self._parse(padded_left(given, self.base_model), further)
+        base_inputs = runs.pop("base")
+        with _stateless(self), computed_once():
+            _, states = self._execute(runs, wants_output=False)
+            return self.executor.generate(base_inputs, states, **options)
+
+    def train(self, mode: bool = True) -> IntervenedModel:
+        """Training mode of the *edits* (dropout on edits, soft masks); the base model keeps the mode that its owner set."""
+        self.training = mode
+        self.interventions.train(mode)
+        return self
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """The graph's trainable parameters, each once."""
+        return (p for p in self.interventions.parameters() if p.requires_grad)
+
+    def count_parameters(self) -> tuple[int, int]:
+        """(learned numbers of the graph, parameters of the base model)."""
+        return self.graph.learned_numbers, sum(p.numel() for p in self.base_model.parameters())
+
+    def print_trainable_parameters(self) -> None:
+        """One line, as peft prints it."""
+        learned, base = self.count_parameters()
+        print(f"learned numbers: {learned:,} || base model: {base:,} (not trained) || {100 * learned / max(base, 1):.4f} %")
+
+    @property
+    def config(self) -> Any:
+        """The base model's config."""
+        return self.base_model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base model's first parameter is."""
+        return next(self.base_model.parameters()).device
+
+    def save_pretrained(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the graph and what it was made for; never the base model's weights. See `load_graph` for the files."""
+        storage.save(self.graph, self.base_model, folder, overwrite)
+
+    @staticmethod
+    def from_pretrained(
+        folder: str | os.PathLike[str], model: nn.Module | None = None, tokenizer: Any = None, executor: str = "hooks"
+    ) -> IntervenedModel:
+        """Load what `save_pretrained` wrote (a folder or a hub id), onto `model` or the recorded base model.
+
+        Raises:
+            StorageError: unreadable folder, or a base model of another shape.
+        """
+        graph, model, tokenizer = storage.load(folder, model, tokenizer)
+        return IntervenedModel(model, graph, tokenizer, executor)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+        """Upload what `save_pretrained` writes; `options` go to `huggingface_hub.upload_folder`."""
+        return storage.push(self.graph, self.base_model, repo_id, **options)
+
+    def __repr__(self) -> str:
+        return f"IntervenedModel({type(self.base_model).__name__}, executor={self.executor_name!r})\n{self.graph!r}"
+
+    def _parse(self, base: RunInputs | None, keywords: Mapping[str, Any], needs: set[str] | None = None) -> dict[str, Inputs]:
+        """One `Inputs` for each run that is needed."""
+        own = {key: value for key, value in keywords.items() if key not in self.graph.runs or key == "base"}
+        given: dict[str, Any] = {key: value for key, value in keywords.items() if key in self.graph.runs and key != "base"}
+        check_keywords(own, self._accepted(), self.graph.runs)
+        active = own.pop("active", None)
+        if base is not None or own:
+            given["base"] = self._merge(base, own)
+        needs = set(self.graph.runs) if needs is None else needs
+        if missing := sorted(needs - set(given)):
+            raise RunError(
+                f"The graph needs run{'s' * (len(missing) > 1)} {', '.join(missing)}, which the call does not give. "
+                f"Write model(base, {', '.join(f'{run}=...' for run in self.graph.runs if run != 'base')})."
+            )
+        runs = {run: parse_inputs(run, inputs, self.base_model) for run, inputs in given.items()}
+        return self._activate(runs, active)
+
+    def _merge(self, base: RunInputs | None, own: dict[str, Any]) -> RunInputs:
+        if base is None:
+            return own
+        if isinstance(base, Tensor):
+            if own:
+                raise RunError(f"A tensor as base takes no further arguments, but {', '.join(own)} were given. Pass a mapping.")
+            return base
+        twice = set(base) & set(own)
+        if twice:
+            raise RunError(f"{', '.join(sorted(twice))} given twice: inside base and as a keyword.")
+        return {**base, **own}
+
+    def _activate(self, runs: dict[str, Inputs], active: Mapping[str, Any] | None) -> dict[str, Inputs]:
+        """Check the names of per-row switches and hand each to the run that its node edits."""
+        for run, inputs in runs.items():
+            for name in (*inputs.active, *(active or {})):
+                if name not in self.graph.edits:
+                    raise RunError(f"active={{{name!r}: ...}} names no edit of the graph. {nearest(name, self.graph.edits)}")
+        if active is None:
+            return runs
+        for name, rows in active.items():
+            run = self.graph.edits[name].run
+            runs[run].active[name] = parse_inputs(run, {"x": torch.zeros(runs[run].batch), "active": {name: rows}}, self.base_model).active[name]
+        return runs
+
+    def _execute(self, runs: Mapping[str, Inputs], wants_output: bool) -> tuple[Any, States]:
+        """Run by run in the order of the graph; `states` fills up on the way."""
+        states: States = {}
+        output = None
+        once = nullcontext() if recomputes(self.base_model) else computed_once()
+        with once:
+            for run in self.graph.runs:
+                if run not in runs:
+                    continue
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self._differentiates(run, runs[run])):
+                    result = self.executor.forward(
+                        run, runs[run], states, training=self.training, wants_output=wants_output and run == "base"
+                    )
+                output = result if run == "base" else output
+        return output, states
+
+    def _differentiates(self, run: str, inputs: Inputs) -> bool:
+        """The base run always may; a source run only when something in it is trained."""
+        asks = any(isinstance(value, Tensor) and value.requires_grad for value in (*inputs.args, *inputs.kwargs.values()))
+        return run == "base" or asks or any(is_trainable(node) for node in self.graph.edits.values() if node.run == run)
+
+    def _collected(self, states: States) -> dict[str, Tensor]:
+        found = {}
+        for name, node in self.graph.collects.items():
+            assert node.site is not None
+            state = states[node.run, node.site]
+            found[name] = in_batch_shape(_read(node, state.h), state.tokens)
+        return found
+
+    def _runs_for_collects(self) -> set[str]:
+        """The runs that Collect nodes look at, and all that those wait for."""
+        from causal_reft.graph.intervention_graph import run_dependencies
+
+        before = run_dependencies(self.graph.nodes.values())
+        wanted, frontier = set[str](), {node.run for node in self.graph.collects.values()}
+        if not frontier:
+            raise GraphError("The graph has no Collect node, so there is nothing to collect. Add seen=Collect('base', Site(...)).")
+        while frontier:
+            run = frontier.pop()
+            wanted.add(run)
+            frontier |= before[run] - wanted
+        return wanted
+
+    def _accepted(self) -> set[str]:
+        """Keywords of the model's own forward, and ours."""
+        parameters = inspect.signature(self.base_model.forward).parameters.values()
+        named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        return named | set(OURS) | {"num_items_in_batch", "output_attentions", "output_hidden_states", "return_dict"}
+
+
+def _read(node: Collect, h: Tensor) -> Tensor:
+    return h if node.featurizer is None else node.featurizer.read(h)
+
+
+class CollectedTuple(tuple):
+    """A model's tuple output with `.collected` beside it."""
+
+    collected: dict[str, Tensor]
+
+
+def with_collected(output: Any, collected: dict[str, Tensor]) -> Any:
+    """The same output object, now with an attribute `collected`."""
+    if type(output) is tuple:
+        output = CollectedTuple(output)
+    output.collected = collected
+    return output
+
+
+@contextmanager
+def _stateless(model: IntervenedModel) -> Iterator[None]:
+    """Evaluation mode of the edits inside."""
+    was = model.training
+    model.train(False)
+    try:
+        yield
+    finally:
+        model.train(was)

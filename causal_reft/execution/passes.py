@@ -1,0 +1,79 @@
+"""How the logits that a loss reads are computed for a batch of examples.
+
+`FullPasses` is the meaning: every run in full, under hooks. Whatever computes less (`causal_reft.execution.plan`) must give
+the same numbers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+from causal_reft.execution.examples import Examples, Reads
+from causal_reft.execution.intervened_model import IntervenedModel
+from causal_reft.tensors import Float, Int, Tensor
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The logits that the loss reads for some rows: `reads.targets[i]` is expected at `logits[i]`."""
+
+    logits: Float[Tensor, "read classes"]
+    reads: Reads
+
+    @property
+    def targets(self) -> Int[Tensor, " read"]:
+        """The expected classes, on the logits' device."""
+        return self.reads.targets.to(self.logits.device)
+
+    def per_row(self, values: Float[Tensor, " read"], n_rows: int) -> Float[Tensor, " row"]:
+        """The mean over each row's reads."""
+        rows = self.reads.rows.to(values.device)
+        total = values.new_zeros(n_rows).index_add(0, rows, values)
+        return total / torch.bincount(rows, minlength=n_rows).clamp_min(1).to(values.dtype)
+
+
+class Passes(ABC):
+    """Abstract: a model under a graph, and the examples it is fitted to or scored on."""
+
+    @abstractmethod
+    def scored(self, rows: Int[Tensor, " row"]) -> Scored:
+        """The logits that the loss reads for these rows of the examples; rows in the result count within the batch."""
+
+    @abstractmethod
+    def explain(self) -> str:
+        """What is run, how often, and why a shortcut is not taken."""
+
+
+class FullPasses(Passes):
+    """Every run in full for every batch."""
+
+    def __init__(self, model: IntervenedModel, examples: Examples) -> None:
+        self.model, self.examples = model, examples
+
+    def scored(self, rows: Int[Tensor, " row"]) -> Scored:
+        batch = self.examples.rows(rows)
+        reads = Reads.of(batch)
+        runs = {run: _on_device(inputs, self.model) for run, inputs in batch.runs.items()}
+        base = runs.pop("base")
+        output = self.model(base, **{run: inputs for run, inputs in runs.items() if run in self.model.graph.runs})
+        return Scored(reads.take(logits_of(output)), reads)
+
+    def explain(self) -> str:
+        return f"every run in full for every batch: {' -> '.join(self.model.graph.runs)}"
+
+
+def logits_of(output: object) -> Tensor:
+    """The logits in whatever a model returns: a tensor, a tuple that starts with one, or an output with `.logits`."""
+    if isinstance(output, Tensor):
+        return output
+    return output[0] if type(output).__name__ == "CollectedTuple" else output.logits  # type: ignore[index,attr-defined]
+
+
+def _on_device(inputs, model: IntervenedModel):  # noqa: ANN001, ANN202
+    device = model.device
+    if isinstance(inputs, Tensor):
+        return inputs.to(device)
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}

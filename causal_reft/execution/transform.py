@@ -1,0 +1,168 @@
+"""The one meaning of a node, for every executor: given the value at a module's port, what comes out and what is kept.
+
+    states <- what later edits of this run read here                       (before the edits)
+    for each edit, in graph order:   h <- F.write(h, source)               (every source sees the value before the edits)
+    states <- what collects and other runs read here                       (after the edits)
+
+Nothing is changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from causal_reft.errors import FeaturizerError, GraphError, PositionError
+from causal_reft.graph import Collect, Given, Interchange
+from causal_reft.sites import Location, Site, Tokens
+from causal_reft.tensors import Float, Hidden, Int, Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """Collected hidden states: one row of `h` for each of `tokens`, (token, d_model)."""
+
+    h: Hidden
+    tokens: Tokens
+
+
+States = dict[tuple[str, Site], State]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A site in one batch: its location in the model and the tokens that it names."""
+
+    site: Site
+    location: Location
+    tokens: Tokens
+
+    def take(self, stream: Float[Tensor, "batch pos width"]) -> Hidden:
+        """The named tokens' features, (token, d_model)."""
+        features = self.location.features(stream.shape[-1])
+        h = stream if features is None else stream[..., features.to(stream.device)]
+        return h.flatten(0, 1) if self.tokens.whole else h[self.tokens.rows, self.tokens.columns]
+
+    def put(self, stream: Float[Tensor, "batch pos width"], h: Hidden) -> Float[Tensor, "batch pos width"]:
+        """The stream with the named tokens' features replaced; a new tensor."""
+        features = self.location.features(stream.shape[-1])
+        rows, columns = self.tokens.rows, self.tokens.columns
+        if features is None:
+            return h.reshape(stream.shape) if self.tokens.whole else stream.index_put((rows, columns), h)
+        features = features.to(stream.device)
+        return stream.index_put((rows[:, None], columns[:, None], features[None]), h)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An `Interchange` in one batch. `repeats`: rows of this run per row of the collected runs (beams)."""
+
+    name: str
+    node: Interchange
+    place: Place
+    repeats: int = 1
+
+
+def transform(
+    stream: Float[Tensor, "batch pos width"],
+    run: str,
+    edits: Sequence[Edit],
+    reads: Sequence[Place],
+    keeps: Sequence[Place],
+    states: Mapping[tuple[str, Site], State],
+    training: bool = False,
+) -> tuple[Float[Tensor, "batch pos width"], States]:
+    """Apply the edits of one port and keep what is collected there.
+
+    Args:
+        stream: the value at the port.
+        run: the run that is executed.
+        edits, reads, keeps: what to change; what edits of this run read before; what is collected after.
+        states: everything collected so far.
+        training: whether dropout on edits is on.
+
+    Returns:
+        The new value, and the states that were collected here.
+    """
+    before: States = {(run, place.site): State(place.take(stream), place.tokens) for place in reads}
+    after = stream
+    for edit in edits:
+        after = _edited(edit, stream, after, {**states, **before}, training)
+    kept: States = {(run, place.site): State(place.take(after), place.tokens) for place in keeps}
+    return after, {**before, **kept}
+
+
+def _edited(edit: Edit, original: Tensor, stream: Tensor, states: Mapping[tuple[str, Site], State], training: bool) -> Tensor:
+    if not len(edit.place.tokens):
+        return stream
+    node, h_original, h = edit.node, edit.place.take(original), edit.place.take(stream)
+    _check_width(edit, h)
+    z = node.source.coordinates(h_original, node.featurizer, _States(states, edit))
+    new = node.featurizer.write(h, z)
+    if training and node.dropout:
+        new = h + nn.functional.dropout(new - h, node.dropout)
+    return edit.place.put(stream, new)
+
+
+def _check_width(edit: Edit, h: Hidden) -> None:
+    F = edit.node.featurizer
+    if h.shape[-1] != F.d_model:
+        raise FeaturizerError(
+            f"Node {edit.name!r}: {edit.place.site!r} is {h.shape[-1]} wide in this model, but its featurizer is {F!r}. "
+            f"Build it with d_model={h.shape[-1]}."
+        )
+
+
+class _States(Given):
+    """The collected states, matched to the tokens of one edit: same row, same place in the row's list of tokens."""
+
+    def __init__(self, states: Mapping[tuple[str, Site], State], edit: Edit) -> None:
+        self._states, self._edit = states, edit
+
+    @property
+    def ordinal(self) -> Int[Tensor, " token"]:
+        return self._edit.place.tokens.ordinal
+
+    def state(self, collect: Collect) -> Hidden:
+        site = collect.at(self._edit.node.site).site
+        assert site is not None
+        state = self._states.get((collect.run, site))
+        if state is None:
+            raise GraphError(
+                f"Node {self._edit.name!r} at {self._edit.node.site!r} reads {site!r} of run {collect.run!r}, which comes "
+                f"later in the forward pass or is never reached. Read an earlier site."
+            )
+        return state.h[self._matching(state.tokens, collect.run, site)].to(self._edit.place.tokens.rows.device)
+
+    def _matching(self, given: Tokens, run: str, site: Site) -> Int[Tensor, " token"]:
+        mine = self._edit.place.tokens
+        rows = mine.rows // self._edit.repeats
+        counts, wanted = given.counts.to(rows.device), mine.counts[mine.rows]
+        if len(counts) * self._edit.repeats != len(mine.counts):
+            raise PositionError(
+                f"Node {self._edit.name!r}: run {run!r} has {len(counts)} rows and the edited run has "
+                f"{len(mine.counts) // self._edit.repeats}. Give every row its own source."
+            )
+        differs = counts[rows] != wanted
+        if bool(differs.any()):
+            row = int(rows[differs.nonzero()[0]])
+            raise PositionError(
+                f"Node {self._edit.name!r}: row {row} names {int(wanted[differs][0])} tokens at {self._edit.node.site!r} "
+                f"but {int(counts[row])} at {site!r} of run {run!r}; they must pair one to one. "
+                f"Name one token on both sides, e.g. positions='last'."
+            )
+        first = counts.cumsum(0) - counts
+        return first[rows] + mine.ordinal
+
+
+def in_batch_shape(h: Hidden, tokens: Tokens) -> Float[Tensor, "batch pos d_model"]:
+    """Flat token states as (batch, most tokens of a row, d_model); rows that name fewer are filled up with NaN at the end."""
+    most = int(tokens.counts.max()) if len(tokens.counts) else 0
+    filled = h.new_full((len(tokens.counts), most, h.shape[-1]), float("nan"))
+    if len(tokens) == filled.shape[0] * most:
+        return h.reshape(filled.shape)
+    return filled.index_put((tokens.rows, tokens.ordinal), h)
+
+

@@ -1,0 +1,54 @@
+"""Which port of which module does what in each run: a graph located in a model, once."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from causal_reft.execution.hooks import PortWork
+from causal_reft.graph import Collect, Interchange, InterventionGraph
+from causal_reft.sites import Location, Site, locate
+
+
+def wire(graph: InterventionGraph, model: nn.Module) -> dict[str, tuple[PortWork, ...]]:
+    """For each run, its ports in the order of the graph.
+
+    Raises:
+        SiteError: a site that the model does not have.
+    """
+    located: dict[Site, Location] = {}
+
+    def find(site: Site) -> Location:
+        if site not in located:
+            located[site] = locate(model, site)
+        return located[site]
+
+    ports: dict[str, dict[tuple[str, str], PortWork]] = {run: {} for run in graph.runs}
+
+    def add(run: str, site: Site, role: str, item: tuple) -> None:
+        location = find(site)
+        port = ports[run].get(location.key) or PortWork(location)
+        already = getattr(port, role)
+        if item not in already:
+            ports[run][location.key] = PortWork(port.location, **{**_roles(port), role: (*already, item)})
+
+    for name, node in graph.nodes.items():
+        if isinstance(node, Collect):
+            assert node.site is not None
+            add(node.run, node.site, "keeps", (node.site, find(node.site)))
+            continue
+        add(node.run, node.site, "edits", (name, node, find(node.site)))
+        for need in node.needs():
+            assert need.site is not None
+            add(need.run, need.site, "reads" if need.run == node.run else "keeps", (need.site, find(need.site)))
+    return {run: tuple(found.values()) for run, found in ports.items()}
+
+
+def _roles(port: PortWork) -> dict[str, tuple]:
+    return {"edits": port.edits, "reads": port.reads, "keeps": port.keeps}
+
+
+def is_trainable(node: Interchange | Collect) -> bool:
+    """Whether a node holds parameters that ask for gradients."""
+    from causal_reft.graph.intervention_graph import held_modules
+
+    return any(p.requires_grad for module in held_modules(node).values() for p in module.parameters())

@@ -1,0 +1,74 @@
+"""The one equation as a node:    h at site  <-  F.write(h, source)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from causal_reft.errors import GraphError
+from causal_reft.featurizers import Featurizer, Subspace
+from causal_reft.graph.sources import Collect, LearnedSource, Shift, Source
+from causal_reft.sites import Site
+
+
+@dataclass(frozen=True)
+class Interchange:
+    """An edit of one run.
+
+    Args:
+        site: where.
+        featurizer: in which coordinates.
+        source: what is written into them.
+        run: the run that is edited.
+        dropout: probability with which each coordinate of the *edit* is dropped while training (never of the stream).
+
+    Raises:
+        GraphError: widths or ranks that do not fit; a full-rank rotation without a mask; dropout outside [0, 1).
+    """
+
+    site: Site
+    featurizer: Featurizer
+    source: Source
+    run: str = "base"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise GraphError(f"Interchange(dropout={self.dropout}): a probability in [0, 1).")
+        if not self.run.isidentifier():
+            raise GraphError(f"Interchange(run={self.run!r}): a run is a keyword of the call, so its name must be an identifier.")
+        self._refuse_cancelling_rotation()
+        learned = self.source.source if isinstance(self.source, Shift) else self.source
+        if isinstance(learned, LearnedSource):
+            self._check_learned(learned)
+
+    def needs(self) -> tuple[Collect, ...]:
+        """The states that must be collected before this edit, with their sites filled in."""
+        return tuple(collect.at(self.site) for collect in self.source.needs())
+
+    def _refuse_cancelling_rotation(self) -> None:
+        F = self.featurizer
+        reads_same = isinstance(self.source, Collect) and self.source.featurizer in (None, F)
+        if isinstance(F, Subspace) and F.rank == F.d_model and reads_same:
+            raise GraphError(
+                f"Interchange(featurizer={F!r}, source={self.source!r}): a full rotation cancels (h + R^T (R s - R h) = s), "
+                f"so this is plain activation patching and the gradient of R is rounding noise. "
+                f"Write featurizer=Identity({F.d_model}) to patch, Mask({F!r}) to learn how many coordinates, or a lower rank."
+            )
+
+    def _check_learned(self, learned: LearnedSource) -> None:
+        F = self.featurizer
+        if learned.rank != F.rank:
+            raise GraphError(f"{learned!r} writes {learned.rank} coordinates, but {F!r} has {F.rank}. Use LearnedSource(rank={F.rank}, ...).")
+        if learned.reads is None and learned.reads_input and learned.d_model != F.d_model:
+            raise GraphError(f"{learned!r} reads width {learned.d_model}, but the site has d_model={F.d_model} for {F!r}.")
+        if learned.reads is not None and learned.reads.run != self.run:
+            raise GraphError(
+                f"{learned!r} reads run {learned.reads.run!r}, but edits run {self.run!r}; a learned source reads the run that "
+                f"it edits. Write reads=Collect({self.run!r}, ...), or source=Collect({learned.reads.run!r}) for an interchange."
+            )
+        learned.start_from(F, shifted=isinstance(self.source, Shift))
+
+    def __repr__(self) -> str:
+        run = "" if self.run == "base" else f", run={self.run!r}"
+        dropout = f", dropout={self.dropout:g}" if self.dropout else ""
+        return f"Interchange({self.site!r}, {self.featurizer!r}, source={self.source!r}{run}{dropout})"

@@ -1,0 +1,207 @@
+"""An intervention graph: named nodes over named runs. A value: it prints, draws, compares, slices and joins.
+
+A node is a `Collect` (read) or an `Interchange` (edit). An edit whose source is collected from another run makes its run
+wait for that one; so runs have an order, found topologically, and "serial" and "parallel" are not modes.
+
+Several edits at one site: every source sees the state as it was before any of them, and the writes follow in the order of
+the graph. In orthogonal subspaces that is their sum; in overlapping ones the later write wins. A `Collect` node sees the
+state that its run goes on with.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING, Union
+
+import torch
+from torch import nn
+
+from causal_reft.errors import GraphError, nearest
+from causal_reft.featurizers import Featurizer
+from causal_reft.graph.interchange import Interchange
+from causal_reft.graph.sources import Collect, LearnedSource, Shift
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Node = Union[Collect, Interchange]
+RESERVED = ("base_model", "active", "spans", "labels", "prompt_lengths")
+
+
+class InterventionGraph:
+    """Named nodes: `InterventionGraph(edit=Interchange(...), seen=Collect("base", Site(3)))`.
+
+    Raises:
+        GraphError: a node that is neither `Collect` nor `Interchange`, a `Collect` node without a site, cyclic runs.
+    """
+
+    def __init__(self, **nodes: Node) -> None:
+        for name, node in nodes.items():
+            _check_node(name, node)
+        self._nodes: dict[str, Node] = dict(nodes)
+        self.runs: tuple[str, ...] = _order(self._nodes)
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """The nodes by name, in order (a copy)."""
+        return dict(self._nodes)
+
+    @property
+    def edits(self) -> dict[str, Interchange]:
+        """The `Interchange` nodes."""
+        return {name: node for name, node in self._nodes.items() if isinstance(node, Interchange)}
+
+    @property
+    def collects(self) -> dict[str, Collect]:
+        """The `Collect` nodes."""
+        return {name: node for name, node in self._nodes.items() if isinstance(node, Collect)}
+
+    @cached_property
+    def modules(self) -> nn.ModuleDict:
+        """Everything that holds parameters, as `{node: {"featurizer": ..., "source": ...}}`."""
+        parts: dict[str, nn.Module] = {}
+        for name, node in self._nodes.items():
+            held = {role: module for role, module in held_modules(node).items()}
+            if held:
+                parts[name] = nn.ModuleDict(held)
+        return nn.ModuleDict(parts)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The learned numbers, each once."""
+        return self.modules.parameters()
+
+    def only(self, *names: str) -> InterventionGraph:
+        """The graph of these nodes alone, sharing their parameters."""
+        for name in names:
+            self[name]
+        return InterventionGraph(**{name: node for name, node in self._nodes.items() if name in names})
+
+    def replace(self, **nodes: Node) -> InterventionGraph:
+        """The graph with some nodes exchanged for others."""
+        for name in nodes:
+            self[name]
+        return InterventionGraph(**{**self._nodes, **nodes})
+
+    def __add__(self, other: InterventionGraph) -> InterventionGraph:
+        """Both graphs in one; names must differ."""
+        shared = set(self._nodes) & set(other._nodes)
+        if shared:
+            raise GraphError(f"Both graphs have a node named {', '.join(map(repr, sorted(shared)))}. Rename one: renamed({{'old': 'new'}}).")
+        return InterventionGraph(**{**self._nodes, **other._nodes})
+
+    def renamed(self, names: Mapping[str, str]) -> InterventionGraph:
+        """The graph with some node names exchanged: `graph.renamed({"edit": "german"})`."""
+        for name in names:
+            self[name]
+        new = [names.get(name, name) for name in self._nodes]
+        if len(set(new)) < len(new):
+            raise GraphError(f"renamed({dict(names)}) would give two nodes one name.")
+        return InterventionGraph(**dict(zip(new, self._nodes.values(), strict=True)))
+
+    def __getitem__(self, name: str) -> Node:
+        if name not in self._nodes:
+            raise GraphError(f"The graph has no node {name!r}. {nearest(name, self._nodes)}")
+        return self._nodes[name]
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __eq__(self, other: object) -> bool:
+        """Same nodes in the same order with the same settings and bit-equal tensors."""
+        if not isinstance(other, InterventionGraph):
+            return NotImplemented
+        from causal_reft.graph.storage import graph_to_data
+
+        (a, tensors_a), (b, tensors_b) = graph_to_data(self), graph_to_data(other)
+        return a == b and all(torch.equal(tensors_a[key], tensors_b[key]) for key in tensors_a)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def learned_numbers(self) -> int:
+        """How many trainable numbers the graph holds, shared ones counted once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def __repr__(self) -> str:
+        head = f"InterventionGraph: {len(self.edits)} edits, {len(self.collects)} collects, runs {' -> '.join(self.runs)}, {self.learned_numbers:,} learned numbers"
+        width = max((len(name) for name in self._nodes), default=0)
+        return "\n".join([head, *(f"  {name:<{width}}  {node!r}" for name, node in self._nodes.items())])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+            + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in describe(node))
+            + "</tr>"
+            for name, node in self._nodes.items()
+        )
+        title = html.escape(repr(self).splitlines()[0])
+        heads = "".join(f"<th style='text-align:left'>{h}</th>" for h in ("node", "run", "site", "featurizer", "source"))
+        return f"<p><b>{title}</b></p><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+
+    def draw(self, ax: Axes | None = None) -> Axes:
+        """Runs as lanes, sites along them, collects and edits as marks, and arrows from what is read to what is written."""
+        from causal_reft.graph.drawing import draw_graph
+
+        return draw_graph(self, ax)
+
+    def save(self, folder: str, overwrite: bool = False) -> None:
+        """Write `graph.json` and `weights.safetensors`; see `causal_reft.graph.storage`."""
+        from causal_reft.graph.storage import save_graph
+
+        save_graph(self, folder, overwrite)
+
+
+def held_modules(node: Node) -> dict[str, nn.Module]:
+    """The parameter holders of a node by role."""
+    if isinstance(node, Collect):
+        return {} if node.featurizer is None else {"featurizer": node.featurizer}
+    source = node.source.source if isinstance(node.source, Shift) else node.source
+    held: dict[str, nn.Module] = {"featurizer": node.featurizer}
+    if isinstance(source, LearnedSource):
+        held["source"] = source
+    if isinstance(source, Collect) and source.featurizer is not None:
+        held["source_featurizer"] = source.featurizer
+    return held
+
+
+def describe(node: Node) -> tuple[str, str, str, str]:
+    """Run, site, featurizer and source of a node, in words."""
+    if isinstance(node, Collect):
+        return node.run, repr(node.site), repr(node.featurizer or "the whole vector"), "(collected)"
+    return node.run, repr(node.site), repr(node.featurizer), repr(node.source)
+
+
+def run_dependencies(nodes: Iterable[Node]) -> dict[str, set[str]]:
+    """For each run, the other runs that must come first."""
+    before: dict[str, set[str]] = {"base": set()}
+    for node in nodes:
+        needs = node.needs() if isinstance(node, Interchange) else ()
+        before.setdefault(node.run, set()).update(need.run for need in needs if need.run != node.run)
+        for need in needs:
+            before.setdefault(need.run, set())
+    return before
+
+
+def _check_node(name: str, node: Node) -> None:
+    if not isinstance(node, (Collect, Interchange)):
+        raise GraphError(f"Node {name!r} is a {type(node).__name__}; a node is a Collect or an Interchange(site, featurizer, source).")
+    if name in RESERVED or name.startswith("_"):
+        raise GraphError(f"{name!r} cannot name a node; choose a name without a leading underscore other than {', '.join(RESERVED)}.")
+    if isinstance(node, Collect) and node.site is None:
+        raise GraphError(f"Node {name!r}: a Collect of its own needs a site. Write {name}=Collect({node.run!r}, Site(3)).")
+
+
+def _order(nodes: Mapping[str, Node]) -> tuple[str, ...]:
+    try:
+        return tuple(TopologicalSorter(run_dependencies(nodes.values())).static_order())
+    except CycleError as error:
+        raise GraphError(
+            f"The runs wait for each other: {' -> '.join(error.args[1])}. An edit may only take what an earlier run collected; "
+            f"give the middle run a name of its own, e.g. Interchange(..., run='mid')."
+        ) from error

@@ -1,0 +1,256 @@
+"""What is written into the coordinates: a source is a value, and the only thing in which DAS and LoReFT differ.
+
+    Collect("source")    z = F.read(s)        the state of another run           interchange, DAS
+    LearnedSource(...)   z = act(W h + b)     a function that training finds     LoReFT, ConsReFT, ...
+    Constant, Noise      z = c,  z ~ N(0, std^2)                                 ablations
+    Shift(source)        z = F.read(h) + source                                  adds to what is there: steering, DiReFT
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from einops import einsum
+from torch import nn
+
+from causal_reft.errors import GraphError, nearest
+from causal_reft.featurizers import Featurizer
+from causal_reft.featurizers.featurizer import computing
+from causal_reft.seeds import derive
+from causal_reft.sites import Site
+from causal_reft.tensors import Coordinates, Float, Hidden, Int, Tensor
+
+ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": nn.functional.silu}
+
+
+@dataclass(frozen=True)
+class Collect:
+    """The state at a site of a run, read through a featurizer.
+
+    As a node of its own it ends up in `.collected[name]`; as the source of an `Interchange` it feeds the edit.
+
+    Args:
+        run: the name of the run that it is taken from.
+        site: where; by default the site of the interchange that it feeds.
+        featurizer: how it is read; by default that of the interchange it feeds, or the whole vector.
+    """
+
+    run: str = "source"
+    site: Site | None = None
+    featurizer: Featurizer | None = None
+
+    def __post_init__(self) -> None:
+        if not self.run.isidentifier():
+            raise GraphError(f"Collect(run={self.run!r}): a run is a keyword of the call, so its name must be an identifier.")
+
+    def at(self, site: Site) -> Collect:
+        """This collect with its site filled in where it was left open."""
+        return self if self.site is not None else replace(self, site=site)
+
+    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
+        return (self.featurizer or featurizer).read(given.state(self))
+
+    def needs(self) -> tuple[Collect, ...]:
+        return (self,)
+
+    def __repr__(self) -> str:
+        parts = [repr(self.run)]
+        if self.site is not None:
+            parts.append(f"site={self.site!r}")
+        if self.featurizer is not None:
+            parts.append(f"featurizer={self.featurizer!r}")
+        return f"Collect({', '.join(parts)})"
+
+
+class Given(ABC):
+    """What an executor hands to a source for the tokens of one edit."""
+
+    @abstractmethod
+    def state(self, collect: Collect) -> Hidden:
+        """The collected states, one for each edited token, (token, d_model of the collected site)."""
+
+    @property
+    @abstractmethod
+    def ordinal(self) -> Int[Tensor, " token"]:
+        """The number of each edited token among the named tokens of its row."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A fixed value in the featurizer's coordinates: a number, (rank,), or (n_positions, rank) in the order of a row's tokens."""
+
+    value: float | Sequence[float] | Float[Tensor, "..."]
+
+    def __post_init__(self) -> None:
+        value = torch.as_tensor(self.value, dtype=None if isinstance(self.value, Tensor) else torch.float32)
+        if value.ndim > 2 or not value.is_floating_point():
+            raise GraphError(
+                f"Constant(value of shape {tuple(value.shape)}, {value.dtype}): give a float, (rank,) or (n_positions, rank). "
+                f"For another value in each row, collect it from a run: Collect('source')."
+            )
+        object.__setattr__(self, "value", value.detach().clone())
+
+    @property
+    def tensor(self) -> Tensor:
+        """The value as a tensor."""
+        assert isinstance(self.value, Tensor)
+        return self.value
+
+    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
+        value = self.tensor.to(h.device)
+        if value.ndim and value.shape[-1] != featurizer.rank:
+            raise GraphError(f"{self!r} has width {value.shape[-1]}, but {featurizer!r} has rank {featurizer.rank}.")
+        if value.ndim == 2:
+            if len(given.ordinal) and int(given.ordinal.max()) >= len(value):
+                raise GraphError(f"{self!r} holds {len(value)} positions, but a row names {int(given.ordinal.max()) + 1} tokens.")
+            value = value[given.ordinal].reshape(*h.shape[:-1], featurizer.rank)
+        dtype = torch.promote_types(computing(h), value.dtype)
+        return value.to(dtype).expand(*h.shape[:-1], featurizer.rank)
+
+    def needs(self) -> tuple[Collect, ...]:
+        return ()
+
+    def __repr__(self) -> str:
+        return f"Constant({self.tensor.item():g})" if self.tensor.ndim == 0 else f"Constant({list(self.tensor.shape)})"
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise with a standard deviation in the units of the coordinates.
+
+    One draw for each named position, the same in every row and at every call, so that batching changes nothing; for more
+    draws use more seeds. `Noise` replaces; `Shift(Noise(...))` adds.
+    """
+
+    std: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.std < 0:
+            raise GraphError(f"Noise(std={self.std}): a standard deviation is not negative.")
+
+    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
+        generator = torch.Generator().manual_seed(derive(self.seed, "noise"))
+        count = int(given.ordinal.max()) + 1 if len(given.ordinal) else 0
+        draws = [torch.randn(featurizer.rank, generator=generator, dtype=torch.float64) for _ in range(count)]
+        table = torch.stack(draws) if draws else torch.zeros(0, featurizer.rank, dtype=torch.float64)
+        values = (self.std * table).to(h.device, computing(h))
+        return values[given.ordinal].reshape(*h.shape[:-1], featurizer.rank)
+
+    def needs(self) -> tuple[Collect, ...]:
+        return ()
+
+
+class LearnedSource(nn.Module):
+    """z = act(W h + b), found by training (Wu et al. 2024, arXiv 2404.03592: the learned projected source of LoReFT).
+
+    Args:
+        rank: coordinates that it writes.
+        d_model: width of what it reads.
+        reads_input: False leaves z = b (ConsReFT, LobiReFT).
+        bias: whether there is a b.
+        activation: None (linear), "relu", "gelu", "tanh", "sigmoid" or "silu".
+        reads: read another site of the same run instead: `Collect("base", site)` (schematic ReFT).
+        init: "identity" starts W at the featurizer's rows (at 0 under `Shift`) and b at 0 when the node is built, so that
+            training starts from no edit; "random" as `nn.Linear` does.
+        seed: of the random start.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        d_model: int,
+        reads_input: bool = True,
+        bias: bool = True,
+        activation: str | None = None,
+        reads: Collect | None = None,
+        init: str = "identity",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if activation is not None and activation not in ACTIVATIONS:
+            raise GraphError(f"LearnedSource(activation={activation!r}). {nearest(activation, ACTIVATIONS)}")
+        if init not in ("identity", "random"):
+            raise GraphError(f"LearnedSource(init={init!r}). {nearest(init, ['identity', 'random'])}")
+        if not reads_input and (reads is not None or not bias):
+            raise GraphError("LearnedSource(reads_input=False) is only its bias: it takes bias=True and no reads=.")
+        if reads is not None and reads.site is None:
+            raise GraphError("LearnedSource(reads=Collect(...)) needs the site that it reads: Collect('base', Site(3)).")
+        self.rank, self.d_model, self.reads_input, self.bias = rank, d_model, reads_input, bias
+        self.activation, self.reads, self.init, self.seed = activation, reads, init, seed
+        self.started = init == "random"
+        generator = torch.Generator().manual_seed(derive(seed, "learned source"))
+        bound = d_model**-0.5
+        weight, offset = ((torch.rand(*shape, generator=generator) * 2 - 1) * bound for shape in ((rank, d_model), (rank,)))
+        self.weight = nn.Parameter(weight) if reads_input else None
+        self.offset = nn.Parameter(offset) if bias else None
+
+    @torch.no_grad()
+    def start_from(self, featurizer: Featurizer, shifted: bool) -> None:
+        """Called when a node is built: with init="identity", start from no edit. Later nodes share what the first started.
+
+        Raises:
+            GraphError: no W and b exist for which the edit does nothing.
+        """
+        if self.started:
+            return
+        if self.offset is not None:
+            self.offset.zero_()
+        if self.weight is not None:
+            rows = featurizer.rows()
+            if shifted:
+                self.weight.zero_()
+            elif self.reads is not None or self.activation is not None or rows is None:
+                reason = "another site is read" if self.reads else "the activation is not linear" if self.activation else f"{featurizer!r} is not linear"
+                raise GraphError(f"LearnedSource(init='identity') cannot start from no edit here: {reason}. Pass init='random'.")
+            else:
+                self.weight.copy_(rows)
+        self.started = True
+
+    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
+        read = h if self.reads is None else given.state(self.reads)
+        masters = [master for master in (self.weight, self.offset) if master is not None]
+        dtype = computing(h, *masters)
+        z = torch.zeros(*h.shape[:-1], self.rank, dtype=dtype, device=h.device)
+        if self.weight is not None:
+            z = einsum(self.weight.to(dtype), read.to(dtype), "rank d_model, ... d_model -> ... rank")
+        if self.offset is not None:
+            z = z + self.offset.to(dtype)
+        return z if self.activation is None else ACTIVATIONS[self.activation](z)
+
+    def needs(self) -> tuple[Collect, ...]:
+        return () if self.reads is None else (self.reads,)
+
+    def config(self) -> dict[str, object]:
+        names = ("rank", "d_model", "reads_input", "bias", "activation", "init", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def extra_repr(self) -> str:
+        options = [] if self.reads_input else ["reads_input=False"]
+        options += [] if self.bias else ["bias=False"]
+        options += [f"activation={self.activation!r}"] if self.activation else []
+        options += [f"reads={self.reads!r}"] if self.reads else []
+        return ", ".join([f"rank={self.rank}", f"d_model={self.d_model}", *options])
+
+    def __repr__(self) -> str:
+        return f"LearnedSource({self.extra_repr()})"
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Adds the inner source to the coordinates that are there: z = F.read(h) + source."""
+
+    source: Collect | Constant | Noise | LearnedSource
+
+    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
+        change = self.source.coordinates(h, featurizer, given)
+        return featurizer.read(h).to(change.dtype) + change
+
+    def needs(self) -> tuple[Collect, ...]:
+        return self.source.needs()
+
+
+Source = Collect | Constant | Noise | LearnedSource | Shift
