@@ -16,7 +16,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt
 
-SOURCES   := $(shell find causal_reft -name '*.py')
+SOURCES   := $(shell find causal_reft -name '*.py' -o -name '*.pyi')
 TUTORIALS := $(wildcard tutorials/*.ipynb)
 EXECUTED  := build/tutorials/.executed
 
