@@ -7,7 +7,7 @@ from causal_reft.causal.preview import Preview
 from causal_reft.causal.solved import Solved, keep_solved
 from causal_reft.causal.spans import token_offsets, token_spans
 from causal_reft.causal.splits import Splits, split_settings
-from causal_reft.causal.task import Task
+from causal_reft.causal.task import Task, next_word
 from causal_reft.causal.template import Template
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Template",
     "concat",
     "keep_solved",
+    "next_word",
     "rowwise",
     "split_settings",
     "token_offsets",

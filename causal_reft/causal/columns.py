@@ -33,12 +33,12 @@ def _numbers_or_objects(cells: list[Any]) -> Column:
     plain = kinds <= {bool, np.bool_} or (kinds and all(issubclass(k, int | float | np.number) for k in kinds - {bool}))
     if plain and not (bool in kinds and len(kinds) > 1):
         return np.array(cells)
-    return np.fromiter(cells, dtype=object, count=len(cells))
+    return object_column(cells)
 
 
 def as_columns(settings: Mapping[str, Any] | pd.DataFrame) -> Columns:
     """A data frame, or a mapping of names to values, as columns."""
-    return {str(name): as_column(settings[name]) for name in settings}
+    return {str(name): as_column(values) for name, values in settings.items()}
 
 
 def as_frame(columns: Mapping[str, Column]) -> pd.DataFrame:
@@ -67,8 +67,8 @@ def equal_rows(left: Column, right: Column) -> np.ndarray:
     """Where two columns hold the same value: "rows" of bool (vectors agree when every number agrees)."""
     if left.shape != right.shape:
         return np.zeros(len(left), dtype=bool)
-    same = np.asarray(left == right, dtype=bool)
-    return same.reshape(len(left), -1).all(axis=1) if same.ndim > 1 else same
+    same = np.asarray(left == right, dtype=bool).reshape(len(left), -1)
+    return np.asarray(same.all(axis=1))
 
 
 def is_member(column: Column, domain: Column) -> np.ndarray:
@@ -79,3 +79,9 @@ def is_member(column: Column, domain: Column) -> np.ndarray:
         return np.asarray(pd.Series(column).isin(pd.Series(domain)))
     keys = _codes(np.concatenate([domain, column]))
     return np.isin(keys[len(domain) :], keys[: len(domain)])
+
+
+def object_column(cells: Iterable[Any]) -> Column:
+    """Cells of any kind, each kept whole: "rows" of object."""
+    cells = list(cells)
+    return np.fromiter(cells, dtype=object, count=len(cells))

@@ -47,9 +47,7 @@ class CounterfactualDataset:
             raise CausalModelError(f"variables={self.variables} need one source each; given: {sorted(self.sources)}.")
         lengths = {name: len(frame) for name, frame in {**self.runs, "labels": self.labels, **self.spans}.items()}
         if len(set(lengths.values())) > 1:
-            raise CausalModelError(
-                f"A dataset has one row per example in every frame, but they differ: {lengths}."
-            )
+            raise CausalModelError(f"A dataset has one row per example in every frame, but they differ: {lengths}.")
 
     # Reading ----------------------------------------------------------------------------------------------------
 
@@ -75,6 +73,11 @@ class CounterfactualDataset:
         """Rows whose expected output differs from the base's own: "rows" of bool."""
         outputs = [name for name in self.labels if name in self.base]
         return np.any([self.labels[name].to_numpy() != self.base[name].to_numpy() for name in outputs], axis=0)
+
+    def with_equal_spans(self, tokenizer: Callable[..., Any]) -> CounterfactualDataset:
+        """The rows whose spans have as many tokens in every run, so that token i of one meets token i of the other."""
+        lengths = [frame.map(len).to_numpy() for frame in self.token_spans(tokenizer).values()]
+        return self[np.flatnonzero(np.all([(other == lengths[0]).all(axis=1) for other in lengths[1:]], axis=0))]
 
     def token_spans(self, tokenizer: Callable[..., Any]) -> dict[str, pd.DataFrame]:
         """The token range of each span, by run name, counted from the first token of the unpadded prompt."""
@@ -169,7 +172,7 @@ class CounterfactualDataset:
         return (
             f"CounterfactualDataset: {len(self)} rows, interchanging {', '.join(self.variables)}; "
             f"runs {', '.join(self.runs)}; seed {self.seed}\n"
-            f"  expected {'/'.join(counts.index.names)}: {shown}{more}\n"
+            f"  expected {'/'.join(map(str, counts.index.names))}: {shown}{more}\n"
             f"  the interchange changes the output in {int(self.changed.sum())} rows"
         )
 
@@ -180,7 +183,8 @@ def _told(value: Any) -> str:
 
 def _part(wide: pd.DataFrame, name: str) -> pd.DataFrame:
     columns = [column for column in wide.columns if column.rsplit(".", 1)[0] == name]
-    return wide[columns].set_axis([column.rsplit(".", 1)[1] for column in columns], axis=1).reset_index(drop=True)
+    names = [column.rsplit(".", 1)[1] for column in columns]
+    return wide.filter(items=columns).set_axis(names, axis=1).reset_index(drop=True)
 
 
 def concat(datasets: Sequence[CounterfactualDataset]) -> CounterfactualDataset:

@@ -26,7 +26,7 @@ from causal_reft.causal.columns import Column, Columns, as_columns, as_frame, eq
 from causal_reft.causal.counterfactuals import CounterfactualDataset
 from causal_reft.causal.mechanisms import apply, source_line
 from causal_reft.causal.settings import aligned, check_agrees, check_complete, check_domain, check_known, check_length
-from causal_reft.causal.structure import check_names, in_order, read_domain, read_parents
+from causal_reft.causal.structure import check_names, in_order, read_domain, read_outputs, read_parents
 from causal_reft.errors import CausalModelError
 from causal_reft.seeds import numpy_stream
 
@@ -39,12 +39,14 @@ class CausalModel:
     """A directed acyclic graph of variables, run over columns of settings.
 
     `inputs` maps a name to its domain: any finite iterable of values, or None for "anything" (then it cannot be
-    sampled). `mechanisms` maps a name to a function of columns. Raises `CausalModelError` for cycles, unknown
+    sampled). `mechanisms` maps a name to a function of columns. `outputs` are what a network is asked for (default: the
+    mechanisms that no other mechanism reads). Raises `CausalModelError` for cycles, unknown
     parents, clashing names, unusable domains and mechanisms that do not work row by row.
     """
 
     inputs: Mapping[str, Any]
     mechanisms: Mapping[str, Any]
+    outputs: tuple[str, ...] = ()
     domains: Mapping[str, Column | None] = field(init=False)
     parents: Mapping[str, tuple[str, ...]] = field(init=False)
     variables: tuple[str, ...] = field(init=False)
@@ -58,6 +60,7 @@ class CausalModel:
             "mechanisms": dict(self.mechanisms),
             "domains": domains,
             "parents": parents,
+            "outputs": read_outputs(self.outputs, parents, self.mechanisms),
             "variables": in_order(parents, self.mechanisms),
         }
         for name, value in parsed.items():
@@ -66,12 +69,6 @@ class CausalModel:
             self._check_rows_are_independent()
 
     # What there is ----------------------------------------------------------------------------------------------
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The mechanisms that no other mechanism reads: what the model is asked for."""
-        read = {parent for parents in self.parents.values() for parent in parents}
-        return tuple(name for name in self.variables if name in self.mechanisms and name not in read)
 
     @cached_property
     def size(self) -> int:

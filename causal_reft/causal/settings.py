@@ -27,8 +27,9 @@ def check_known(names: Iterable[Any], known: Iterable[str], what: str) -> None:
 
 def aligned(settings: Mapping[str, Any] | pd.DataFrame) -> Columns:
     """Columns of one length; single values are repeated to that length."""
-    single = {str(name) for name in settings if _is_single(settings[name])}
-    columns = {str(k): as_column([settings[k]] if str(k) in single else settings[k]) for k in settings}
+    given = {str(name): values for name, values in settings.items()}
+    single = {name for name, values in given.items() if _is_single(values)}
+    columns = {name: as_column([values] if name in single else values) for name, values in given.items()}
     lengths = {name: len(column) for name, column in columns.items() if name not in single}
     if len(set(lengths.values())) > 1:
         raise CausalModelError(f"The columns of the settings differ in length: {lengths}.")

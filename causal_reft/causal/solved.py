@@ -57,9 +57,7 @@ def keep_solved(
 def _is_right(run: str, frame: pd.DataFrame, verdict: Verdict) -> np.ndarray:
     values = np.asarray(verdict)
     if values.shape != (len(frame),):
-        raise CausalModelError(
-            f"Run {run!r} has {len(frame)} rows, its answers the shape {values.shape}."
-        )
+        raise CausalModelError(f"Run {run!r} has {len(frame)} rows, its answers the shape {values.shape}.")
     if values.dtype == bool:
         return values
     if TEXT not in frame:

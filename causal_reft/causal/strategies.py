@@ -71,6 +71,8 @@ def _check_request(
     if not variables or len(set(variables)) < len(variables):
         raise CausalModelError(f"Name one or more different variables to interchange, not {list(variables)}.")
     check_known(variables, model.variables, "variable")
+    if not model.outputs:
+        raise CausalModelError("This causal model has no mechanism, so nothing is expected of an interchange.")
     if over is not None:
         check_known(over, model.variables, "variable")
     given = {"over": over is not None, "against": against is not None, "n": n is not None}

@@ -87,6 +87,17 @@ def read_parents(inputs: Mapping[str, Any], mechanisms: Mapping[str, Mechanism])
     return parents
 
 
+def read_outputs(
+    outputs: tuple[str, ...], parents: Mapping[str, tuple[str, ...]], mechanisms: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """The outputs as given, or else the mechanisms that no other mechanism reads."""
+    unknown = [name for name in outputs if name not in mechanisms]
+    if unknown:
+        raise CausalModelError(f"The output {unknown[0]!r} is no mechanism here. {nearest(unknown[0], mechanisms)}")
+    read = {parent for names in parents.values() for parent in names}
+    return tuple(outputs) or tuple(name for name in mechanisms if name not in read)
+
+
 def in_order(parents: Mapping[str, tuple[str, ...]], mechanisms: Mapping[str, Mechanism]) -> tuple[str, ...]:
     """Variables, parents first; inputs and mechanisms otherwise stay in the order they were written."""
     try:

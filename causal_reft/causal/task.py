@@ -19,13 +19,23 @@ from causal_reft.causal.template import Template
 from causal_reft.errors import CausalModelError
 
 
+def verbatim(prompt: str, answer: str) -> str:
+    """The answer as it is: its text already holds the leading space, if there is one."""
+    return answer
+
+
+def next_word(prompt: str, answer: str) -> str:
+    """The answer after a space, unless it continues an opened quote or bracket, or the prompt ends with white space."""
+    return answer if not answer or prompt[-1:].isspace() or prompt[-1:] in "\"'([{" else f" {answer}"
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """What a study asks of a network.
 
     `answers` writes an output value as the text that continues the prompt (a leading space belongs to it): a mapping
     or a function; `str` by default. `variables` are the ones worth looking for. `output` is the variable that the
-    network is asked for (default: the causal model's only output). `among` restricts the settings that are sampled.
+    network is asked for (default: the causal model's only output). `among` restricts the settings that are sampled. `continues(prompt, answer)` says how an answer follows its prompt.
     """
 
     name: str
@@ -35,6 +45,7 @@ class Task:
     variables: tuple[str, ...] = ()
     output: str = ""
     among: pd.DataFrame | None = field(default=None)
+    continues: Callable[[str, str], str] = verbatim
 
     def __post_init__(self) -> None:
         model = self.causal_model
@@ -61,7 +72,7 @@ class Task:
 
     def _written(self, full: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         prompts, spans = self.template.render(full)
-        return full.assign(**{PROMPT: prompts, TEXT: self._texts(full)}), spans
+        return full.assign(**{PROMPT: prompts, TEXT: self._texts(prompts, full)}), spans
 
     def sample(self, n: int, seed: int) -> pd.DataFrame:
         """n settings with `prompt` and `text`, to measure whether a network solves the task at all."""
@@ -77,8 +88,9 @@ class Task:
             raise CausalModelError(f"Task {self.name!r} has no answer text for {self.output}={value!r}.")
         return self.answers[value]
 
-    def _texts(self, outputs: pd.DataFrame) -> list[str]:
-        return [self.answer(value) for value in outputs[self.output].tolist()]
+    def _texts(self, prompts: Sequence[str], outputs: pd.DataFrame) -> list[str]:
+        values = outputs[self.output].tolist()
+        return [self.continues(prompt, self.answer(value)) for prompt, value in zip(prompts, values, strict=True)]
 
     # Pairs ------------------------------------------------------------------------------------------------------
 
@@ -95,11 +107,12 @@ class Task:
     def with_prompts(self, data: CounterfactualDataset) -> CounterfactualDataset:
         """Write the prompts, answers and spans of counterfactuals that were drawn from this task's causal model."""
         written = {id(frame): self._written(frame) for frame in data.runs.values()}
+        base_prompts = written[id(data.base)][0][PROMPT].tolist()
         return replace(
             data,
             base=written[id(data.base)][0],
             sources={name: written[id(frame)][0] for name, frame in data.sources.items()},
-            labels=data.labels.assign(**{TEXT: self._texts(data.labels)}),
+            labels=data.labels.assign(**{TEXT: self._texts(base_prompts, data.labels)}),
             spans={run: written[id(frame)][1] for run, frame in data.runs.items()},
         )
 

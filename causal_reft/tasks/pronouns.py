@@ -1,0 +1,42 @@
+"""Pronouns: "Once upon a time, there was a little girl named Lily." -> " She".
+
+`gender` is told by one word, and by a name that goes with it. It is an input of the causal model: interchanging it asks
+the network to go on as if the story were about a girl (or a boy), whatever else the prompt holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from causal_reft.causal import CausalModel, Task, Template
+from causal_reft.causal.columns import Column
+
+GIRLS = ("Lily", "Anna", "Mia", "Sara", "Lucy", "Emma", "Amy", "Sue", "Mary", "Jane")
+BOYS = ("Tim", "Tom", "Ben", "Max", "Sam", "Jack", "John", "Bob", "Mark", "Dan")
+TEXT = "Once upon a time, there was a little {gender} named {name}."
+ANSWERS = {"girl": " She", "boy": " He"}
+
+
+def _name(gender: Column, girl_name: Column, boy_name: Column) -> Column:
+    return np.where(gender == "girl", girl_name, boy_name)
+
+
+def _pronoun(gender: Column) -> Column:
+    return gender.copy()
+
+
+def pronoun_model(girls: Sequence[str] = GIRLS, boys: Sequence[str] = BOYS) -> CausalModel:
+    """Inputs gender, girl_name and boy_name; the `name` shown goes with the gender; `answer` is the gender told."""
+    return CausalModel(
+        inputs={"gender": ("girl", "boy"), "girl_name": girls, "boy_name": boys},
+        mechanisms={"name": _name, "answer": _pronoun},
+        outputs=("answer",),
+    )
+
+
+def pronouns(text: str = TEXT, girls: Sequence[str] = GIRLS, boys: Sequence[str] = BOYS) -> Task:
+    """The task with spans `gender` and `name`. A study looks for `gender`."""
+    model = pronoun_model(girls, boys)
+    return Task("pronouns", model, Template(text), ANSWERS, variables=("gender",))
