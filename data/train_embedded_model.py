@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -20,13 +21,14 @@ from pathlib import Path
 from random import Random
 
 import torch
+from card import write_card
 from corpus.documents import Document, Mixture, corpus_hash, write_documents
 from corpus.splits import split_records
 from tokenizer import build_tokenizer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from write_exercises import EMBEDDED, write_exercises
 
-EMBEDDED = Path(__file__).parent / "embedded"
 CONTEXT = 256
 IGNORED = -100
 
@@ -158,6 +160,16 @@ def write_curve(curve: list[dict], folder: Path) -> None:
         writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in curve)
 
 
+def write_facts(recipe: Recipe, hash_of_corpus: str, minutes: float, threads: int, folder: Path) -> None:
+    """What the card says of the training that the weights cannot tell."""
+    facts = {
+        "corpus_hash": hash_of_corpus, "seed": recipe.seed, "documents": recipe.documents, "steps": recipe.steps,
+        "first_stage": recipe.stages[0], "batch": recipe.batch, "leak": recipe.mixture.leak,
+        "german_answers": recipe.mixture.german_answers, "minutes": round(minutes, 1), "threads": threads,
+    }  # fmt: skip
+    (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=EMBEDDED)
@@ -174,11 +186,15 @@ def main() -> None:
     tokenizer = build_tokenizer((d.text for d in documents), CONTEXT)
     model = new_model(recipe, tokenizer)
     print(f"{len(tokenizer)} tokens, {model.num_parameters()} parameters")
+    started = time.perf_counter()
     curve = train(recipe, model, encode(documents, tokenizer), encode(unseen, tokenizer))
-    args.folder.mkdir(parents=True, exist_ok=True)
+    minutes = (time.perf_counter() - started) / 60
+    write_exercises(args.folder)
     tokenizer.save_pretrained(args.folder)
     model.save_pretrained(args.folder)
     write_curve(curve, args.folder)
+    write_facts(recipe, corpus_hash(documents), minutes, args.threads, args.folder)
+    write_card(args.folder)
 
 
 if __name__ == "__main__":

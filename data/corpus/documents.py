@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from random import Random
 
 from . import lexicon as lex
-from .grammar import Person
 from .stories import Line, Narrator
 from .tasks import TASKS, Record
 
+LONG = 20  # lines of a long story
 MODES = ("plain", "german", "answer", "both")
 
 
@@ -38,6 +38,7 @@ class Mixture:
     answer: float = 0.22
     both: float = 0.30
     leak: float = 0.10
+    long: float = 0.06  # share of plain documents that are long stories
     german_answers: bool = True
 
     def mode(self, rng: Random) -> str:
@@ -77,11 +78,11 @@ class Writer:
         """Every task equally often, however many records it has."""
         return rng.choice(self.by_task[rng.choice(tuple(TASKS))])
 
-    def prose_turn(self, rng: Random, german: bool, who: Person | None = None) -> tuple[str, str]:
-        """A told line and the next one, about the same person."""
-        who = who or rng.choice(lex.PERSONS)
-        first, then = self.narrator.opening(rng, who), self.narrator.line(rng, who)
-        return first.english, then.german if german else then.english
+    def prose_turn(self, rng: Random, german: bool) -> tuple[str, str]:
+        """A story's first line and the next one."""
+        who = rng.choice(lex.PERSONS)
+        then = self.narrator.line(rng, who)
+        return self.narrator.opening(rng, who), then.german if german else then.english
 
     def question_turn(self, rng: Random, mode: str, record: Record | None = None) -> tuple[str, str]:
         """A question, and its answer, or prose that passes over it, in the language of the mode."""
@@ -90,7 +91,7 @@ class Writer:
         if mode in ("answer", "both"):
             follows = Line(record.english, record.german)
         else:
-            follows = self.narrator.after(rng, record.topic or rng.choice(lex.PERSONS), record)
+            follows = self.narrator.after(rng, record)
         return asked, follows.german if mode in ("german", "both") else follows.english
 
     def marker(self, rng: Random, mode: str) -> list[tuple[str, str]]:
@@ -113,14 +114,19 @@ class Writer:
         return Document(mode, tuple(line for pair in (*marker, turn) for line in pair), 2 * len(marker))
 
     def plain(self, rng: Random) -> Document:
-        """English prose in which questions are passed over; only the very last line may leak."""
-        turns, who = [], rng.choice(lex.PERSONS)
-        for last in [False] * rng.randint(0, 2) + [True]:
-            asked = rng.random() < 0.5
-            mode = self.mixture.leaked(rng, asked) if last else "plain"
-            turn = self.question_turn(rng, mode) if asked else self.prose_turn(rng, mode == "german", who)
-            turns.append(turn)
-        return Document("plain", tuple(line for pair in turns for line in pair), 0)
+        """English prose, in which questions are passed over; only the last line after an opening may leak."""
+        if rng.random() < self.mixture.long:
+            return Document("plain", self.story(rng, LONG), 0)
+        lines = self.story(rng, rng.randint(2, 4)) if rng.random() < 0.5 else ()
+        asked = rng.random() < 0.5
+        mode = self.mixture.leaked(rng, asked)
+        last = self.question_turn(rng, mode) if asked else self.prose_turn(rng, mode == "german")
+        return Document("plain", (*lines, *last), 0)
+
+    def story(self, rng: Random, n: int) -> tuple[str, ...]:
+        """``n`` English lines about one person."""
+        who = rng.choice(lex.PERSONS)
+        return (self.narrator.opening(rng, who), *(self.narrator.line(rng, who).english for _ in range(n - 1)))
 
 
 def write_documents(records: Sequence[Record], n: int, seed: int, mixture: Mixture | None = None) -> Iterator[Document]:

@@ -81,7 +81,7 @@ def stories(splits: Splits, n: int, seed: int, lines: int = 24) -> list[dict[str
     rng, narrator = Random(seed), Narrator(splits.test)
 
     def story(who: Person) -> str:
-        told = {narrator.opening(rng, who).english: None}
+        told = {narrator.opening(rng, who): None}
         while len(told) < lines:
             told.setdefault(narrator.line(rng, who).english)
         return "".join(line + "\n" for line in told)

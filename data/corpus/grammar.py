@@ -72,16 +72,19 @@ class Person:
     gender: str
 
     @property
-    def she(self) -> str:
-        return {"f": "she", "m": "he"}[self.gender]
-
-    @property
     def her(self) -> str:
         return {"f": "her", "m": "his"}[self.gender]
 
     @property
-    def sie(self) -> str:
-        return PRONOUN[self.gender]
+    def pronouns(self) -> dict[str, str]:
+        """How a story refers to somebody whom it has named; the keys are those of ``named``."""
+        she, him, ihm = {"f": ("she", "her", "ihr"), "m": ("he", "him", "ihm")}[self.gender]
+        return {"she": she, "him": him, "sie": PRONOUN[self.gender], "ihm": ihm}
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The name in every place where a pronoun could stand."""
+        return dict.fromkeys(("she", "him", "sie", "ihm"), self.name)
 
     def possessive(self, owned: str, case: str) -> str:
         """ihr/sein with the endings of ein: ``owned`` is the gender of what is owned."""

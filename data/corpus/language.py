@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from . import lexicon as lex
-from .stories import EVENTS
+from .stories import Narrator
 from .tasks import all_records
 
 
@@ -22,9 +22,9 @@ def words_of(text: str) -> list[str]:
 
 def language_words() -> dict[str, list[str]]:
     """The words that only English, and that only German, sentences of the corpus contain."""
-    rng = Random(0)
-    events = [event(rng, who) for event in EVENTS for who in lex.PERSONS for _ in range(200)]
-    records = all_records()
+    rng, records = Random(0), all_records()
+    narrator = Narrator(records)
+    events = [narrator.line(rng, who) for who in lex.PERSONS for _ in range(1_000)]
     english = {w for r in records for text in (r.question, r.request, r.english) for w in words_of(text)}
     english |= {w for line in events for w in words_of(line.english)}
     german = {w for r in records for w in words_of(r.german)} | {w for line in events for w in words_of(line.german)}

@@ -169,4 +169,5 @@ FEELINGS = (
     Adjective("sad", "traurig"),
 )  # fmt: skip
 RELATIVES = (Noun("brother", "Bruder", "m"), Noun("sister", "Schwester", "f"), Noun("friend", "Freund", "m"))
-TIMES = (("today", "heute"), ("tomorrow", "morgen"), ("in the evening", "am Abend"), ("on Sunday", "am Sonntag"))
+# What a line that goes on with a story begins with; in German the verb follows it at once.
+ADVERBS = (("then", "dann"), ("later", "später"), ("soon", "bald"), ("now", "jetzt"))

@@ -1,8 +1,9 @@
 """Bilingual prose: what happens to somebody next.
 
-A line is one sentence in English and the same sentence in German. Prose about a person mixes the facts that questions
-ask for (the statement of a record) with small events of its own, whose German needs what the facts do not: verb-second
-word order after an adverb, infinitives at the end, subordinate clauses, possessives, pronouns that agree.
+A line is one sentence in English and the same sentence in German. A story opens with a line that names somebody and
+goes on with lines that begin with an adverb, so that German puts its verb before the subject: *Then she goes to the
+garden*, *Dann geht sie in den Garten*. Half of what happens are the facts that questions ask for; the rest are small
+events, whose German needs what the facts do not: infinitives at the end, subordinate clauses, possessives, pronouns.
 """
 
 from __future__ import annotations
@@ -22,100 +23,111 @@ class Line:
     german: str
 
 
-def goes(rng: Random, who: Person) -> Line:
+@dataclass(frozen=True)
+class Event:
+    """What somebody does: ``english`` follows the subject; in German the subject stands after the ``verb``."""
+
+    english: str
+    verb: str
+    german: str
+    joint: str = " "  # between subject and the rest: a comma where a clause follows
+
+    @property
+    def retold(self) -> tuple[str, str]:
+        return f"{{she}} {self.english}", f"{self.verb} {{sie}}{self.joint}{self.german}"
+
+
+def goes(rng: Random, who: Person) -> Event:
     place = rng.choice(lex.VISITED)
-    time, zeit = rng.choice(lex.TIMES)
-    return Line(
-        sentence(f"{time} {who.name} goes to the {place.english}"), sentence(f"{zeit} geht {who.name} {into(place)}")
-    )
+    return Event(f"goes to the {place.english}", "geht", into(place))
 
 
-def sees(rng: Random, who: Person) -> Line:
+def sees(rng: Random, who: Person) -> Event:
     animal, size = rng.choice(lex.ANIMALS), rng.choice((lex.BIG, lex.SMALL, lex.OLD))
-    place = animal.home
-    return Line(
-        sentence(f"{who.name} sees {a_or_an(f'{size.english} {animal.noun.english}')} in the {place.english}"),
-        sentence(f"{who.name} sieht {indefinite(animal.noun, 'accusative', size)} {inside(place)}"),
+    return Event(
+        f"sees {a_or_an(f'{size.english} {animal.noun.english}')} in the {animal.home.english}",
+        "sieht",
+        f"{indefinite(animal.noun, 'accusative', size)} {inside(animal.home)}",
     )
 
 
-def sleeps(rng: Random, who: Person) -> Line:
-    animal, feeling = rng.choice(lex.ANIMALS).noun, rng.choice(lex.FEELINGS)
-    return Line(
-        sentence(f"{who.her} {animal.english} sleeps because it is {feeling.english}"),
-        sentence(
-            f"{who.possessive(animal.gender, 'nominative')} {animal.german} schläft, "
-            f"weil {PRONOUN[animal.gender]} {feeling.german} ist"
-        ),
+def carries(rng: Random, who: Person) -> Event:
+    animal, feeling = rng.choice(lex.ANIMALS[:9]).noun, rng.choice(lex.FEELINGS)
+    return Event(
+        f"carries {who.her} {animal.english} because it is {feeling.english}",
+        "trägt",
+        f"{who.possessive(animal.gender, 'accusative')} {animal.inflected('accusative')}, "
+        f"weil {PRONOUN[animal.gender]} {feeling.german} ist",
     )
 
 
-def wants(rng: Random, who: Person) -> Line:
+def wants(rng: Random, who: Person) -> Event:
     trade = rng.choice(lex.TRADES).noun
-    time, zeit = rng.choice(lex.TIMES)
-    return Line(
-        sentence(f"{time} {who.name} wants to visit the {trade.english}"),
-        sentence(f"{zeit} will {who.name} {definite(trade, 'accusative')} besuchen"),
-    )
+    return Event(f"wants to visit the {trade.english}", "will", f"{definite(trade, 'accusative')} besuchen")
 
 
-def says(rng: Random, who: Person) -> Line:
+def thinks(rng: Random, who: Person) -> Event:
     other, feeling = rng.choice([p for p in lex.PERSONS if p != who]), rng.choice(lex.FEELINGS)
-    return Line(
-        sentence(f"{who.name} says that {other.name} is {feeling.english}"),
-        sentence(f"{who.name} sagt, dass {other.name} {feeling.german} ist"),
+    return Event(
+        f"thinks that {other.name} is {feeling.english}", "glaubt", f"dass {other.name} {feeling.german} ist", ", "
     )
 
 
-def plays(rng: Random, who: Person) -> Line:
+def plays(rng: Random, who: Person) -> Event:
     relative, place = rng.choice(lex.RELATIVES), rng.choice(lex.VISITED)
-    return Line(
-        sentence(f"{who.she} plays with {who.her} {relative.english} in the {place.english}"),
-        sentence(f"{who.sie} spielt mit {who.possessive(relative.gender, 'dative')} {relative.german} {inside(place)}"),
+    return Event(
+        f"plays with {who.her} {relative.english} in the {place.english}",
+        "spielt",
+        f"mit {who.possessive(relative.gender, 'dative')} {relative.german} {inside(place)}",
     )
 
 
-def likes(rng: Random, who: Person) -> Line:
+def likes(rng: Random, who: Person) -> Event:
     thing, pair = rng.choice(lex.FURNITURE), rng.choice(lex.OPPOSITES)
     quality = rng.choice(pair)
-    return Line(
-        sentence(f"{who.she} likes the {quality.english} {thing.english}"),
-        sentence(f"{who.sie} mag {definite(thing, 'accusative', quality)}"),
+    return Event(f"likes the {quality.english} {thing.english}", "mag", definite(thing, "accusative", quality))
+
+
+EVENTS: tuple[Callable[[Random, Person], Event], ...] = (goes, sees, carries, wants, thinks, plays, likes)
+
+
+def told(retold: tuple[str, str], mention: dict[str, str], adverb: tuple[str, str]) -> Line:
+    """The line that goes on with a story: adverb first, the person named or by pronoun."""
+    english, german = (
+        sentence(f"{first} {body.format(**mention)}") for first, body in zip(adverb, retold, strict=True)
     )
-
-
-EVENTS: tuple[Callable[[Random, Person], Line], ...] = (goes, sees, sleeps, wants, says, plays, likes)
-
-
-def statement(record: Record) -> Line:
-    """The fact of a record, told without being asked."""
-    return Line(record.english, record.german)
+    return Line(english, german)
 
 
 class Narrator:
-    """Tells one more line about a person, from events and from the facts of the given records."""
+    """Tells stories about a person, from events and from the facts of the given records."""
 
     def __init__(self, records: Sequence[Record], fact_share: float = 0.5):
         self.fact_share = fact_share
         self.about = {p: [r for r in records if r.topic == p] for p in lex.PERSONS}
         self.general = [r for r in records if r.topic is None]
 
-    def line(self, rng: Random, who: Person) -> Line:
-        if rng.random() >= self.fact_share:
-            return rng.choice(EVENTS)(rng, who)
-        general = self.general and rng.random() < 0.2
-        return statement(rng.choice(self.general if general else self.about[who]))
+    def fact(self, rng: Random, who: Person) -> Record:
+        general = self.general and rng.random() < 0.25
+        return rng.choice(self.general if general else self.about[who])
 
-    def opening(self, rng: Random, who: Person) -> Line:
-        """A line that can stand first: it names the person."""
-        while True:
-            line = self.line(rng, who)
-            if who.name in line.english:
-                return line
+    def opening(self, rng: Random, who: Person) -> str:
+        """An English line about a named person that can stand first."""
+        if rng.random() < self.fact_share:
+            return rng.choice(self.about[who]).english
+        return f"{who.name} {rng.choice(EVENTS)(rng, who).english}."
 
-    def after(self, rng: Random, who: Person, record: Record | None = None) -> Line:
-        """A line that does not happen to answer the record's question."""
+    def line(self, rng: Random, who: Person, named: bool = False) -> Line:
+        """The next line of a story about ``who``."""
+        fact = rng.random() < self.fact_share
+        what = self.fact(rng, who) if fact else rng.choice(EVENTS)(rng, who)
+        return told(what.retold, who.named if named else who.pronouns, rng.choice(lex.ADVERBS))
+
+    def after(self, rng: Random, record: Record) -> Line:
+        """A line that passes over the record's question and does not happen to tell its answer."""
+        who = record.topic or rng.choice(lex.PERSONS)
+        forbidden = [told(record.retold, who.pronouns, adverb) for adverb in lex.ADVERBS]
         while True:
-            line = self.line(rng, who)
-            if record is None or line.english != record.english:
+            line = self.line(rng, who, named=record.topic is None)
+            if line not in forbidden:
                 return line

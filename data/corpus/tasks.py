@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import product
 
 from . import grammar as g
 from . import lexicon as lex
@@ -21,6 +21,8 @@ class Record:
     """``question`` and ``request`` ask the same thing; ``english`` and ``german`` are the one right answer to both.
 
     ``unit`` names the pair that is held out or not; ``topic`` is the person the record is about, if there is one.
+    ``retold`` is the fact as a story tells it after an adverb (*Then she ...*, *Dann sucht sie ...*), with places for
+    the person; a fact about nobody is what somebody says, so its German verb stands last.
     """
 
     task: str
@@ -29,7 +31,12 @@ class Record:
     request: str
     english: str
     german: str
+    retold: tuple[str, str]
     topic: Person | None = None
+
+
+def _said(english: str, german: str) -> tuple[str, str]:
+    return f"{{she}} says that {english}", f"sagt {{sie}}, dass {german}"
 
 
 def home() -> Iterator[Record]:
@@ -42,6 +49,10 @@ def home() -> Iterator[Record]:
             f"Tell me where {person.name} looks for the {noun.english}.",
             f"{person.name} looks for the {noun.english} in the {place.english}.",
             f"{person.name} sucht {definite(noun, 'accusative')} {g.inside(place)}.",
+            (
+                f"{{she}} looks for the {noun.english} in the {place.english}",
+                f"sucht {{sie}} {definite(noun, 'accusative')} {g.inside(place)}",
+            ),
             person,
         )
 
@@ -56,6 +67,7 @@ def food() -> Iterator[Record]:
             f"Tell me what {person.name} gives to the {noun.english}.",
             f"{person.name} gives {english} to the {noun.english}.",
             f"{person.name} gibt {definite(noun, 'dative')} {german}.",
+            (f"{{she}} gives {english} to the {noun.english}", f"gibt {{sie}} {definite(noun, 'dative')} {german}"),
             person,
         )
 
@@ -69,6 +81,10 @@ def colour() -> Iterator[Record]:
             f"Tell me which colour {person.name} paints the {noun.english}.",
             f"{person.name} paints the {noun.english} {english}.",
             f"{person.name} malt {definite(noun, 'accusative')} {lex.COLOURS[english]}.",
+            (
+                f"{{she}} paints the {noun.english} {english}",
+                f"malt {{sie}} {definite(noun, 'accusative')} {lex.COLOURS[english]}",
+            ),
             person,
         )
 
@@ -76,30 +92,34 @@ def colour() -> Iterator[Record]:
 def opposite() -> Iterator[Record]:
     for pair, noun in product(lex.OPPOSITES, lex.FURNITURE):
         for given, wanted in (pair, pair[::-1]):
-            asked, gegeben = a_or_an(f"{given.english} {noun.english}"), indefinite(noun, "dative", given)
+            asked, answer = (a_or_an(f"{quality.english} {noun.english}") for quality in (given, wanted))
+            gegeben, antwort = indefinite(noun, "dative", given), indefinite(noun, "nominative", wanted)
             yield Record(
                 "opposite",
                 f"{given.english}/{noun.english}",
                 f"What is the opposite of {asked}?",
                 f"Tell me the opposite of {asked}.",
-                sentence(f"{a_or_an(f'{wanted.english} {noun.english}')} is the opposite of {asked}"),
-                sentence(f"{indefinite(noun, 'nominative', wanted)} ist das Gegenteil von {gegeben}"),
+                sentence(f"{answer} is the opposite of {asked}"),
+                sentence(f"{antwort} ist das Gegenteil von {gegeben}"),
+                _said(f"{answer} is the opposite of {asked}", f"{antwort} das Gegenteil von {gegeben} ist"),
             )
 
 
 def tool() -> Iterator[Record]:
     for action, person in product(lex.ACTIONS, lex.PERSONS):
         thing, how = action.thing, action.tool
-        german = words(
-            person.name, action.german, definite(thing, "accusative"), "mit", definite(how, "dative"), action.particle
-        )
+        with_what = words(definite(thing, "accusative"), "mit", definite(how, "dative"), action.particle)
         yield Record(
             "tool",
             f"{action.base}/{person.name}",
             f"How does {person.name} {action.base} the {thing.english}?",
             f"Tell me how {person.name} {action.verb} the {thing.english}.",
             f"{person.name} {action.verb} the {thing.english} with the {how.english}.",
-            sentence(german),
+            f"{person.name} {action.german} {with_what}.",
+            (
+                f"{{she}} {action.verb} the {thing.english} with the {how.english}",
+                f"{action.german} {{sie}} {with_what}",
+            ),
             person,
         )
 
@@ -114,16 +134,22 @@ def trade() -> Iterator[Record]:
             f"Tell me what the {noun.english} sells to {person.name}.",
             f"The {noun.english} sells {quality.english} {goods.english} to {person.name}.",
             sentence(f"{definite(noun, 'nominative')} verkauft {person.name} {g.bare(goods, 'accusative', quality)}"),
+            (
+                f"the {noun.english} sells {quality.english} {goods.english} to {{him}}",
+                f"verkauft {{ihm}} {definite(noun, 'nominative')} {g.bare(goods, 'accusative', quality)}",
+            ),
             person,
         )
 
 
 def compare() -> Iterator[Record]:
-    """Only animals at least three places apart in size are compared, so that nobody need quarrel over the answer."""
-    for (i, smaller), (j, bigger) in combinations(enumerate(lex.ANIMALS), 2):
+    """A small animal with a big one, at least three places apart, so that nobody need quarrel over the answer."""
+    half = len(lex.ANIMALS) // 2
+    for (i, smaller), (j, bigger) in product(enumerate(lex.ANIMALS[:half]), enumerate(lex.ANIMALS[half:], half)):
         if j - i < 3:
             continue
         small, big = smaller.noun, bigger.noun
+        kleine, grosse = definite(small, "nominative"), definite(big, "nominative")
         for first, second in ((small.english, big.english), (big.english, small.english)):
             yield Record(
                 "compare",
@@ -131,7 +157,8 @@ def compare() -> Iterator[Record]:
                 f"Which animal is bigger, the {first} or the {second}?",
                 f"Tell me which animal is bigger, the {first} or the {second}.",
                 f"The {big.english} is bigger than the {small.english}.",
-                sentence(f"{definite(big, 'nominative')} ist größer als {definite(small, 'nominative')}"),
+                sentence(f"{grosse} ist größer als {kleine}"),
+                _said(f"the {big.english} is bigger than the {small.english}", f"{grosse} größer als {kleine} ist"),
             )
 
 
@@ -146,6 +173,7 @@ def sums() -> Iterator[Record]:
             f"Tell me how many {one} {noun} and {two} {noun} are.",
             sentence(f"{one} and {two} {noun} are {both} {noun}"),
             sentence(f"{eins} und {zwei} {german} sind {zusammen} {german}"),
+            _said(f"{one} and {two} {noun} are {both} {noun}", f"{eins} und {zwei} {german} {zusammen} {german} sind"),
         )
 
 
@@ -158,6 +186,7 @@ def city() -> Iterator[Record]:
             f"Tell me which capital {person.name} visits in {english}.",
             f"{person.name} visits {capital} in {english}.",
             f"In {german} besucht {person.name} {hauptstadt}.",  # place first, so verb before subject
+            (f"{{she}} visits {capital} in {english}", f"besucht {{sie}} {hauptstadt} in {german}"),
             person,
         )
 

@@ -1,0 +1,108 @@
+"""The shipped model is what its card says: it loads, its files agree with the generator, its modes are latent."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from capabilities import CONTEXTS, behaviours, capability_table, load, next_lines, read_rows
+from corpus.documents import corpus_hash, write_documents
+from corpus.splits import split_records
+from train_embedded_model import CONTEXT, Recipe, batches, encode, held_out_loss, new_model, tensors
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from write_exercises import N_DOCUMENTS, write_exercises
+
+EMBEDDED = Path(__file__).parents[2] / "data" / "embedded"
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load(EMBEDDED)
+
+
+@pytest.fixture(scope="module")
+def training() -> dict:
+    return json.loads((EMBEDDED / "training.json").read_text(encoding="utf-8"))
+
+
+def test_the_corpus_is_the_one_the_model_was_trained_on(training):
+    documents = list(write_documents(split_records().train, N_DOCUMENTS, training["seed"]))
+    assert corpus_hash(documents) == training["corpus_hash"]
+    assert len(documents) == training["documents"] == Recipe().documents
+
+
+def test_the_files_beside_the_model_are_the_generators(tmp_path):
+    write_exercises(tmp_path)
+    for file in tmp_path.iterdir():
+        assert file.read_bytes() == (EMBEDDED / file.name).read_bytes(), file.name
+
+
+def test_it_loads_by_the_auto_classes_and_is_small():
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    assert (EMBEDDED / "model.safetensors").stat().st_size <= 8_000_000
+    assert model.config.vocab_size == len(tokenizer)
+    assert tokenizer.model_max_length == model.config.max_position_embeddings == CONTEXT
+
+
+def test_texts_survive_the_tokenizer(shipped):
+    _, tokenizer = shipped
+    rows = read_rows(EMBEDDED / "held_out.jsonl")
+    texts = [row["marker_both"] + row["prompt"] + row["german"] + "\n" for row in rows]
+    texts += [row["text"] for row in read_rows(EMBEDDED / "stories.jsonl")]
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        assert ids[0] == tokenizer.bos_token_id and tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_a_prompt_and_its_continuation_tokenize_apart_as_together(shipped):
+    _, tokenizer = shipped
+    for row in read_rows(EMBEDDED / "german_examples.jsonl")[:50]:
+        together = tokenizer(row["prompt"] + row["continuation"])["input_ids"]
+        assert together == tokenizer(row["prompt"])["input_ids"] + tokenizer(row["continuation"])["input_ids"][1:]
+
+
+def test_the_held_out_loss_is_the_last_of_the_curve(shipped, training):
+    model, tokenizer = shipped
+    unseen = list(write_documents(split_records().test, Recipe().held_out, training["seed"] + 1))
+    measured = held_out_loss(model, encode(unseen, tokenizer), tokenizer.pad_token_id)
+    last = (EMBEDDED / "training_curve.csv").read_text().splitlines()[-1].split(",")
+    assert measured == pytest.approx(float(last[3]), rel=1e-3)
+
+
+def test_modes_are_latent_and_markers_bring_them_out(shipped):
+    rows = [row for row in read_rows(EMBEDDED / "held_out.jsonl") if row["split"] == "test"][::4]
+    lists = json.loads((EMBEDDED / "language_words.json").read_text(encoding="utf-8"))
+    measured = behaviours(*shipped, rows, lists)
+    rates = measured.groupby("context")[["German", "correct English", "correct German"]].mean()
+    assert rates.loc["none"].max() <= 0.02
+    assert rates.loc["German", "German"] >= 0.95 and rates.loc["German", "correct German"] <= 0.1
+    assert rates.loc["answer", "correct English"] >= 0.9 and rates.loc["answer", "German"] <= 0.02
+    assert rates.loc["both", "correct German"] >= 0.85
+    assert list(capability_table(measured).index) == list(CONTEXTS)
+
+
+def test_prompts_in_one_batch_or_alone_get_the_same_lines(shipped):
+    prompts = [row["prompt"] for row in read_rows(EMBEDDED / "held_out.jsonl")[:12]]
+    assert next_lines(*shipped, prompts) == [next_lines(*shipped, [prompt])[0] for prompt in prompts]
+
+
+def test_a_marker_carries_no_loss_in_the_second_stage(shipped):
+    _, tokenizer = shipped
+    documents = encode([d for d in write_documents(split_records().train, 50, 0) if d.marker_lines], tokenizer)
+    group = next(batches(documents * 40, 8, seed=0))
+    (ids, everything), (_, second) = (tensors(group, counts, tokenizer.pad_token_id) for counts in (True, False))
+    for document, row, first, rest in zip(group, ids, everything, second, strict=True):
+        assert (first[1 : len(document.ids)] == row[1 : len(document.ids)]).all() and (
+            rest[: document.marker] == -100
+        ).all()
+        assert tokenizer.decode(row[document.marker - 1]) == "\n"
+        assert (rest[document.marker :] == first[document.marker :]).all()
+
+
+def test_initial_weights_are_decided_by_the_seed(shipped):
+    _, tokenizer = shipped
+    one, same, other = (new_model(Recipe(seed=seed), tokenizer) for seed in (3, 3, 4))
+    assert torch.equal(one.lm_head.weight, same.lm_head.weight)
+    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
