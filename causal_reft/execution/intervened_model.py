@@ -210,17 +210,24 @@ class IntervenedModel(nn.Module):
             for run in self.graph.runs:
                 if run not in runs:
                     continue
-                with torch.set_grad_enabled(torch.is_grad_enabled() and self._differentiates(run, runs[run])):
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self._differentiates(run, runs)):
                     result = self.executor.forward(
                         run, runs[run], states, training=self.training, wants_output=wants_output and run == "base"
                     )
                 output = result if run == "base" else output
         return output, states
 
-    def _differentiates(self, run: str, inputs: Inputs) -> bool:
-        """The base run always may; a source run only when something in it is trained."""
-        asks = any(isinstance(value, Tensor) and value.requires_grad for value in (*inputs.args, *inputs.kwargs.values()))
-        return run == "base" or asks or any(is_trainable(node) for node in self.graph.edits.values() if node.run == run)
+    def _differentiates(self, run: str, runs: Mapping[str, Inputs]) -> bool:
+        """The base run always may; a further run only when something in it, or in a run that it takes states from, is trained."""
+        if run == "base" or any(p.requires_grad for p in self.base_model.parameters()):
+            return True
+        waiting, upstream = {run}, set[str]()
+        while waiting:
+            upstream.add(waiting.pop())
+            waiting = {need.run for node in self.graph.edits.values() if node.run in upstream for need in node.needs()} - upstream
+        values = [value for name in upstream for value in (*runs[name].args, *runs[name].kwargs.values())]
+        asks = any(isinstance(value, Tensor) and value.requires_grad for value in values)
+        return asks or any(is_trainable(node) for node in self.graph.edits.values() if node.run in upstream)
 
     def _collected(self, states: States) -> dict[str, Tensor]:
         found = {}
