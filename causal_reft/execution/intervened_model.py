@@ -225,7 +225,7 @@ class IntervenedModel(nn.Module):
         while waiting:
             upstream.add(waiting.pop())
             waiting = {need.run for node in self.graph.edits.values() if node.run in upstream for need in node.needs()} - upstream
-        values = [value for name in upstream for value in (*runs[name].args, *runs[name].kwargs.values())]
+        values = [value for name in upstream & set(runs) for value in (*runs[name].args, *runs[name].kwargs.values())]
         asks = any(isinstance(value, Tensor) and value.requires_grad for value in values)
         return asks or any(is_trainable(node) for node in self.graph.edits.values() if node.run in upstream)
 
