@@ -59,10 +59,15 @@ def rowwise(function: Mechanism) -> Mechanism:
 
     @functools.wraps(function)
     def over_columns(**columns: Column) -> Column:
-        rows = zip(*(columns[parent] for parent in parents), strict=True)
+        rows = zip(*(_cells(columns[parent]) for parent in parents), strict=True)
         return as_column([function(**dict(zip(parents, row, strict=True))) for row in rows])
 
     return over_columns
+
+
+def _cells(column: Column) -> list[Any]:
+    """The values of a column one by one: plain Python values, or the vectors of a vector column."""
+    return list(column) if column.ndim > 1 else column.tolist()
 
 
 def apply(name: str, mechanism: Mechanism, parents: dict[str, Column], rows: int) -> Column:

@@ -61,7 +61,7 @@ def split(
     stream = numpy_stream(seed, "split")
     part = _deal_chains(entities, fractions, stream)
     if part is None:
-        of_entity = _deal(entities.max() + 1, fractions, stream)[entities]
+        of_entity = _deal(int(entities.max()) + 1, fractions, stream)[entities]
         part = np.where((of_entity == of_entity[0]).all(axis=0), of_entity[0], DROPPED)
     parts = [data[np.flatnonzero(part == i)] for i in range(len(PARTS))]
     empty = [name for name, rows, share in zip(PARTS, parts, fractions, strict=True) if share and not len(rows)]
@@ -86,7 +86,7 @@ def split_settings(
     columns = _columns(by, tuple(settings.columns))
     check_known(columns, settings.columns, "column")
     keys = row_keys(as_column(settings[name]) for name in columns)
-    part = _deal(keys.max() + 1, _fractions(train, select, test), numpy_stream(seed, "split"))[keys]
+    part = _deal(int(keys.max()) + 1, _fractions(train, select, test), numpy_stream(seed, "split"))[keys]
     train_rows, select_rows, test_rows = (np.flatnonzero(part == i) for i in range(len(PARTS)))
     return _rows(settings, train_rows), _rows(settings, select_rows), _rows(settings, test_rows)
 
@@ -116,7 +116,7 @@ def _entities(data: CounterfactualDataset, columns: tuple[str, ...]) -> np.ndarr
 def _deal(count: int, fractions: np.ndarray, stream: np.random.Generator) -> np.ndarray:
     """A part for each of `count` entities, in random order, in these proportions."""
     edges = np.round(np.cumsum(fractions) * count)
-    return np.searchsorted(edges, stream.permutation(int(count)), side="right").clip(max=len(PARTS) - 1)
+    return np.searchsorted(edges, stream.permutation(count), side="right").clip(max=len(PARTS) - 1)
 
 
 def _deal_chains(entities: np.ndarray, fractions: np.ndarray, stream: np.random.Generator) -> np.ndarray | None:

@@ -34,8 +34,9 @@ class Task:
     """What a study asks of a network.
 
     `answers` writes an output value as the text that continues the prompt (a leading space belongs to it): a mapping
-    or a function; `str` by default. `variables` are the ones worth looking for. `output` is the variable that the
-    network is asked for (default: the causal model's only output). `among` restricts the settings that are sampled. `continues(prompt, answer)` says how an answer follows its prompt.
+    or a function; `str` by default. `continues(prompt, answer)` may change that text by the prompt it follows (see
+    `next_word`). `variables` are the ones worth looking for. `output` is the variable that the network is asked for
+    (default: the causal model's only output). `among` restricts the settings that are sampled.
     """
 
     name: str

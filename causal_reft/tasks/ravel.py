@@ -67,7 +67,7 @@ class Ravel:
     def _on(self, frame: pd.DataFrame, split: str | None) -> pd.DataFrame:
         if split is None:
             return frame
-        _check_among((split,), frame["split"].unique(), "split")
+        _check_among((split,), frame["split"].unique().tolist(), "split")
         return frame.loc[frame["split"] == split]
 
     def __repr__(self) -> str:
