@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from causal_reft.causal import CausalModel, CounterfactualDataset
+from causal_reft.causal import CausalModel, CounterfactualDataset, concat
 from causal_reft.causal.columns import Column
 from causal_reft.errors import CausalModelError, nearest
-from causal_reft.seeds import numpy_stream
+from causal_reft.seeds import derive, numpy_stream
 from causal_reft.tensors import Float, Int
 
 SLOTS = ("w", "x", "y", "z")
@@ -96,6 +96,25 @@ def equality_examples(n: int, seed: int) -> tuple[Float[Tensor, "n d_in"], Int[T
     vectors[left, 1] = vectors[left, 0]
     vectors[right, 3] = vectors[right, 2]
     return torch.from_numpy(vectors.reshape(n, -1)), torch.from_numpy((left == right).astype(np.int64))
+
+
+def equality_counterfactuals(what: Hypothesis, n: int, seed: int) -> CounterfactualDataset:
+    """Interchanges of a hypothesis' variables on which doing nothing, or knowing nothing, scores one half.
+
+    Two ids a row: then every relation holds in half of the rows, in base, sources and outcome independently, so neither the
+    base's own answer nor a constant one is worth more than chance. With several variables, two thirds of the rows
+    interchange one of them (the other takes the base's value) and one third all, as in Geiger et al. 2023.
+    """
+    model = hypothesis(what.name, n_ids=2).causal_model
+    if len(what.variables) == 1:
+        return model.counterfactuals(what.variables, n, seed)
+    together, single = n // 3, n - n // 3
+    return concat(
+        [
+            model.counterfactuals(what.variables, together, derive(seed, "together")),
+            model.counterfactuals(what.variables, single, derive(seed, "single"), "per_variable"),
+        ]
+    )
 
 
 def equality_inputs(data: CounterfactualDataset, seed: int) -> dict[str, Float[Tensor, "n d_in"]]:

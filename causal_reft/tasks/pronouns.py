@@ -1,7 +1,9 @@
-"""Pronouns: "Once upon a time, there was a little girl named Lily." -> " She".
+"""Pronouns: "Once upon a time, there was a little girl named Mary." -> " She".
 
 `gender` is told by one word, and by a name that goes with it. It is an input of the causal model: interchanging it asks
-the network to go on as if the story were about a girl (or a boy), whatever else the prompt holds.
+the network to go on as if the story were about a girl (or a boy), whatever else the prompt holds. The names are as long
+in tokens as each other for a small story model (three each), so that prompts of both genders line up. Such a model is
+right when it prefers the one pronoun to the other (`task.choices`); its most likely next token is often the name again.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import numpy as np
 from causal_reft.causal import CausalModel, Task, Template
 from causal_reft.causal.columns import Column
 
-GIRLS = ("Lily", "Anna", "Mia", "Sara", "Lucy", "Emma", "Amy", "Sue", "Mary", "Jane")
-BOYS = ("Tim", "Tom", "Ben", "Max", "Sam", "Jack", "John", "Bob", "Mark", "Dan")
+GIRLS = ("Mia", "Sara", "Sue", "Mary", "Lisa", "Tina", "Sally")
+BOYS = ("Max", "Bob", "Mark", "Leo", "Mike", "Luke", "Sammy")
 TEXT = "Once upon a time, there was a little {gender} named {name}."
 ANSWERS = {"girl": " She", "boy": " He"}
 

@@ -17,6 +17,7 @@ import pandas as pd
 from causal_reft.causal import CausalModel, CounterfactualDataset, next_word
 from causal_reft.causal.columns import as_columns
 from causal_reft.causal.sampling import Pairs
+from causal_reft.causal.settings import check_known
 from causal_reft.causal.strategies import label
 from causal_reft.errors import DataError
 
@@ -48,6 +49,7 @@ def from_records(
     model: CausalModel, variable: str, base: Sequence[Record], source: Sequence[Record]
 ) -> CounterfactualDataset:
     """Counterfactuals of one variable from the base and source records of a file, row by row."""
+    check_known((variable,), model.variables, "variable")
     pairs = Pairs(as_columns(_settings(base)), {variable: as_columns(_settings(source))})
     data = label(model, pairs, seed=None)
     output = model.outputs[0]
