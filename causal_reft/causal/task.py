@@ -89,6 +89,16 @@ class Task:
             raise CausalModelError(f"Task {self.name!r} has no answer text for {self.output}={value!r}.")
         return self.answers[value]
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The texts of all answers, where `answers` is a mapping: what a network chooses among."""
+        if not isinstance(self.answers, Mapping):
+            raise CausalModelError(
+                f"Task {self.name!r} writes its answers by a function, so they cannot be listed. "
+                "Give a mapping to have choices: Task(..., answers={True: ' Yes', False: ' No'})."
+            )
+        return tuple(dict.fromkeys(self.answers.values()))
+
     def _texts(self, prompts: Sequence[str], outputs: pd.DataFrame) -> list[str]:
         values = outputs[self.output].tolist()
         return [self.continues(prompt, self.answer(value)) for prompt, value in zip(prompts, values, strict=True)]

@@ -37,11 +37,11 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     if path.suffix == ".parquet":
         return [{str(k): v for k, v in row.items()} for row in pd.read_parquet(path).to_dict("records")]
+    if path.suffix not in (".json", ".jsonl"):
+        raise DataError(f"Cannot read {path.name}: give a .json list, a .jsonl or a .parquet file.")
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in text.splitlines() if line.strip()]
-    if path.suffix != ".json":
-        raise DataError(f"Cannot read {path.name}: give a .json list, a .jsonl or a .parquet file.")
     return json.loads(text)
 
 

@@ -60,7 +60,7 @@ def renamed(operation: Any, parents: list[str]) -> Any:
 
 @st.composite
 def specs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Domains and mechanisms of a random graph (the model is built in the test: its type checks draw random numbers)."""
+    """Domains and mechanisms of a random graph (the model is built in the test: type checks draw random numbers)."""
     inputs = [f"i{k}" for k in range(draw(st.integers(1, 3)))]
     names = list(inputs)
     mechanisms = {}

@@ -55,7 +55,7 @@ def test_a_mistake_at_construction_is_explained(name: str) -> None:
 
 
 def test_an_unknown_output_is_explained() -> None:
-    with pytest.raises(CausalModelError, match="'answr' is no mechanism here. Did you mean 'answer'"):
+    with pytest.raises(CausalModelError, match=r"'answr' is no mechanism here. Did you mean 'answer'"):
         CausalModel(X, {"answer": lambda x: x}, outputs=("answr",))
 
 
@@ -82,7 +82,7 @@ def test_wrong_settings_are_explained(model: CausalModel, name: str) -> None:
 
 def test_wrong_interchanges_are_explained(model: CausalModel) -> None:
     base = model.sample(4, 0)
-    with pytest.raises(CausalModelError, match="'totl' is no variable.*Did you mean 'total'"):
+    with pytest.raises(CausalModelError, match=r"'totl' is no variable.*Did you mean 'total'"):
         model.interchange(base, totl=base)
     with pytest.raises(CausalModelError, match="source of 'total' has 3 settings and the base has 4"):
         model.interchange(base, total=base.head(3))

@@ -38,7 +38,7 @@ def test_prompts_answers_and_spans_belong_to_their_rows(data: CounterfactualData
 
 
 def test_defaults_are_the_variables_between_and_the_only_output() -> None:
-    assert task().variables == ("bigger",) and task().output == "answer"
+    assert task().variables == ("bigger",) and task().output == "answer" and task().choices == (" Yes", " No")
 
 
 def test_sample_and_repr() -> None:
@@ -76,6 +76,8 @@ def test_mistakes_are_explained() -> None:
         Task("t", CausalModel({"a": range(2)}, {"u": lambda a: a, "v": lambda a: a}), Template("{a}"))
     with pytest.raises(CausalModelError, match="rename variable 'prompt'"):
         Task("t", CausalModel({"a": range(2)}, {"prompt": lambda a: a}), Template("{a}"))
+    with pytest.raises(CausalModelError, match="cannot be listed"):
+        _ = Task("t", MODEL, Template("{a}")).choices
     with pytest.raises(CausalModelError, match="no answer text for answer='no'"):
         Task("t", MODEL, Template("{a} {b}"), answers={"yes": "Y"}).sample(20, 0)
 

@@ -58,8 +58,8 @@ def test_the_hypotheses_disagree_where_they_should_and_nowhere_else() -> None:
     told = left.causal_model.counterfactuals("left", 500, 0, "distinguishing", against=(first.causal_model, "first"))
     source, base = told.sources["left"], told.base
     assert ((source["w"] == source["x"]) != (source["w"] == base["x"])).all()
+    both = hypothesis("both relations").causal_model
     with pytest.raises(CausalModelError, match="disagree on 0"):
-        both = hypothesis("both relations").causal_model
         left.causal_model.counterfactuals("left", 10, 0, "distinguishing", against=(both, "left"))
     with pytest.raises(CausalModelError, match="Did you mean 'left only'"):
         hypothesis("left onyl")

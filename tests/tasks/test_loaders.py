@@ -1,4 +1,4 @@
-"""RAVEL, MIB and CausalGym files: real ones where the shared folder has them, small hand-made ones of the same format."""
+"""RAVEL, MIB and CausalGym: real files where the shared folder has them, hand-made ones of the same format."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def test_ravel_splits_and_mistakes(tmp_path: Path) -> None:
     task = ravel.task(["Country"], entity_split="train", prompt_split="test")
     assert task.causal_model.domain("entity").tolist() == ["Lyon", "Kyoto"] and task.causal_model.size == 2
     assert "3 entities, 3 prompts" in repr(ravel)
-    with pytest.raises(DataError, match="Did you mean 'Country'"):
+    with pytest.raises(DataError, match=r"Did you mean 'Country'"):
         ravel.task(["Contry"])
     with pytest.raises(DataError, match="no split 'trian'"):
         ravel.task(entity_split="trian")
     with pytest.raises(DataError, match="No prompts or no entities"):
         ravel.task(["Continent"], prompt_split="train")
-    with pytest.raises(DataError, match="needs the file ravel_town_entity_attributes.json"):
+    with pytest.raises(DataError, match=r"needs the file ravel_town_entity_attributes\.json"):
         load_ravel(tmp_path, "town")
     with pytest.raises(DataError, match="1 entities of RAVEL city lack"):
         load_ravel(write_ravel(tmp_path, entity_to_split={"Lyon": "train", "Nice": "val"}))
@@ -171,7 +171,7 @@ def test_mib_ravel_by_hand(tmp_path: Path) -> None:
 
 def test_mib_mistakes_are_explained(tmp_path: Path) -> None:
     path = write(tmp_path, IOI)
-    with pytest.raises(DataError, match="no kind 'iio'. Did you mean 'ioi'"):
+    with pytest.raises(DataError, match=r"no kind 'iio'. Did you mean 'ioi'"):
         load_mib(path, "iio", "io_place", "s2_io_flip_counterfactual")
     with pytest.raises(DataError, match="s2_io_flip_counterfactual"):
         load_mib(path, "ioi", "io_place", "s2_flip_counterfactual")
@@ -219,7 +219,7 @@ def test_causalgym_templates_by_hand(tmp_path: Path) -> None:
         assert row["text"] == (" is" if row["kind"] == "singular" else " are")
     data = task.counterfactuals("kind", 30, 0)
     assert data.labels["text"].tolist() == data.sources["kind"]["text"].tolist()
-    with pytest.raises(DataError, match="no suite 'arg'. Did you mean 'agr'"):
+    with pytest.raises(DataError, match=r"no suite 'arg'. Did you mean 'agr'"):
         load_causalgym_task(path, "arg")
 
 
@@ -238,5 +238,5 @@ def test_causalgym_pairs_by_hand(tmp_path: Path) -> None:
     assert (data.base["text"][0], data.labels["text"][0]) == (" he", " she")
     assert words(data, "source", "region_1") == ["Jane"] and words(data, "base", "region_2") == [" walked"]
     assert np.array_equal(data.changed, [True])
-    with pytest.raises(DataError, match="has no task 'agr_gendr'. Did you mean 'agr_gender'"):
+    with pytest.raises(DataError, match=r"has no task 'agr_gendr'. Did you mean 'agr_gender'"):
         load_causalgym_pairs(tmp_path / "rows.json", "agr_gendr")

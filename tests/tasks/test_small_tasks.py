@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -14,6 +15,7 @@ from causal_reft.causal import Task, keep_solved
 from causal_reft.errors import CausalModelError
 from causal_reft.tasks import addition, ioi, price_tagging, pronouns
 from causal_reft.tasks.price_tagging import HYPOTHESES, dollars, price_model, price_settings
+from causal_reft.tasks.pronouns import BOYS, GIRLS
 
 TASKS = {"addition": addition, "prices": price_tagging, "ioi": ioi, "pronouns": pronouns}
 
@@ -127,24 +129,27 @@ def test_every_pronoun_by_hand() -> None:
     assert data.labels["answer"].tolist() == data.sources["gender"]["gender"].tolist()
 
 
-def test_the_small_model_solves_pronouns_and_its_spans_hold_the_words(shared: Path) -> None:
+def test_the_small_model_prefers_the_right_pronoun_in_every_setting(shared: Path) -> None:
     folder = shared / "models" / "stories260K-llama"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    data = pronouns().counterfactuals("gender", 40, 0).with_equal_spans(tokenizer)
-    assert len(data) >= 10
-    assert all(
-        len(b) == len(s) for b, s in zip(*(f["name"] for f in data.token_spans(tokenizer).values()), strict=True)
-    )
+    task = pronouns()
+    choices = [tokenizer.convert_tokens_to_ids(text.replace(" ", "\u2581")) for text in task.choices]
+    data = task.counterfactuals("gender", 60, 0)
+    assert len(data.with_equal_spans(tokenizer)) == len(data)
 
-    def predict(frame: object) -> list[str]:
-        answers = []
-        for prompt in frame["prompt"]:
-            ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-            with torch.no_grad():
-                token = int(model(ids).logits[0, -1].argmax())
-            answers.append(tokenizer.convert_ids_to_tokens(token).replace("\u2581", " "))
-        return answers
+    def predict(frame: pd.DataFrame) -> list[str]:
+        batch = tokenizer(frame["prompt"].tolist(), return_tensors="pt")
+        with torch.no_grad():
+            chosen = model(**batch).logits[:, -1, choices].argmax(dim=-1)
+        return [task.choices[int(i)] for i in chosen]
 
-    solved = keep_solved(data, predict)
-    assert len(solved.data) >= 0.95 * len(data)
+    assert keep_solved(data, predict).dropped == 0
+    words = {"gender": set(), "name": set()}
+    for run, spans in data.token_spans(tokenizer).items():
+        ids = tokenizer(data.prompts[run])["input_ids"]
+        for name, found in words.items():
+            found |= {
+                tokenizer.decode(row[at.start : at.stop]).strip() for row, at in zip(ids, spans[name], strict=True)
+            }
+    assert words["gender"] == {"girl", "boy"} and words["name"] == {*GIRLS, *BOYS}
