@@ -1,0 +1,174 @@
+"""What a score must beat: the same network patched in ways that know nothing of the variable.
+
+    no_edit         the identity patch (source = base): what agrees with the causal model without any edit
+    random          random subspaces of the same rank, 100 or more, in stacked passes
+    pca             the top principal directions of the states, as many as the rank
+    permuted        the same fit to permuted labels, scored on permuted labels (a control task; Hewitt and Liang 2019)
+    shuffled        the same fit on a network of the same shape whose weights were shuffled
+    full_patch      the whole vector: no rival but a reference, what the site can give at most
+
+The first five are controls, the last is not: a subspace that does all that the whole vector does is a good result.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from einops import einsum
+from torch import nn
+
+from causal_reft.alignment.scoring import score_rows, states_at
+from causal_reft.errors import FeaturizerError
+from causal_reft.execution import Examples
+from causal_reft.featurizers import Featurizer, Identity, Mask, Subspace, random_frames
+from causal_reft.featurizers.featurizer import add_in, computing
+from causal_reft.graph import Collect, Interchange, InterventionGraph
+from causal_reft.seeds import derive
+from causal_reft.sites import Site
+from causal_reft.tensors import Coordinates, Float, Hidden, Tensor
+
+CONTROLS = ("no_edit", "random", "pca", "permuted", "shuffled")
+ROWS_AT_ONCE = 4096
+
+
+class StackedSubspaces(Featurizer):
+    """Several subspaces at once: the tokens come as equal blocks, one block for each rotation, in order."""
+
+    def __init__(self, rotations: Float[Tensor, "draw rank d_model"]) -> None:
+        super().__init__()
+        self.rotations = rotations
+        self.rank, self.d_model = rotations.shape[1:]
+
+    def read(self, h: Hidden) -> Coordinates:
+        rows = self._rows(h)
+        return einsum(rows, self._blocks(h).to(rows.dtype), "draw rank d_model, draw token d_model -> draw token rank").flatten(0, 1)
+
+    def write(self, h: Hidden, z: Coordinates) -> Hidden:
+        rows = self._rows(h, z)
+        change = self._blocks(z).to(rows.dtype) - einsum(rows, self._blocks(h).to(rows.dtype), "draw rank d, draw token d -> draw token rank")
+        return add_in(h, einsum(change, rows, "draw token rank, draw rank d_model -> draw token d_model").flatten(0, 1))
+
+    def config(self) -> dict[str, object]:
+        raise FeaturizerError("Stacked subspaces exist while controls are computed and are not stored.")
+
+    def _rows(self, h: Tensor, *others: Tensor) -> Tensor:
+        return self.rotations.to(h.device, computing(h, self.rotations, *others))
+
+    def _blocks(self, h: Tensor) -> Tensor:
+        if h.ndim != 2 or len(h) % len(self.rotations):
+            raise FeaturizerError(f"{tuple(h.shape)} tokens do not fall into {len(self.rotations)} equal blocks.")
+        return h.reshape(len(self.rotations), -1, h.shape[-1])
+
+
+def random_scores(
+    network: nn.Module,
+    graph: InterventionGraph,
+    examples: Examples,
+    draws: int = 100,
+    seed: int = 0,
+    rows_at_once: int = ROWS_AT_ONCE,
+) -> dict[str, np.ndarray]:
+    """Every metric under `draws` random subspaces of the graph's sites and ranks: metric -> "draw rows".
+
+    Variables at one site get orthogonal slices of one random frame. A batch of rows is repeated once for each draw of a
+    chunk, so that one pass scores many subspaces.
+    """
+    frames = {site: random_frames(draws, sum(ranks.values()), width, derive(seed, "random control", *named(site))) for site, width, ranks in by_site(graph)}
+    size = max(1, min(rows_at_once // max(len(examples), 1), draws))
+    chunks = []
+    for some in torch.arange(draws).split(size):
+        stacked = _with_rows(graph, {site: rows[some] for site, rows in frames.items()}, StackedSubspaces)
+        chunks.append(_repeated_scores(network, stacked, examples, len(some), max(1, rows_at_once // len(some))))
+    return {metric: np.concatenate([chunk[metric] for chunk in chunks]) for metric in chunks[0]}
+
+
+def _repeated_scores(network: nn.Module, graph: InterventionGraph, examples: Examples, times: int, batch: int) -> dict[str, np.ndarray]:
+    """metric -> "draw rows" of a graph of stacked subspaces, `batch` rows of the examples at a time."""
+    parts = []
+    for rows in torch.arange(len(examples)).split(batch):
+        repeated = examples.rows(rows.repeat(times))
+        found = score_rows(network, graph, repeated, batch_size=len(repeated))
+        parts.append({metric: values.reshape(times, len(rows)) for metric, values in found.items()})
+    return {metric: np.concatenate([part[metric] for part in parts], axis=1) for metric in parts[0]}
+
+
+def pca_graph(network: nn.Module, graph: InterventionGraph, examples: Examples) -> InterventionGraph | None:
+    """The graph with the top principal directions of the states at each site; `None` where there are too few."""
+    rows = {}
+    for site, _, ranks in by_site(graph):
+        found = states_at(network, site, examples, ["base", *_sources(graph)])
+        states, total = torch.cat(list(found.values())).double(), sum(ranks.values())
+        if total > int(torch.linalg.matrix_rank(states - states.mean(0))):
+            return None
+        rows[site] = Subspace.pca(states, total).rotation.float()
+    return _with_rows(graph, rows, _subspace)
+
+
+def full_patch(graph: InterventionGraph) -> InterventionGraph | None:
+    """The whole vector at each site; `None` where variables at one site take different sources, which it cannot."""
+    nodes = {}
+    for site, width, ranks in by_site(graph):
+        runs = {_run(graph.edits[name]) for name in ranks}
+        if len(runs) > 1:
+            return None
+        nodes[next(iter(ranks))] = Interchange(site, Identity(width), Collect(runs.pop()))
+    return InterventionGraph(**nodes)
+
+
+def by_site(graph: InterventionGraph) -> list[tuple[Site, int, dict[str, int]]]:
+    """Each site of the graph with its width and the effective rank of every variable there."""
+    found: dict[Site, dict[str, int]] = {}
+    for name, node in graph.edits.items():
+        found.setdefault(node.site, {})[name] = effective_rank(node.featurizer)
+    return [(site, graph.edits[next(iter(ranks))].featurizer.d_model, ranks) for site, ranks in found.items()]
+
+
+def effective_rank(featurizer: Featurizer) -> int:
+    """How many coordinates are written in evaluation: the rank, or what a hard mask leaves of it (at least 1)."""
+    if not isinstance(featurizer, Mask):
+        return featurizer.rank
+    was = featurizer.training
+    kept = int(featurizer.eval().mask().sum())
+    featurizer.train(was)
+    return max(1, kept)
+
+
+def named(site: Site) -> tuple[str, str]:
+    """A site as words, for seeds and tables."""
+    return site.name, str(site.where)
+
+
+def _with_rows(graph: InterventionGraph, rows: dict[Site, Tensor], build: Callable[[Tensor], Featurizer]) -> InterventionGraph:
+    """The graph with other featurizers: rows "... rank d_model" of each site, cut into slices for its variables."""
+    nodes = {}
+    for site, _, ranks in by_site(graph):
+        for name, part in zip(ranks, rows[site].split(list(ranks.values()), dim=-2), strict=True):
+            nodes[name] = Interchange(site, build(part), Collect(_run(graph.edits[name])))
+    return graph.replace(**nodes)
+
+
+def _subspace(rows: Tensor) -> Featurizer:
+    return Identity(rows.shape[1]) if len(rows) == rows.shape[1] else Subspace.from_rows(rows)
+
+
+def _run(node: Interchange) -> str:
+    assert isinstance(node.source, Collect)
+    return node.source.run
+
+
+def _sources(graph: InterventionGraph) -> list[str]:
+    return list(dict.fromkeys(_run(node) for node in graph.edits.values()))
+
+
+@torch.no_grad()
+def shuffled(network: nn.Module, seed: int) -> nn.Module:
+    """A copy whose every parameter has its numbers in random order: same shape, same distribution, nothing learned."""
+    other = copy.deepcopy(network)
+    for name, parameter in other.named_parameters():
+        generator = torch.Generator().manual_seed(derive(seed, "shuffled weights", name))
+        order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+        parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return other

@@ -1,0 +1,176 @@
+"""From counterfactuals to what a network reads: texts through a tokenizer, or tensors through a function of yours.
+
+An `Encoding` gives the runs' inputs, the expected answers as labels, and for each row the rival answer that the network
+would give without the interchange. Answers of several tokens are read with the right ones before them (teacher forcing),
+which is right in every token exactly where greedy decoding gives the whole answer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from causal_reft.causal import CounterfactualDataset
+from causal_reft.causal.counterfactuals import PROMPT, TEXT
+from causal_reft.errors import DataError, nearest
+from causal_reft.execution import Examples
+from causal_reft.execution.inputs import IGNORED_LABEL
+from causal_reft.sites import Positions, Prompt, resolve
+from causal_reft.tensors import Tensor
+
+RIVAL = "rival"
+
+
+class Encoding(ABC):
+    """Abstract: how a network reads counterfactuals."""
+
+    @abstractmethod
+    def examples(self, data: CounterfactualDataset) -> Examples:
+        """Every run, with the answers that the causal model expects under the interchange."""
+
+    @abstractmethod
+    def own(self, data: CounterfactualDataset, run: str) -> Examples:
+        """One run alone (named base), with its own answers."""
+
+    @abstractmethod
+    def target(self, data: CounterfactualDataset, frame: pd.DataFrame) -> Examples:
+        """Settings that give the expected answers without any interchange, one a row, run alone (named base)."""
+
+    @abstractmethod
+    def pairs_up(self, data: CounterfactualDataset, positions: Sequence[Positions]) -> np.ndarray:
+        """Rows in which every run names equally many tokens, so that they pair one to one: "rows" of bool."""
+
+
+@dataclass(frozen=True)
+class Tensors(Encoding):
+    """Inputs that a function makes, for plain networks.
+
+    Args:
+        inputs: data -> one float tensor for each run (`data.runs`), one row an example.
+        output: the causal variable that the network is asked for; by default the only column of `data.labels`.
+        classes: value of the output -> class of the network; by default `int`.
+    """
+
+    inputs: Callable[[CounterfactualDataset], Mapping[str, Tensor]]
+    output: str | None = None
+    classes: Callable[[Any], int] = int
+
+    def examples(self, data: CounterfactualDataset) -> Examples:
+        labels, own = self._labels(data.labels), self._labels(data.base)
+        rivals = [(0, int(b)) if a != b else None for a, b in zip(labels, own, strict=True)]
+        return Examples(dict(self.inputs(data)), labels, {RIVAL: rivals})
+
+    def own(self, data: CounterfactualDataset, run: str) -> Examples:
+        return Examples({"base": self.inputs(data)[run]}, self._labels(data.runs[run]))
+
+    def target(self, data: CounterfactualDataset, frame: pd.DataFrame) -> Examples:
+        beside = replace(data, sources={**data.sources, "target": frame}, variables=(*data.variables, "target"))
+        return Examples({"base": self.inputs(beside)[beside.run_of("target")]}, self._labels(data.labels))
+
+    def pairs_up(self, data: CounterfactualDataset, positions: Sequence[Positions]) -> np.ndarray:
+        return np.ones(len(data), dtype=bool)
+
+    def _labels(self, frame: pd.DataFrame) -> Tensor:
+        output = self.output or str(frame.columns[-1])
+        if output not in frame:
+            raise DataError(f"Tensors(output={output!r}): no such variable. {nearest(output, map(str, frame))}")
+        return torch.tensor([self.classes(value) for value in frame[output]], dtype=torch.long)
+
+
+@dataclass(frozen=True)
+class Texts(Encoding):
+    """Prompts and answers through a fast tokenizer; padding on either side means the same."""
+
+    tokenizer: Any
+    padding_side: str = "right"
+
+    def examples(self, data: CounterfactualDataset) -> Examples:
+        spans = data.token_spans(self.tokenizer)
+        expected, own = (self._answers(data.base, frame[TEXT]) for frame in (data.labels, data.base))
+        runs = {run: self._run(self._prompts(frame), spans.get(run)) for run, frame in data.runs.items() if run != "base"}
+        base, labels = self._answered(self._prompts(data.base), expected, spans.get("base"))
+        return Examples({"base": base, **runs}, labels, {RIVAL: [_rival(a, b) for a, b in zip(expected, own, strict=True)]})
+
+    def own(self, data: CounterfactualDataset, run: str) -> Examples:
+        frame = data.runs[run]
+        inputs, labels = self._answered(self._prompts(frame), self._answers(frame, frame[TEXT]), None)
+        return Examples({"base": inputs}, labels)
+
+    def target(self, data: CounterfactualDataset, frame: pd.DataFrame) -> Examples:
+        inputs, labels = self._answered(self._prompts(frame), self._answers(frame, data.labels[TEXT]), None)
+        return Examples({"base": inputs}, labels)
+
+    def pairs_up(self, data: CounterfactualDataset, positions: Sequence[Positions]) -> np.ndarray:
+        spans = data.token_spans(self.tokenizer)
+        parts = {part for where in positions for part in where.parts}
+        named = {run: self._counts(frame, spans.get(run), parts) for run, frame in data.runs.items()}
+        return np.logical_and.reduce([(named["base"] == counts).all(0) for counts in named.values()])
+
+    def _counts(self, frame: pd.DataFrame, spans: pd.DataFrame | None, parts: set[Any]) -> np.ndarray:
+        """How many tokens each part of the positions names: "part rows"."""
+        inputs = self._run(self._prompts(frame), spans)
+        prompt = Prompt.of(inputs["attention_mask"], None)
+        ordered = sorted(parts, key=repr)
+        return np.array([resolve(Positions((part,)), prompt, inputs.get("spans")).counts.numpy() for part in ordered])
+
+    def _prompts(self, frame: pd.DataFrame) -> list[list[int]]:
+        return [list(ids) for ids in self.tokenizer(frame[PROMPT].tolist())["input_ids"]]
+
+    def _answers(self, frame: pd.DataFrame, texts: pd.Series) -> list[tuple[int, ...]]:
+        """The tokens with which each prompt goes on when its answer follows."""
+        whole = self.tokenizer([p + a for p, a in zip(frame[PROMPT], texts, strict=True)])["input_ids"]
+        return [self._rest(list(a), b, *text) for a, b, text in zip(whole, self._prompts(frame), zip(frame[PROMPT], texts, strict=True), strict=True)]
+
+    def _rest(self, whole: list[int], prompt: list[int], text: str, answer: str) -> tuple[int, ...]:
+        if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
+            raise DataError(
+                f"The answer {answer!r} does not continue {text!r} in tokens: together they are "
+                f"{self.tokenizer.convert_ids_to_tokens(whole)}. Give answers their leading space (' She'), end prompts "
+                f"without one, and switch off a tokenizer's end-of-text token (add_eos_token=False)."
+            )
+        return tuple(whole[len(prompt) :])
+
+    def _run(self, prompts: list[list[int]], spans: pd.DataFrame | None) -> dict[str, Any]:
+        width = max(map(len, prompts))
+        pad = next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
+        rows = [self._padded(ids, width, pad) for ids in prompts]
+        mask = [self._padded([1] * len(ids), width, 0) for ids in prompts]
+        inputs: dict[str, Any] = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}
+        return inputs if spans is None else inputs | {"spans": {name: spans[name].tolist() for name in spans}}
+
+    def _answered(self, prompts: list[list[int]], answers: list[tuple[int, ...]], spans: pd.DataFrame | None) -> tuple[dict[str, Any], Tensor]:
+        """Prompts with one label each where all answers are one token; otherwise with the answers behind them."""
+        if all(len(answer) == 1 for answer in answers):
+            return self._run(prompts, spans), torch.tensor([answer[0] for answer in answers])
+        inputs = self._run([p + list(a) for p, a in zip(prompts, answers, strict=True)], spans)
+        inputs["prompt_lengths"] = torch.tensor(list(map(len, prompts)))
+        rows = [[IGNORED_LABEL] * len(p) + list(a) for p, a in zip(prompts, answers, strict=True)]
+        return inputs, torch.tensor([self._padded(row, inputs["input_ids"].shape[1], IGNORED_LABEL) for row in rows])
+
+    def _padded(self, row: list[int], width: int, filler: int) -> list[int]:
+        padding = [filler] * (width - len(row))
+        return row + padding if self.padding_side == "right" else padding + row
+
+
+def as_encoding(given: Any) -> Encoding:
+    """An encoding as it is; anything else is taken for a tokenizer."""
+    if isinstance(given, Encoding):
+        return given
+    if not callable(given) or not getattr(given, "is_fast", False):
+        raise DataError(
+            f"{type(given).__name__} cannot encode counterfactuals. Pass a fast tokenizer (AutoTokenizer.from_pretrained(name)), "
+            f"or for a plain network Tensors(inputs=lambda data: {{run: tensor for each of data.runs}})."
+        )
+    return Texts(given)
+
+
+def _rival(expected: tuple[int, ...], own: tuple[int, ...]) -> tuple[int, int] | None:
+    """(number of the read, token): where the network's answer without the interchange first differs."""
+    differing = [i for i, (a, b) in enumerate(zip(expected, own, strict=False)) if a != b]
+    return (differing[0], own[differing[0]]) if differing else None

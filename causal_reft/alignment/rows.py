@@ -1,0 +1,65 @@
+"""What belongs to the rows of a dataset beside their inputs: clusters, kinds, and the settings of the target run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from causal_reft.alignment.encoding import Encoding
+from causal_reft.causal import CausalModel, CounterfactualDataset, Task
+from causal_reft.causal.columns import as_column, row_keys
+from causal_reft.causal.counterfactuals import PROMPT, TEXT
+from causal_reft.execution import Examples
+from causal_reft.execution.examples import Reads
+
+
+def clusters_of(data: CounterfactualDataset, unit: str = "pair") -> np.ndarray:
+    """A number for each row, equal where the network sees the same base and sources (or the same base alone): "rows"."""
+    frames = [data.base] if unit == "base" else list(data.runs.values())
+    columns = [PROMPT] if PROMPT in data.base else list(data.inputs)
+    return row_keys(as_column(frame[name]) for frame in frames for name in columns)
+
+
+def target_settings(model: CausalModel, data: CounterfactualDataset) -> tuple[pd.DataFrame, np.ndarray]:
+    """For each row a setting that gives the expected answer with no interchange, and where one was found.
+
+    It is the base with the inputs that the interchanged variables depend on taken from their sources; it counts where the
+    causal model then gives every interchanged variable its source's value and the expected output.
+    """
+    inputs = {name: data.base[name].copy() for name in model.inputs}
+    for variable in data.variables:
+        for name in _input_ancestors(model, variable):
+            inputs[name] = data.sources[variable][name].copy()
+    frame = model.run(pd.DataFrame(inputs))
+    wanted = {name: data.sources[name][name] for name in data.variables} | {name: data.labels[name] for name in model.outputs if name in data.labels}
+    valid = np.logical_and.reduce([(frame[name].to_numpy() == column.to_numpy()) for name, column in wanted.items()])
+    base = model.run(data.base[list(model.inputs)])
+    return frame.where(pd.Series(valid), base), valid
+
+
+def target_examples(model: CausalModel | Task, data: CounterfactualDataset, encoding: Encoding) -> Examples | None:
+    """The target runs of all rows (`info["valid"]` says which count); `None` where texts cannot be written or compared."""
+    causal = model.causal_model if isinstance(model, Task) else model
+    if any(isinstance(cell, np.ndarray) for cell in data.base.iloc[0]):
+        return None
+    frame, valid = target_settings(causal, data)
+    if TEXT in data.labels:
+        if not isinstance(model, Task):
+            return None
+        frame = model.write(frame)[0]
+    found, expected = encoding.target(data, frame), encoding.examples(data)
+    if not torch.equal(Reads.of(found).targets, Reads.of(expected).targets):
+        return None
+    return replace(found, info={"valid": valid.tolist()})
+
+
+def _input_ancestors(model: CausalModel, variable: str) -> list[str]:
+    found, frontier = dict[str, None](), [variable]
+    while frontier:
+        name = frontier.pop()
+        frontier.extend(parent for parent in model.parents[name] if parent not in found)
+        found[name] = None
+    return [name for name in found if name in model.inputs]
