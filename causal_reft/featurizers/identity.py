@@ -20,7 +20,7 @@ class Identity(Featurizer):
         return h
 
     def write(self, h: Hidden, z: Coordinates) -> Hidden:
-        return z.to(h.dtype).expand_as(h)
+        return z.to(h.dtype).expand_as(h).clone()
 
     def rows(self) -> Rows:
         return torch.eye(self.d_model)

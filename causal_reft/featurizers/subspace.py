@@ -95,9 +95,14 @@ class Subspace(Featurizer):
             FeaturizerError: fewer than `rank` independent directions in the states.
         """
         flat = states.detach().reshape(-1, states.shape[-1]).to(torch.float64)
-        check_rank(rank, min(flat.shape), "Subspace.pca of states whose smaller side is d_model")
-        directions = torch.linalg.svd(flat - flat.mean(0), full_matrices=False).Vh[:rank]
-        return Subspace.from_rows(directions.to(torch.promote_types(states.dtype, torch.float32)))
+        _, values, directions = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
+        there = int((values > values[0] * max(flat.shape) * torch.finfo(values.dtype).eps).sum())
+        if not 1 <= rank <= there:
+            raise FeaturizerError(
+                f"Subspace.pca(rank={rank}): {len(flat)} states of width {flat.shape[1]} vary in {there} directions around their "
+                f"mean. Give more states, or a rank from 1 to {there}."
+            )
+        return Subspace.from_rows(directions[:rank].to(torch.promote_types(states.dtype, torch.float32)))
 
     @staticmethod
     def of_rank(rank: int) -> SubspaceOfRank:
@@ -130,7 +135,9 @@ class SubspaceOfRank:
         return f"Subspace.of_rank({self.rank})"
 
 
-def principal_angles(one: Rows, two: Rows) -> Float[Tensor, " smaller"]:
+def principal_angles(
+    one: Float[Tensor, "rank_one d_model"], two: Float[Tensor, "rank_two d_model"]
+) -> Float[Tensor, " smaller"]:
     """The principal angles between two row spans, in degrees, ascending (Bjorck and Golub 1973).
 
     Small angles come from sines and large ones from cosines, so both ends are exact to rounding.
