@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections import defaultdict
 from html import escape
 from typing import Any
 
@@ -37,21 +36,28 @@ def depths(model: CausalModel) -> dict[str, int]:
 
 
 def positions(model: CausalModel) -> dict[str, tuple[float, float]]:
-    """Where each variable stands: rows by depth, and within a row by the mean place of its parents."""
-    rows: dict[int, list[str]] = defaultdict(list)
-    for name, depth in depths(model).items():
-        rows[depth].append(name)
-    place: dict[str, tuple[float, float]] = {}
-    for depth in sorted(rows):
-        wanted = {n: _mean([place[p][0] for p in model.parents[n]]) for n in rows[depth]}
-        ordered = sorted(rows[depth], key=lambda name: wanted[name])
-        for i, name in enumerate(ordered):
-            place[name] = ((i + 1) / (len(ordered) + 1), float(depth))
-    return place
+    """Where each variable stands: rows by depth; within a row ordered by its neighbours, with room for its name."""
+    depth = depths(model)
+    rows = [[name for name in model.variables if depth[name] == level] for level in range(max(depth.values()) + 1)]
+    children = {name: tuple(c for c, parents in model.parents.items() if name in parents) for name in model.variables}
+    place = {name: x for row in rows for name, x in _spread(row).items()}
+    for neighbours, order in ((model.parents, rows), (children, rows[::-1]), (model.parents, rows)) * 2:
+        for i, row in enumerate(order):
+            ranked = sorted(row, key=lambda name: _mean([place[n] for n in neighbours[name]], place[name]))
+            place |= _spread(ranked)
+            order[i][:] = ranked
+    return {name: (place[name], float(depth[name])) for name in model.variables}
 
 
-def _mean(numbers: list[float]) -> float:
-    return sum(numbers) / len(numbers) if numbers else 0.0
+def _spread(row: list[str]) -> dict[str, float]:
+    """Names side by side in [0, 1], each with room for its letters."""
+    widths = [len(name) + 4 for name in row]
+    middles = [sum(widths[:i]) + width / 2 for i, width in enumerate(widths)]
+    return {name: middle / sum(widths) for name, middle in zip(row, middles, strict=True)}
+
+
+def _mean(numbers: list[float], otherwise: float) -> float:
+    return sum(numbers) / len(numbers) if numbers else otherwise
 
 
 def draw(model: CausalModel, ax: Any = None) -> Any:
@@ -59,20 +65,26 @@ def draw(model: CausalModel, ax: Any = None) -> Any:
     import matplotlib.pyplot as plt
 
     place = positions(model)
-    widest = max(sum(1 for _, y in place.values() if y == level) for level in {y for _, y in place.values()})
+    top = max(y for _, y in place.values())
     if ax is None:
-        size = (max(3.0, 1.4 * widest), 1.1 + 0.9 * max(y for _, y in place.values()))
-        ax = plt.subplots(figsize=size, layout="constrained")[1]
-    arrow = {"arrowstyle": "-|>", "color": "#666666", "shrinkA": 12, "shrinkB": 12}
+        letters = max(sum(len(n) + 4 for n in place if place[n][1] == level) for level in range(int(top) + 1))
+        ax = plt.subplots(figsize=(max(3.0, 0.13 * letters), 1.0 + 0.8 * top), layout="constrained")[1]
     for name, parents in model.parents.items():
         for parent in parents:
-            ax.annotate("", xy=place[name], xytext=place[parent], arrowprops=arrow)
+            ax.annotate("", xy=place[name], xytext=place[parent], arrowprops=_arrow(place[parent], place[name]))
     for name, (x, y) in place.items():
         box = {"boxstyle": "round,pad=0.4", "facecolor": ROLE_COLOUR[_role(model, name)], "edgecolor": "#666666"}
-        ax.text(x, y, name, ha="center", va="center", bbox=box)
-    ax.set(xlim=(0, 1), ylim=(-0.5, max(y for _, y in place.values()) + 0.5))
+        ax.text(x, y, name, ha="center", va="center", bbox=box, fontsize=9)
+    ax.set(xlim=(0, 1), ylim=(-0.5, top + 0.5))
     ax.set_axis_off()
     return ax
+
+
+def _arrow(tail: tuple[float, float], head: tuple[float, float]) -> dict[str, Any]:
+    """A straight arrow to the next row; one that passes a row bends outwards, around what stands between."""
+    bend = 0.0 if head[1] - tail[1] <= 1 else (-0.25 if tail[0] <= 0.5 else 0.25)
+    style = {"arrowstyle": "-|>", "color": "#666666", "shrinkA": 11, "shrinkB": 11}
+    return {**style, "connectionstyle": f"arc3,rad={bend}"}
 
 
 def _role(model: CausalModel, name: str) -> str:
