@@ -96,7 +96,8 @@ class Subspace(Featurizer):
         """
         flat = states.detach().reshape(-1, states.shape[-1]).to(torch.float64)
         _, values, directions = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
-        there = int((values > values[0] * max(flat.shape) * torch.finfo(values.dtype).eps).sum())
+        rounding = torch.finfo(values.dtype).eps * max(float(values[0]) * max(flat.shape), 8 * float(flat.norm()))
+        there = int((values > rounding).sum())
         if not 1 <= rank <= there:
             raise FeaturizerError(
                 f"Subspace.pca(rank={rank}): {len(flat)} states of width {flat.shape[1]} vary in {there} directions around their "
