@@ -4,17 +4,20 @@ from causal_reft.execution.examples import Examples, Reads
 from causal_reft.execution.inputs import Inputs, RunInputs, parse_inputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.passes import FullPasses, Passes, Scored
-from causal_reft.execution.plan import plan
+from causal_reft.execution.plan import JointPlan, Plan, plan, plan_all
 
 __all__ = [
     "Examples",
     "FullPasses",
     "Inputs",
     "IntervenedModel",
+    "JointPlan",
     "Passes",
+    "Plan",
     "Reads",
     "RunInputs",
     "Scored",
     "parse_inputs",
     "plan",
+    "plan_all",
 ]

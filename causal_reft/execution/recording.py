@@ -1,0 +1,167 @@
+"""The base run without any edit, recorded once: keys and values of early tokens, hidden states where a graph enters.
+
+What is recorded depends on no trained number, so it serves every step, every site and every seed. Where it does not fit
+the memory budget, it is recorded again for each batch and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from causal_reft.execution.decoder import Decoder
+from causal_reft.execution.hooks import StopForward
+from causal_reft.execution.inputs import Inputs
+from causal_reft.execution.prefix import KeysValues, left_aligned, recording_cache, right_aligned
+from causal_reft.execution.visit import find_tensor
+from causal_reft.execution.window import Windows
+from causal_reft.sites import Location
+from causal_reft.tensors import Float, Int, Tensor
+
+Entry = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to record: keys and values of the first tokens of some layers; block outputs in windows.
+
+    Attributes:
+        layers: of keys and values.
+        prefix: how many tokens of each row.
+        entries: (block, number of the windows).
+        windows: for each number, the windows of every row.
+    """
+
+    layers: tuple[int, ...]
+    prefix: Int[Tensor, " row"]
+    entries: tuple[Entry, ...]
+    windows: tuple[Windows, ...]
+
+    def rows(self, index: Int[Tensor, " batch"]) -> Wanted:
+        """The same for some rows."""
+        return Wanted(self.layers, self.prefix[index], self.entries, tuple(w.rows(index) for w in self.windows))
+
+    @property
+    def length(self) -> int:
+        """The longest prefix."""
+        return int(self.prefix.max()) if len(self.prefix) else 0
+
+
+@dataclass
+class Record:
+    """Keys and values, (row, head, token, width) from the first token on, and block outputs in windows, (row, window, d_model).
+
+    `tuples` counts what a block returns: 0 for a bare tensor.
+    """
+
+    prefix: Int[Tensor, " row"]
+    keys_values: dict[int, KeysValues] = field(default_factory=dict)
+    entries: dict[Entry, Float[Tensor, "row window d_model"]] = field(default_factory=dict)
+    tuples: int = 0
+
+    def past(self, layer: int, index: Tensor, lengths: Tensor, device: torch.device) -> KeysValues:
+        """The first `lengths` tokens of some rows, ending in the last column."""
+        keys, values = (self._early(states, index, int(lengths.max())).to(device) for states in self.keys_values[layer])
+        return right_aligned(keys, lengths), right_aligned(values, lengths)
+
+    def entry(self, entry: Entry, index: Tensor, width: int, device: torch.device) -> Tensor:
+        """A block's output in the windows of some rows."""
+        states = self.entries[entry][:, :width]
+        return states.index_select(0, index.to(states.device)).to(device)
+
+    def _early(self, states: Tensor, index: Tensor, most: int) -> Tensor:
+        return states[:, :, :most].index_select(0, index.to(states.device))
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the record takes."""
+        held = [t for pair in self.keys_values.values() for t in pair] + list(self.entries.values())
+        return sum(t.numel() * t.element_size() for t in held)
+
+    def store(
+        self, part: Record, rows: Tensor, n_rows: int, window_widths: list[int], length: int, place: Place
+    ) -> None:
+        """Copy the record of some rows into this one, which holds `n_rows`."""
+        self.tuples = part.tuples
+        for layer, pair in part.keys_values.items():
+            if layer not in self.keys_values:
+                self.keys_values[layer] = tuple(place.empty((n_rows, t.shape[1], length, t.shape[3]), t) for t in pair)  # type: ignore[assignment]
+            for whole, states in zip(self.keys_values[layer], pair, strict=True):
+                whole[rows.to(whole.device), :, : states.shape[2]] = states.to(whole)
+        for entry, states in part.entries.items():
+            if entry not in self.entries:
+                self.entries[entry] = place.empty((n_rows, window_widths[entry[1]], states.shape[2]), states)
+            whole = self.entries[entry]
+            whole[rows.to(whole.device), : states.shape[1]] = states.to(whole)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a record is kept, and in which precision; `None` leaves what the model uses. Less precision is not exact."""
+
+    device: str | None = None
+    dtype: torch.dtype | None = None
+
+    def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Room for a whole record of states that look like `like`."""
+        return torch.zeros(shape, dtype=self.dtype or like.dtype, device=self.device or like.device)
+
+
+@torch.no_grad()
+def record(decoder: Decoder, inputs: Inputs, wanted: Wanted) -> Record:
+    """One forward of the base run of some rows, left as soon as all is there."""
+    found = Record(wanted.prefix)
+    length = wanted.length
+    layers = set(wanted.layers) if length else set()
+    blocks = {block for block, _ in wanted.entries}
+    pending: set[tuple[str, int]] = {("layer", i) for i in layers} | {("block", i) for i in blocks}
+    if not pending:
+        return found
+    starts = wanted.windows[0].text
+
+    def done(what: tuple[str, int]) -> None:
+        pending.discard(what)
+        if not pending:
+            raise StopForward
+
+    def keep_layer(layer: int, keys: Tensor, values: Tensor) -> None:
+        if layer in layers:
+            found.keys_values[layer] = (
+                left_aligned(keys, starts, length).clone(),
+                left_aligned(values, starts, length).clone(),
+            )
+            done(("layer", layer))
+
+    def keep_block(block: int, output: object) -> None:
+        found.tuples = len(output) if isinstance(output, tuple) else 0
+        h, _ = find_tensor(output, Location(f"{decoder.blocks.path}.{block}", decoder.blocks.modules[block], "output"))
+        for entry in wanted.entries:
+            if entry[0] == block:
+                columns = wanted.windows[entry[1]].columns().to(h.device)
+                found.entries[entry] = h.gather(1, columns[..., None].expand(*columns.shape, h.shape[-1]))
+        done(("block", block))
+
+    arguments = {k: v for k, v in inputs.kwargs.items() if k != "labels"}
+    if layers:
+        arguments |= {"past_key_values": recording_cache(decoder.n_blocks, keep_layer), "use_cache": True}
+    with _watched(decoder, blocks, keep_block):
+        try:
+            decoder.model(*inputs.args, **arguments)
+        except StopForward:
+            return found
+    raise RuntimeError(f"the model never reached {sorted(pending)}")
+
+
+@contextmanager
+def _watched(decoder: Decoder, blocks: set[int], keep) -> Iterator[None]:  # noqa: ANN001
+    with ExitStack() as stack:
+        for block in blocks:
+
+            def after(module: object, args: object, output: object, block: int = block) -> None:
+                keep(block, output)
+
+            stack.callback(decoder.blocks.modules[block].register_forward_hook(after).remove)
+        yield

@@ -1,0 +1,206 @@
+"""One reduced forward for several graphs: each joins the batch at the block where it enters, as rows of their own.
+
+    blocks before the first entry      are not computed
+    a block where graphs enter         returns the rows that are under way, and below them the recorded states of the new ones
+    the head                           sees the tokens that the loss reads, and no others
+
+For the time of the call the blocks' `forward` is exchanged, and the model's own forward is called: masks, rotary embeddings,
+scaling, soft caps and the final norm stay the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from causal_reft.execution.decoder import Decoder
+from causal_reft.execution.passes import logits_of
+from causal_reft.execution.transform import Edit, Place, States, transform
+from causal_reft.execution.visit import PortWork, find_input, find_tensor
+from causal_reft.execution.window import Table, WindowTokens
+from causal_reft.sites import Location, Positions
+from causal_reft.tensors import Float, Tensor
+
+Tables = Mapping[tuple[str | None, Positions], Table]
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One graph in a joint forward: where it enters (-1: at the embeddings), what it does there, what it was lent."""
+
+    entry: int
+    work: Sequence[PortWork]
+    tables: Tables
+    states: States
+    training: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A joint forward: the guests in the order of their entries, `batch` rows each, and the states with which they enter."""
+
+    decoder: Decoder
+    guests: Sequence[Guest]
+    batch: int
+    width: int
+    tokens: WindowTokens
+    entering: Callable[[int], Float[Tensor, "batch window d_model"]]
+    tuples: int
+
+    def logits(
+        self, arguments: Mapping[str, Any], read_rows: Tensor, read_columns: Tensor
+    ) -> Float[Tensor, "guest read classes"]:
+        """The logits at the cells that the loss reads, for every guest."""
+        offsets = torch.arange(len(self.guests))[:, None] * self.batch
+        rows = (offsets + read_rows).flatten().to(self.tokens.device)
+        columns = read_columns.repeat(len(self.guests)).to(self.tokens.device)
+        with self._replaced_blocks(), self._hooked(), _only_at(self.decoder.head, rows, columns):
+            output = self.decoder.model(**arguments)
+        return logits_of(output).reshape(len(self.guests), len(read_rows), -1)
+
+    def under_way(self, block: int) -> int:
+        """Guests that have entered before a block runs."""
+        return sum(guest.entry < block for guest in self.guests)
+
+    @contextmanager
+    def _replaced_blocks(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for index, block in enumerate(self.decoder.blocks.modules):
+                before, after = self.under_way(index), self.under_way(index + 1)
+                if before < len(self.guests):
+                    stack.enter_context(forward_is(block, self._forward(index, block.forward, before, after - before)))
+            yield
+
+    def _forward(self, index: int, own: Callable[..., Any], before: int, joining: int) -> Callable[..., Any]:
+        """What a block does while not all guests are under way."""
+        total, rows = len(self.guests) * self.batch, before * self.batch
+        location = Location(f"{self.decoder.blocks.path}.{index}", self.decoder.blocks.modules[index], "output")
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not before:
+                hidden = _first_tensor(args, kwargs) if not joining else self._joined(index, None, joining)
+                return (hidden, *[None] * (self.tuples - 1)) if self.tuples else hidden
+            output = own(*_rows(args, total, rows), **_rows(kwargs, total, rows))
+            if not joining:
+                return output
+            hidden, rebuild = find_tensor(output, location)
+            return rebuild(self._joined(index, hidden, joining))
+
+        return forward
+
+    def _joined(self, index: int, hidden: Tensor | None, joining: int) -> Tensor:
+        new = self.entering(index)
+        return (
+            torch.cat([*([] if hidden is None else [hidden]), *[new] * joining])
+            if hidden is not None or joining > 1
+            else new
+        )
+
+    @contextmanager
+    def _hooked(self) -> Iterator[None]:
+        ports: dict[tuple[str, str], list[tuple[int, PortWork]]] = {}
+        for number, guest in enumerate(self.guests):
+            for port in guest.work:
+                ports.setdefault(port.location.key, []).append((number, port))
+        with ExitStack() as stack:
+            for visitors in ports.values():
+                location = visitors[0][1].location
+                stack.callback(_attached(location, self._seen_by(visitors, location)).remove)
+            yield
+
+    def _seen_by(self, visitors: Sequence[tuple[int, PortWork]], location: Location) -> Callable[[Any], Any]:
+        """The value at a port, each guest's rows handed to `transform` on their own."""
+
+        def see(value: Any) -> Any:
+            stream, rebuild = find_tensor(value, location)
+            shaped = stream if stream.ndim == 3 else stream.unflatten(0, (-1, self.width))
+            parts = list(shaped.split(self.batch)) if len(shaped) > self.batch else [shaped]
+            for number, port in visitors:
+                parts[number] = self._changed(self.guests[number], port, parts[number])
+            return rebuild((torch.cat(parts) if len(parts) > 1 else parts[0]).reshape(stream.shape))
+
+        return see
+
+    def _changed(self, guest: Guest, port: PortWork, stream: Tensor) -> Tensor:
+        def place(node: str | None, site: Any, location: Location) -> Place:
+            return Place(site, location, self.tokens.of(guest.tables[node, site.where]))
+
+        new, kept = transform(
+            stream,
+            "base",
+            [Edit(name, node, place(name, node.site, where)) for name, node, where in port.edits],
+            [place(None, site, where) for site, where in port.reads],
+            [],
+            guest.states,
+            guest.training,
+        )
+        guest.states.update(kept)
+        return new
+
+
+def _attached(location: Location, see: Callable[[Any], Any]) -> RemovableHandle:
+    """A hook that hands the value at a port to `see` and puts back what comes out."""
+    if location.port == "output":
+        return location.module.register_forward_hook(lambda module, args, output: see(output))
+
+    def before(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        name = find_input(module, args, kwargs, location)
+        if name is None:
+            return (see(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, name: see(kwargs[name])}
+
+    return location.module.register_forward_pre_hook(before, with_kwargs=True)
+
+
+@contextmanager
+def forward_is(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """A module's forward is another one inside."""
+    own = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+
+@contextmanager
+def _only_at(head: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """The head sees one row that holds the named cells."""
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][rows, columns][None], *args[1:])
+
+    handle = head.register_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _rows(value: Any, total: int, rows: int) -> Any:
+    """The rows that are under way of everything that has a row axis (or rows and heads in one axis)."""
+    if isinstance(value, Tensor):
+        return (
+            value[: len(value) // total * rows]
+            if value.ndim > 1 and len(value) % total == 0 and len(value) >= total
+            else value
+        )
+    if isinstance(value, (tuple, list)):
+        return type(value)(_rows(item, total, rows) for item in value)
+    if isinstance(value, dict):
+        return {key: _rows(item, total, rows) for key, item in value.items()}
+    return value

@@ -1,0 +1,156 @@
+"""Which tokens of each row must be computed: from the first one that an edit touches or the loss reads, to the last one read.
+
+Everything before the window is the same in every step (the model is causal), so it is computed once; everything after it is
+read by nobody. A window starts at another token in each row: prefixes are aligned on the right, windows on the left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from causal_reft.execution.examples import Examples, Reads
+from causal_reft.execution.inputs import Inputs
+from causal_reft.sites import Positions, Tokens, resolve
+from causal_reft.tensors import Bool, Int, Tensor
+
+
+@dataclass(frozen=True)
+class Table:
+    """For each row of a dataset, a few columns of its text, ascending; the first `counts[row]` slots of a row are used."""
+
+    columns: Int[Tensor, "row slot"]
+    counts: Int[Tensor, " row"]
+
+    @staticmethod
+    def of(named: Bool[Tensor, "row pos"]) -> Table:
+        """The true cells of a mask."""
+        counts = named.sum(1)
+        most = int(counts.max()) if len(counts) else 0
+        return Table(torch.sort(named.to(torch.uint8), dim=1, descending=True, stable=True).indices[:, :most], counts)
+
+    def tokens(self, rows: Int[Tensor, " batch"]) -> Tokens:
+        """The named tokens of some rows; rows in the result count within the batch, columns within the whole text."""
+        counts = self.counts[rows]
+        used = torch.arange(self.columns.shape[1]) < counts[:, None]
+        row, ordinal = used.nonzero(as_tuple=True)
+        return Tokens(row, self.columns[rows][row, ordinal], ordinal, counts, False)
+
+    def first(self, otherwise: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        """The first column of each row."""
+        return torch.where(self.counts > 0, self.columns[:, 0], otherwise) if self.columns.shape[1] else otherwise
+
+    def any_in(self, other: Table, width: int) -> bool:
+        """Whether a row names a column that the other table names too."""
+        return bool((self.mask(width) & other.mask(width)).any())
+
+    def mask(self, width: int) -> Bool[Tensor, "row pos"]:
+        """The cells as a mask again."""
+        tokens = self.tokens(torch.arange(len(self.counts)))
+        named = torch.zeros(len(self.counts), width, dtype=torch.bool)
+        named[tokens.rows, tokens.columns] = True
+        return named
+
+
+def named_columns(inputs: Inputs, positions: Positions, active: Tensor | None) -> Table:
+    """The columns that `positions` names in a run of a whole dataset, in its active rows."""
+    assert inputs.width is not None
+    tokens = resolve(positions, inputs.prompt(inputs.width), inputs.spans)
+    named = torch.zeros(inputs.batch, inputs.width, dtype=torch.bool)
+    named[tokens.rows.cpu(), tokens.columns.cpu()] = True
+    return Table.of(named if active is None else named & active.cpu()[:, None])
+
+
+@dataclass(frozen=True)
+class ReadTable:
+    """The logits that the loss reads, for every row of a dataset."""
+
+    columns: Table
+    targets: Int[Tensor, "row slot"]
+
+    @staticmethod
+    def of(examples: Examples, width: int) -> ReadTable:
+        """From the labels of text examples."""
+        reads = Reads.of(examples)
+        assert reads.columns is not None
+        rows, columns = reads.rows.cpu(), reads.columns.cpu()
+        named = torch.zeros(len(examples), width, dtype=torch.bool)
+        named[rows, columns] = True
+        table = Table.of(named)
+        ordinal = (named.cumsum(1) - 1)[rows, columns]
+        targets = torch.zeros_like(table.columns).index_put((rows, ordinal), reads.targets.cpu())
+        return ReadTable(table, targets)
+
+    def reads(self, rows: Int[Tensor, " batch"]) -> Reads:
+        """What is read in a batch; columns count within the whole text."""
+        tokens = self.columns.tokens(rows)
+        return Reads(tokens.rows, tokens.columns, self.targets[rows][tokens.rows, tokens.ordinal])
+
+
+@dataclass(frozen=True)
+class Windows:
+    """For each row, columns of its text: where it begins, and which part start <= column < stop is computed."""
+
+    text: Int[Tensor, " row"]
+    start: Int[Tensor, " row"]
+    stop: Int[Tensor, " row"]
+
+    @property
+    def prefix(self) -> Int[Tensor, " row"]:
+        """Tokens before the window."""
+        return self.start - self.text
+
+    @property
+    def width(self) -> int:
+        """Columns of the widest window."""
+        return int((self.stop - self.start).max())
+
+    def rows(self, index: Int[Tensor, " batch"]) -> Windows:
+        """The windows of some rows."""
+        return Windows(self.text[index], self.start[index], self.stop[index])
+
+    def moved(self, columns: int) -> Windows:
+        """The same in a text without its first columns."""
+        return Windows(self.text - columns, self.start - columns, self.stop - columns)
+
+    def from_the_beginning(self) -> Windows:
+        """The same without a prefix."""
+        return Windows(self.text, self.text, self.stop)
+
+    def same(self, other: Windows) -> bool:
+        """Whether two windows can be computed in one pass."""
+        return torch.equal(self.start, other.start) and torch.equal(self.stop, other.stop)
+
+    def columns(self) -> Int[Tensor, "row window"]:
+        """The text column of every cell of the batch of windows; cells behind a row's end repeat its last column."""
+        return torch.minimum(self.start[:, None] + torch.arange(self.width), self.stop[:, None] - 1)
+
+    def used(self) -> Bool[Tensor, "row window"]:
+        """The cells that are not behind a row's end."""
+        return torch.arange(self.width) < (self.stop - self.start)[:, None]
+
+    def mask(self) -> Int[Tensor, "row key"]:
+        """The attention mask over prefix and window."""
+        most = int(self.prefix.max())
+        return torch.cat([torch.arange(most) >= most - self.prefix[:, None], self.used()], 1).long()
+
+
+class WindowTokens:
+    """Which cells of one batch of windows a table names; every table is looked up once."""
+
+    def __init__(
+        self, index: Int[Tensor, " batch"], start: Int[Tensor, " batch"], width: int, device: torch.device
+    ) -> None:
+        self.index, self.start, self.width, self.device = index, start, width, device
+        self._known: dict[int, Tokens] = {}
+
+    def of(self, table: Table) -> Tokens:
+        """The named tokens inside the windows; they keep the ordinals and counts of their rows."""
+        if id(table) not in self._known:
+            tokens = table.tokens(self.index)
+            columns = tokens.columns - self.start[tokens.rows]
+            inside = (columns >= 0) & (columns < self.width)
+            parts = (tokens.rows[inside], columns[inside], tokens.ordinal[inside], tokens.counts)
+            self._known[id(table)] = Tokens(*(part.to(self.device) for part in parts), False)
+        return self._known[id(table)]
