@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
-from causal_reft.execution.hooks import StopForward, Watch, watching, window_hook
-from causal_reft.execution.inputs import Frame, Inputs
+from causal_reft.execution.checkpointing import carrying_edits, recomputes
+from causal_reft.execution.hooks import StopForward, Watch, follow_windows, watching
+from causal_reft.execution.inputs import Inputs
 from causal_reft.execution.transform import States
-from causal_reft.execution.wiring import PortWork, wire
+from causal_reft.execution.visit import PortWork, Visit
+from causal_reft.execution.wiring import wire
 from causal_reft.graph import InterventionGraph
+from causal_reft.sites import unwrapped
 
 
 class Executor(ABC):
@@ -36,47 +41,35 @@ class HookExecutor(Executor):
     def __init__(self, model: nn.Module, graph: InterventionGraph) -> None:
         self.model, self.graph = model, graph
         self.work: dict[str, tuple[PortWork, ...]] = wire(graph, model)
-        self._waiting: Watch | None = None
 
     def forward(self, run: str, inputs: Inputs, states: States, *, training: bool, wants_output: bool) -> Any:
-        self.release()
-        checkpointing = torch.is_grad_enabled() and recomputes(self.model)
-        stop = not wants_output and not checkpointing and not offloaded(self.model)
-        watch = Watch(run, self.work[run], Frame(inputs), states, training, stop)
-        if not wants_output and not watch.work:
+        visit = Visit(run, self.work[run], inputs, states, training)
+        if not wants_output and not visit.work:
             return None
-        with watching(watch, keep=checkpointing):
-            try:
+        checkpointing = recomputes(self.model)
+        watch = Watch(visit, stop=not wants_output and not checkpointing and not offloaded(self.model))
+        carrying = carrying_edits(self.model, watch) if checkpointing else nullcontext()
+        try:
+            with watching(watch), carrying, eagerly(self.model):
                 output = self.model(*inputs.args, **inputs.kwargs)
-            except StopForward:
-                return None
-        if checkpointing and watch.work:
-            self._waiting = watch
-            _release_after_backward(output, self)
+        except StopForward:
+            return None
         return output if wants_output else None
 
     def generate(self, inputs: Inputs, states: States, **options: Any) -> Any:
-        self.release()
-        frame = Frame(inputs, decoding=True)
-        watch = Watch("base", self.work["base"], frame, states, False, False)
-        prefill_only = not any(node.site.where.generated for node in self.graph.edits.values() if node.run == "base")
-        window = window_hook(self.model, frame, watch, prefill_only)
+        visit = Visit("base", self.work["base"], inputs, states, training=False, decoding=True)
+        watch = Watch(visit)
+        window = follow_windows(self.model, watch, prefill_only=not edits_generated(self.graph))
         try:
-            with watching(watch):
+            with watching(watch), eagerly(self.model):
                 return self.model.generate(*inputs.args, **inputs.kwargs, **options)  # type: ignore[operator]
         finally:
             window.remove()
 
-    def release(self) -> None:
-        """Drop hooks that still wait for a backward pass."""
-        if self._waiting is not None:
-            self._waiting.remove()
-            self._waiting = None
 
-
-def recomputes(model: nn.Module) -> bool:
-    """Whether gradient checkpointing will run parts of the forward again during backward."""
-    return any(getattr(module, "gradient_checkpointing", False) and module.training for module in model.modules())
+def edits_generated(graph: InterventionGraph) -> bool:
+    """Whether any edit of the base run goes on after the prompt."""
+    return any(node.site.where.generated for node in graph.edits.values() if node.run == "base")
 
 
 def offloaded(model: nn.Module) -> bool:
@@ -84,13 +77,11 @@ def offloaded(model: nn.Module) -> bool:
     return any(getattr(module, "_hf_hook", None) is not None for module in model.modules())
 
 
-def _release_after_backward(output: Any, executor: HookExecutor) -> None:
-    """When the backward pass through any part of the output has ended, take the waiting hooks off."""
-
-    def at_the_end(_: torch.Tensor) -> None:
-        torch.autograd.Variable._execution_engine.queue_callback(executor.release)  # type: ignore[attr-defined]
-
-    values = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else (output,)
-    for value in values:
-        if isinstance(value, torch.Tensor) and value.requires_grad:
-            value.register_hook(at_the_end)
+@contextmanager
+def eagerly(model: nn.Module) -> Iterator[None]:
+    """Inside, what `torch.compile` made runs as plain Python: a compiled forward would not see our hooks."""
+    if unwrapped(model) is model and not any(module._compiled_call_impl is not None for module in model.modules()):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from causal_reft.errors import PositionError, RunError, nearest
-from causal_reft.sites import ARCHITECTURES, Positions, Prompt, Spans, Tokens, model_config, resolve
+from causal_reft.sites import ARCHITECTURES, Positions, Prompt, Spans, Tokens, model_config, resolve, unwrapped
 from causal_reft.tensors import Tensor
 
 OURS = ("spans", "prompt_lengths", "active")
@@ -30,6 +30,7 @@ class Inputs:
     """One run's inputs, parsed.
 
     `mask` is the 2-D attention mask of text inputs and `None` for inputs without a text (a plain module, an image).
+    `decoder` describes the second text of an encoder-decoder model; sites in its decoder count positions there.
     """
 
     args: tuple[Tensor, ...]
@@ -39,6 +40,7 @@ class Inputs:
     spans: Spans | None = None
     prompt_lengths: Tensor | None = None
     active: dict[str, Tensor] = field(default_factory=dict)
+    decoder: Inputs | None = None
 
     @property
     def width(self) -> int | None:
@@ -78,8 +80,44 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
     mask = None if text is None else _mask(run, kwargs, text, model)
     if mask is not None:
         kwargs |= _position_ids(kwargs, mask, model)
+    _same_device(run, tensors, model)
     active = {name: _rows(name, rows, batch) for name, rows in (given.get("active") or {}).items()}
-    return Inputs((), kwargs, batch, mask, given.get("spans"), _prompt_lengths(given, mask), active)
+    config = getattr(unwrapped(model), "config", None)
+    decoder = _decoder_inputs(kwargs, batch, active) if getattr(config, "is_encoder_decoder", False) else None
+    lengths = _prompt_lengths(given, mask, labelled=decoder is None and _continues_texts(model))
+    return Inputs((), kwargs, batch, mask, given.get("spans"), lengths, active, decoder)
+
+
+def _continues_texts(model: nn.Module) -> bool:
+    """Whether labels beside the tokens are what follows a prompt (not so for masked or token classification models)."""
+    generates = getattr(unwrapped(model), "can_generate", None)
+    return bool(generates()) if callable(generates) else True
+
+
+def _same_device(run: str, tensors: list[Tensor], model: nn.Module) -> None:
+    first = next(model.parameters(), None)
+    if first is None or getattr(model, "_hf_hook", None) is not None or all(t.device == first.device for t in tensors):
+        return
+    devices = {p.device for p in model.parameters()}
+    stray = [t.device for t in tensors if t.device not in devices]
+    if stray:
+        raise RunError(f"run {run!r} is on {stray[0]}, but the model is on {first.device}. Write inputs.to({str(first.device)!r}).")
+
+
+def _decoder_inputs(kwargs: Mapping[str, Any], batch: int, active: dict[str, Tensor]) -> Inputs:
+    """The decoder's text: as given; else the labels shifted right, where the prompt ends at the first label that is read; else
+    the one token with which generation starts."""
+    ids, labels = kwargs.get("decoder_input_ids"), kwargs.get("labels")
+    if ids is not None:
+        mask = kwargs.get("decoder_attention_mask")
+        return Inputs((), {}, batch, torch.ones_like(ids) if mask is None else mask, active=active)
+    if not isinstance(labels, Tensor) or labels.ndim != 2:
+        return Inputs((), {}, batch, torch.ones(batch, 1, dtype=torch.long), active=active)
+    columns, read = torch.arange(labels.shape[1], device=labels.device), labels != IGNORED_LABEL
+    last = torch.where(read, columns, -1).amax(1)
+    first = torch.where(read, columns, labels.shape[1]).amin(1)
+    mask = (columns <= last.clamp_min(0)[:, None]).long()
+    return Inputs((), {}, batch, mask, prompt_lengths=torch.minimum(first, last.clamp_min(0)) + 1, active=active)
 
 
 def _mask(run: str, kwargs: Mapping[str, Any], text: Tensor, model: nn.Module) -> Tensor:
@@ -99,9 +137,9 @@ def _position_ids(kwargs: Mapping[str, Any], mask: Tensor, model: nn.Module) -> 
     """Token numbers for left-padded rows, which most decoders would otherwise count from the padding."""
     config = model_config(model)
     row = ARCHITECTURES.get(config.model_type) if config is not None else None
-    left_padded = bool((mask[:, 0] == 0).any())
-    accepts = "position_ids" in inspect.signature(model.forward).parameters
-    if row is None or not row.counts_positions or not left_padded or not accepts or kwargs.get("position_ids") is not None:
+    if row is None or not row.counts_positions or kwargs.get("position_ids") is not None or not bool((mask[:, 0] == 0).any()):
+        return {}
+    if "position_ids" not in inspect.signature(unwrapped(model).forward).parameters:
         return {}
     return {"position_ids": (mask.long().cumsum(1) - 1).clamp_min(0)}
 
@@ -125,12 +163,12 @@ def _rows(name: str, rows: Any, batch: int) -> Tensor:
     return rows
 
 
-def _prompt_lengths(given: Mapping[str, Any], mask: Tensor | None) -> Tensor | None:
+def _prompt_lengths(given: Mapping[str, Any], mask: Tensor | None, labelled: bool) -> Tensor | None:
     """As given; else the real tokens before the first label that the loss reads, where labels say so."""
     lengths, labels = given.get("prompt_lengths"), given.get("labels")
     if lengths is not None:
         return torch.as_tensor(lengths, dtype=torch.long)
-    if mask is None or not isinstance(labels, Tensor) or labels.shape != mask.shape:
+    if mask is None or not labelled or not isinstance(labels, Tensor) or labels.shape != mask.shape:
         return None
     read = (labels != IGNORED_LABEL) & (mask != 0)
     first_read = torch.where(read.any(1), read.to(torch.int64).argmax(1), labels.shape[1])
@@ -148,17 +186,27 @@ def _prompt_lengths(given: Mapping[str, Any], mask: Tensor | None) -> Tensor | N
 class Frame:
     """Where the columns of the value at a site lie in a run's text: the window of the current forward, and what repeats.
 
-    In a plain forward the window is the whole text. While decoding, it is the tokens that this step adds.
+    In a plain forward the window is the whole text. While decoding, it is the tokens that this step adds; `rows` is then how
+    many rows the forward has (beams and returned sequences repeat each row of the inputs).
     """
 
     inputs: Inputs
     decoding: bool = False
     offset: int = 0
+    rows: int = 0
     _known: dict[object, Tokens] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rows = self.rows or self.inputs.batch
+
+    def moved(self, offset: int, rows: int) -> None:
+        """The next window of a text that is being decoded."""
+        if (offset, rows) != (self.offset, self.rows):
+            self.offset, self.rows, self._known = offset, rows, {}
 
     def tokens(self, node: str | None, positions: Positions, rows: int, width: int, device: torch.device) -> Tokens:
         """The tokens that `positions` names in a value of `rows` x `width`, restricted to a node's active rows."""
-        key = (node if node in self.inputs.active else None, positions, rows, width, self.offset)
+        key = (node if node in self.inputs.active else None, positions, rows, width, device)
         if key not in self._known:
             self._known[key] = self._resolve(node, positions, rows, width, device)
         return self._known[key]
@@ -171,22 +219,21 @@ class Frame:
 
     def _resolve(self, node: str | None, positions: Positions, rows: int, width: int, device: torch.device) -> Tokens:
         text = self.inputs.width if self.inputs.width is not None else width
-        if not self.decoding and self.offset == 0 and text != width:
+        if not self.decoding and text != width:
             raise PositionError(f"The value at the site has {width} positions, but the attention mask has {text} columns.")
-        named = self._named(positions, text, width)
+        named = self._named(positions, text, self.offset + width)
         if node in self.inputs.active:
             named = named & self.inputs.active[node].to(named.device)[:, None]
-        return Tokens.from_mask(named.repeat_interleave(self.repeats(rows), 0).to(device))
+        named = named.repeat_interleave(self.repeats(rows), 0).to(device)
+        return Tokens.from_mask(named, (self.offset, self.offset + width), unfinished=self.decoding and positions.generated)
 
-    def _named(self, positions: Positions, text: int, width: int) -> Tensor:
-        start, stop = self.offset, self.offset + width
-        named = torch.zeros(self.inputs.batch, max(stop, text), dtype=torch.bool)
-        if start < text and (positions.in_prompt or not self.decoding):
-            found = resolve(positions, self.inputs.prompt(text), self.inputs.spans)
-            named[found.rows.cpu(), found.columns.cpu()] = True
-        if self.decoding:
-            named[:, text:] = positions.generated
-        return named[:, start:stop]
+    def _named(self, positions: Positions, text: int, seen: int) -> Tensor:
+        """The named columns of the text as far as it is known, (batch, at least the prompt)."""
+        found = resolve(positions, self.inputs.prompt(text), self.inputs.spans)
+        named = torch.zeros(self.inputs.batch, max(seen, text), dtype=torch.bool)
+        named[found.rows.cpu(), found.columns.cpu()] = True
+        named[:, text:] = positions.generated
+        return named
 
 
 def check_keywords(keywords: Mapping[str, object], accepted: set[str], runs: tuple[str, ...]) -> None:

@@ -19,7 +19,8 @@ from torch import nn
 
 from causal_reft.errors import GraphError, RunError, nearest
 from causal_reft.execution import storage
-from causal_reft.execution.executor import Executor, HookExecutor, recomputes
+from causal_reft.execution.checkpointing import recomputes
+from causal_reft.execution.executor import Executor, HookExecutor
 from causal_reft.execution.generation import GENERATION_INPUTS, padded_left
 from causal_reft.execution.inputs import OURS, Inputs, RunInputs, check_keywords, parse_inputs
 from causal_reft.execution.transform import States, in_batch_shape
@@ -130,6 +131,16 @@ class IntervenedModel(nn.Module):
     def config(self) -> Any:
         """The base model's config."""
         return self.base_model.config
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """What `transformers.Trainer` asks before it passes `num_items_in_batch`."""
+        parameters = inspect.signature(self.base_model.forward).parameters.values()
+        return any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Passed on to the base model, which recomputes its blocks (and the edits in them) during backward."""
+        self.base_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)  # type: ignore[operator]
 
     @property
     def device(self) -> torch.device:

@@ -50,14 +50,14 @@ class Place:
         features = self.location.features(stream.shape[-1])
         rows, columns = self.tokens.rows, self.tokens.columns
         if features is None:
-            return h.reshape(stream.shape) if self.tokens.whole else stream.index_put((rows, columns), h)
+            return h.reshape(stream.shape).contiguous() if self.tokens.whole else stream.index_put((rows, columns), h)
         features = features.to(stream.device)
         return stream.index_put((rows[:, None], columns[:, None], features[None]), h)
 
 
 @dataclass(frozen=True)
 class Edit:
-    """An `Interchange` in one batch. `repeats`: rows of this run per row of the collected runs (beams)."""
+    """An `Interchange` in one batch. `repeats`: rows of the value for each row of the inputs (beams)."""
 
     name: str
     node: Interchange
@@ -86,12 +86,18 @@ def transform(
     Returns:
         The new value, and the states that were collected here.
     """
-    before: States = {(run, place.site): State(place.take(stream), place.tokens) for place in reads}
+    before: States = {(run, place.site): _kept(place, stream) for place in reads}
     after = stream
     for edit in edits:
         after = _edited(edit, stream, after, {**states, **before}, training)
-    kept: States = {(run, place.site): State(place.take(after), place.tokens) for place in keeps}
+    kept: States = {(run, place.site): _kept(place, after) for place in keeps}
     return after, {**before, **kept}
+
+
+def _kept(place: Place, stream: Tensor) -> State:
+    """What stays of a stream; a copy, because some models go on to add to the tensor in place."""
+    h = place.take(stream)
+    return State(h.clone() if place.tokens.whole else h, place.tokens)
 
 
 def _edited(edit: Edit, original: Tensor, stream: Tensor, states: Mapping[tuple[str, Site], State], training: bool) -> Tensor:
@@ -137,24 +143,30 @@ class _States(Given):
         return state.h[self._matching(state.tokens, collect.run, site)].to(self._edit.place.tokens.rows.device)
 
     def _matching(self, given: Tokens, run: str, site: Site) -> Int[Tensor, " token"]:
-        mine = self._edit.place.tokens
-        rows = mine.rows // self._edit.repeats
-        counts, wanted = given.counts.to(rows.device), mine.counts[mine.rows]
-        if len(counts) * self._edit.repeats != len(mine.counts):
-            raise PositionError(
-                f"Node {self._edit.name!r}: run {run!r} has {len(counts)} rows and the edited run has "
-                f"{len(mine.counts) // self._edit.repeats}. Give every row its own source."
-            )
-        differs = counts[rows] != wanted
+        """For each edited token, the index of the state with its row and its number within the row."""
+        mine, device = self._edit.place.tokens, self._edit.place.tokens.rows.device
+        rows = mine.rows // self._repeats(given, run)
+        wanted, total, before = mine.total[mine.rows], given.total.to(device)[rows], given.before.to(device)[rows]
+        differs = (total < wanted) if mine.unfinished else (total != wanted)
         if bool(differs.any()):
             row = int(rows[differs.nonzero()[0]])
             raise PositionError(
                 f"Node {self._edit.name!r}: row {row} names {int(wanted[differs][0])} tokens at {self._edit.node.site!r} "
-                f"but {int(counts[row])} at {site!r} of run {run!r}; they must pair one to one. "
+                f"but {int(total[differs][0])} at {site!r} of run {run!r}; they must pair one to one. "
                 f"Name one token on both sides, e.g. positions='last'."
             )
-        first = counts.cumsum(0) - counts
-        return first[rows] + mine.ordinal
+        counts = given.counts.to(device)
+        return (counts.cumsum(0) - counts)[rows] + mine.ordinal - before
+
+    def _repeats(self, given: Tokens, run: str) -> int:
+        """Rows of the edited value for each row of the state: 1, or the number of beams."""
+        mine, theirs, repeats = len(self._edit.place.tokens.counts), len(given.counts), self._edit.repeats
+        if theirs not in (mine, mine // repeats):
+            raise PositionError(
+                f"Node {self._edit.name!r}: run {run!r} has {theirs} rows and the edited run has {mine // repeats}. "
+                f"Give every row its own source."
+            )
+        return mine // theirs
 
 
 def in_batch_shape(h: Hidden, tokens: Tokens) -> Float[Tensor, "batch pos d_model"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from causal_reft.execution.hooks import PortWork
+from causal_reft.execution.visit import PortWork
 from causal_reft.graph import Collect, Interchange, InterventionGraph
 from causal_reft.sites import Location, Site, locate
 

@@ -4,7 +4,7 @@ from causal_reft.featurizers.autoencoder import Autoencoder
 from causal_reft.featurizers.featurizer import Featurizer
 from causal_reft.featurizers.identity import Identity
 from causal_reft.featurizers.mask import END_TEMPERATURE, START_TEMPERATURE, Mask
-from causal_reft.featurizers.orthonormal import Rotation, computed_once, orthonormal_rows, random_frames
+from causal_reft.featurizers.orthonormal import Rotation, computed_once, orthonormal_rows, random_frames, uncached
 from causal_reft.featurizers.projection import Projection
 from causal_reft.featurizers.subspace import Subspace, principal_angles
 
@@ -22,4 +22,5 @@ __all__ = [
     "orthonormal_rows",
     "principal_angles",
     "random_frames",
+    "uncached",
 ]

@@ -98,3 +98,13 @@ def computed_once() -> Iterator[None]:
         yield
     finally:
         _memo.reset(token)
+
+
+@contextmanager
+def uncached() -> Iterator[None]:
+    """Inside, rotations are computed anew, as a part of the forward that backward recomputes must do both times."""
+    token = _memo.set(None)
+    try:
+        yield
+    finally:
+        _memo.reset(token)

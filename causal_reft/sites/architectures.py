@@ -1,20 +1,23 @@
 """The architecture table: where each family of transformers keeps the values that `Site` names.
 
-A row is data. `blocks` is the name of the `ModuleList` of blocks; a component is a module path inside the block (or,
-with `..`, beside the list), a port, and how the wanted value lies in the last axis of what flows there:
+A row is data. `blocks` names the `ModuleList` of blocks; a component is a module path inside the block (or, with `..`,
+beside the list), a port, and how the wanted value lies in the last axis of what flows there:
 
-    "whole"          the full width
-    "third:i/n"      the i-th of n equal parts, the n parts side by side (GPT-2's c_attn: query, key, value)
-    "perhead:i/3"    per head (query, key, value) side by side (GPT-NeoX, BLOOM)
-    "grouped:q|k|v"  query heads, then key heads, then value heads (Phi-3)
+    "whole"       the full width
+    "side:part"   all query heads, then all key heads, then all value heads (GPT-2, Phi-3); part is q, k or v
+    "group:part"  for each key head: its query heads, the key, the value (GPT-NeoX, BLOOM, Falcon)
 
-A model without a row is given one by `register_architecture`.
+A component means the same in every family: `attention_input` and `mlp_input` are what the projections read (after the
+norm, where it comes first), `attention_query/key/value` what they give (before rotary embeddings and norms of heads),
+`attention_head_output` what the output projection reads, `attention_output` and `mlp_output` what the last projection
+gives (before a norm that some families put behind it). A model without a row is given one by `register_architecture`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from causal_reft.errors import SiteError, nearest
 from causal_reft.sites.site import COMPONENTS
@@ -29,88 +32,100 @@ class Port:
     layout: str = "whole"
 
 
+def key_heads(config: Any) -> int:
+    """How many key and value heads a layer has: as many as query heads, unless the config says otherwise."""
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+
+def _falcon_key_heads(config: Any) -> int:
+    return 1 if config.multi_query and not config.new_decoder_architecture else config.num_kv_heads
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One row: the name of the block list and the port of every component the family has.
 
     `counts_positions`: whether the family numbers left-padded tokens wrongly unless it is given `position_ids`.
+    `decoder`: the row of the second stack of an encoder-decoder family; this row is then its encoder.
     """
 
     blocks: str
     components: Mapping[str, Port] = field(default_factory=dict)
     counts_positions: bool = True
+    key_heads: Callable[[Any], int] = key_heads
+    decoder: Architecture | None = None
 
-    def changed(self, **ports: Port) -> Architecture:
-        """The row with some ports replaced."""
-        return Architecture(self.blocks, {**self.components, **ports}, self.counts_positions)
+    def having(self, **ports: Port) -> Architecture:
+        """The row with some ports added or replaced."""
+        return replace(self, components={**self.components, **ports})
+
+    def lacking(self, *components: str) -> Architecture:
+        """The row without some components."""
+        return replace(self, components={name: port for name, port in self.components.items() if name not in components})
 
 
-def _family(
-    blocks: str,
-    attention: str,
-    mlp: str,
-    projection: str,
-    down: str,
-    norm: str,
-    qkv: Mapping[str, tuple[str, str]],
-) -> Architecture:
-    """A decoder row from its module names; `qkv` maps query/key/value to (module inside attention, layout)."""
+def _row(blocks: str, attention: str, qkv: Mapping[str, tuple[str, str]], projection: str, mlp: str, down: str, norm: str = "") -> Architecture:
+    """A row from its module names; `qkv` maps query/key/value to (module inside attention, layout)."""
     components = {
-        "block_input": Port("", "input"),
-        "block_output": Port("", "output"),
-        "attention_input": Port(attention, "input"),
-        "attention_output": Port(attention, "output"),
-        "attention_head_output": Port(f"{attention}.{projection}", "input"),
-        "mlp_input": Port(mlp, "input"),
-        "mlp_activation": Port(f"{mlp}.{down}", "input"),
-        "mlp_output": Port(mlp, "output"),
-        "final_norm": Port(f"..{norm}", "output"),
-    }
-    for part, (module, layout) in qkv.items():
-        components[f"attention_{part}"] = Port(f"{attention}.{module}", "output", layout)
-    return Architecture(blocks, {"embeddings": Port("", "input"), **components})
-
-
-_SEPARATE = {"query": ("q_proj", "whole"), "key": ("k_proj", "whole"), "value": ("v_proj", "whole")}
-_THIRDS = {p: ("c_attn", f"third:{i}/3") for i, p in enumerate(("query", "key", "value"))}
-_PER_HEAD = {p: ("query_key_value", f"perhead:{i}/3") for i, p in enumerate(("query", "key", "value"))}
-
-_LLAMA = _family("layers", "self_attn", "mlp", "o_proj", "down_proj", "norm", _SEPARATE)
-_GPT2 = _family("h", "attn", "mlp", "c_proj", "c_proj", "ln_f", _THIRDS)
-_NEOX = _family("layers", "attention", "mlp", "dense", "dense_4h_to_h", "final_layer_norm", _PER_HEAD)
-
-_OPT = _family("layers", "self_attn", "", "out_proj", "fc2", "final_layer_norm", _SEPARATE).changed(
-    mlp_input=Port("fc1", "input"), mlp_activation=Port("fc2", "input"), mlp_output=Port("fc2", "output")
-)
-
-_BERT = Architecture(
-    "layer",
-    {
         "embeddings": Port("", "input"),
         "block_input": Port("", "input"),
         "block_output": Port("", "output"),
-        "attention_input": Port("attention", "input"),
-        "attention_output": Port("attention.output.dense", "output"),
-        "attention_head_output": Port("attention.output.dense", "input"),
-        "attention_query": Port("attention.self.query", "output"),
-        "attention_key": Port("attention.self.key", "output"),
-        "attention_value": Port("attention.self.value", "output"),
-        "mlp_input": Port("intermediate", "input"),
-        "mlp_activation": Port("intermediate", "output"),
-        "mlp_output": Port("output.dense", "output"),
-    },
+        "attention_input": Port(attention, "input"),
+        **{f"attention_{part}": Port(f"{attention}.{name}", "output", layout) for part, (name, layout) in qkv.items()},
+        "attention_head_output": Port(f"{attention}.{projection}", "input"),
+        "attention_output": Port(f"{attention}.{projection}", "output"),
+        "mlp_input": Port(mlp, "input"),
+        "mlp_activation": Port(f"{mlp}.{down}", "input"),
+        "mlp_output": Port(f"{mlp}.{down}", "output"),
+    }
+    return Architecture(blocks, components | ({"final_norm": Port(f"..{norm}", "output")} if norm else {}))
+
+
+_PARTS = ("query", "key", "value")
+
+
+def _separate(names: str) -> dict[str, tuple[str, str]]:
+    return {part: (name, "whole") for part, name in zip(_PARTS, names.split(), strict=True)}
+
+
+def _fused(name: str, layout: str) -> dict[str, tuple[str, str]]:
+    return {part: (name, f"{layout}:{part[0]}") for part in _PARTS}
+
+
+_QKV = _separate("q_proj k_proj v_proj")
+_LLAMA = _row("layers", "self_attn", _QKV, "o_proj", "mlp", "down_proj", "norm")
+_MIXTURE = _LLAMA.lacking("mlp_activation").having(mlp_output=Port("mlp", "output"))
+_GPT2 = _row("h", "attn", _fused("c_attn", "side"), "c_proj", "mlp", "c_proj", "ln_f")
+_NEOX = _row("layers", "attention", _fused("query_key_value", "group"), "dense", "mlp", "dense_4h_to_h", "final_layer_norm")
+_BLOOM = _row("h", "self_attention", _fused("query_key_value", "group"), "dense", "mlp", "dense_4h_to_h", "ln_f")
+_OPT = _row("layers", "self_attn", _QKV, "out_proj", "fc1", "", "final_layer_norm").having(
+    mlp_activation=Port("fc2", "input"), mlp_output=Port("fc2", "output")
 )
+_BERT = _row("layer", "attention", _separate("self.query self.key self.value"), "output.dense", "intermediate", "").having(
+    mlp_activation=Port("output.dense", "input"), mlp_output=Port("output.dense", "output")
+)
+
+
+def _t5(stack: str, feedforward: int) -> Architecture:
+    attention, mlp = "layer.0.SelfAttention", f"layer.{feedforward}.DenseReluDense"
+    return _row(f"{stack}.block", attention, _separate("q k v"), "o", mlp, "wo", "final_layer_norm")
+
 
 ARCHITECTURES: dict[str, Architecture] = {
     "gpt2": _GPT2,
+    "gptj": _row("h", "attn", _QKV, "out_proj", "mlp", "fc_out", "ln_f"),
     "gpt_neox": _NEOX,
     "opt": _OPT,
+    "bloom": replace(_BLOOM, counts_positions=False),
+    "falcon": replace(_BLOOM, key_heads=_falcon_key_heads),
+    **dict.fromkeys(["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2"], _LLAMA),
+    **dict.fromkeys(["mixtral", "qwen2_moe", "qwen3_moe"], _MIXTURE),
+    "phi3": _row("layers", "self_attn", _fused("qkv_proj", "side"), "o_proj", "mlp", "down_proj", "norm"),
     "bert": _BERT,
-    "roberta": Architecture(_BERT.blocks, _BERT.components, counts_positions=False),
-    **dict.fromkeys(
-        ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3"],
-        _LLAMA,
-    ),
+    "roberta": replace(_BERT, counts_positions=False),
+    "distilbert": _row("layer", "attention", _separate("q_lin k_lin v_lin"), "out_lin", "ffn", "lin2"),
+    "t5": replace(_t5("encoder", 1), counts_positions=False, decoder=_t5("decoder", 2)),
+    "vit": _row("layers", "attention", _QKV, "o_proj", "mlp", "fc2", "layernorm"),
 }
 
 
@@ -119,11 +134,11 @@ def register_architecture(model_type: str, blocks: str, components: Mapping[str,
 
     Args:
         model_type: `model.config.model_type`.
-        blocks: the attribute name of the `ModuleList` of blocks, e.g. "layers".
+        blocks: the name of the `ModuleList` of blocks, e.g. "layers" or, where that is not unique, "encoder.layers".
         components: component -> `Port` or (path inside the block, "input" | "output"[, layout]).
 
     Raises:
-        SiteError: a component that the vocabulary does not have, or an unknown port.
+        SiteError: a component that the vocabulary does not have, an unknown port or layout.
 
     Example:
         >>> register_architecture("my_model", blocks="layers", components={"block_output": ("", "output")})
@@ -134,4 +149,9 @@ def register_architecture(model_type: str, blocks: str, components: Mapping[str,
             raise SiteError(f"register_architecture({model_type!r}): {name!r} is no component. {nearest(name, COMPONENTS)}")
         if port.port not in ("input", "output"):
             raise SiteError(f"register_architecture({model_type!r}): {name!r} has port {port.port!r}; use input or output.")
+        if port.layout not in LAYOUTS:
+            raise SiteError(f"register_architecture({model_type!r}): {name!r} has layout {port.layout!r}. {nearest(port.layout, LAYOUTS)}")
     ARCHITECTURES[model_type] = Architecture(blocks, {"block_output": Port("", "output"), **ports})
+
+
+LAYOUTS = ("whole", *(f"{order}:{part}" for order in ("side", "group") for part in "qkv"))

@@ -6,13 +6,15 @@ Nothing here knows a family: it reads the architecture table, the model's config
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
 
 from causal_reft.errors import SiteError, nearest
 from causal_reft.sites.architectures import ARCHITECTURES, Architecture, Port
-from causal_reft.sites.site import Site
+from causal_reft.sites.site import STACKS, WITH_HEADS, Site
 from causal_reft.tensors import Int, Tensor
 
 
@@ -20,16 +22,19 @@ from causal_reft.tensors import Int, Tensor
 class Location:
     """A module, its port, and which features of the value there belong to the site.
 
-    `block` is the index of the block that contains the module, `None` outside the blocks or without a block list.
+    `heads` counts (query heads, key heads); `head` is the site's own. `block` is the index of the block that contains the
+    module, `None` outside the blocks. `stack` says which of two stacks of an encoder-decoder model it belongs to.
     """
 
     path: str
     module: nn.Module
     port: str
     layout: str = "whole"
-    heads: int | None = None
+    heads: tuple[int, int] | None = None
     head: int | None = None
     block: int | None = None
+    stack: str = ""
+    part: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -40,24 +45,24 @@ class Location:
         """The indices of the site's features on the last axis of a value of this width; `None` for all of them."""
         if self.layout == "whole" and self.head is None:
             return None
-        everything = torch.arange(width)
-        kind, _, spec = self.layout.partition(":")
-        if kind == "whole":
-            mine = everything
-        elif kind == "third":
-            index, parts = map(int, spec.split("/"))
-            mine = everything.view(parts, -1)[index]
-        elif kind == "perhead":
-            index, parts = map(int, spec.split("/"))
-            assert self.heads is not None
-            mine = everything.view(self.heads, parts, -1)[:, index].reshape(-1)
-        else:
-            start, stop = map(int, spec.split("-"))
-            mine = everything[start:stop]
-        if self.head is not None:
-            assert self.heads is not None
-            mine = mine.view(self.heads, -1)[self.head]
-        return mine
+        assert self.heads is not None
+        return _features(self.layout, self.heads, self.head, self.part in ("attention_key", "attention_value"), width)
+
+
+@lru_cache(maxsize=512)
+def _features(layout: str, heads: tuple[int, int], head: int | None, of_keys: bool, width: int) -> Int[Tensor, " feature"]:
+    queries, keys = heads
+    order, _, part = layout.partition(":")
+    everything = torch.arange(width)
+    if order == "whole":
+        mine = everything.view(keys if of_keys else queries, -1)
+    elif order == "side":
+        by_head = everything.view(queries + 2 * keys, -1)
+        mine = by_head.split([queries, keys, keys])["qkv".index(part)]
+    else:
+        by_group = everything.view(keys, queries // keys + 2, -1)
+        mine = by_group.split([queries // keys, 1, 1], dim=1)["qkv".index(part)].flatten(0, 1)
+    return mine.reshape(-1) if head is None else mine[head]
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,15 @@ def locate(model: nn.Module, site: Site) -> Location:
     return _by_path(model, site) if site.path is not None else _by_component(model, site)
 
 
-def find_blocks(model: nn.Module) -> Blocks:
+def find_blocks(model: nn.Module, stack: str = "") -> Blocks:
     """The block list of a transformers model in the architecture table.
 
+    Args:
+        model: the model, also inside a wrapper.
+        stack: "encoder" or "decoder" of an encoder-decoder model, "" elsewhere.
+
     Raises:
-        SiteError: no config, no row for its family, or no list of `num_hidden_layers` blocks.
+        SiteError: no config, no row for its family, not exactly one list of blocks, a stack too many or too few.
     """
     config = model_config(model)
     if config is None:
@@ -103,29 +112,69 @@ def find_blocks(model: nn.Module) -> Blocks:
             f"{nearest(config.model_type, ARCHITECTURES)} Give it one: "
             f"register_architecture({config.model_type!r}, blocks='layers', components={{'block_output': ('', 'output')}})."
         )
-    found = [
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and path.rpartition(".")[2] == row.blocks
-        and len(module) == config.num_hidden_layers
-    ]
+    row = _stack_row(model, row, stack)
+    wanted = _depth(config, stack)
+    found = [(path, module) for path, module in model.named_modules() if _is_list(model, config, path, module, row, wanted)]
     if len(found) != 1:
         raise SiteError(
-            f"{type(model).__name__} has {len(found)} lists named {row.blocks!r} of {config.num_hidden_layers} blocks "
+            f"{type(model).__name__} has {len(found)} lists named {row.blocks!r} of {wanted} blocks "
             f"({', '.join(path for path, _ in found) or 'none'}); exactly one is needed. "
             f"Write Site.at('path.of.the.block') instead."
         )
-    return Blocks(found[0][0], found[0][1], row)
+    path, modules = found[0]
+    assert isinstance(modules, nn.ModuleList)
+    return Blocks(path, modules, row)
 
 
-def model_config(model: nn.Module):  # noqa: ANN201 - a transformers config or None
+def model_config(model: nn.Module) -> Any:
     """The text config of a transformers model (also when wrapped), or `None` for any other module."""
-    config = getattr(model, "config", None)
+    config = getattr(unwrapped(model), "config", None)
     if config is None or getattr(config, "model_type", None) is None:
         return None
     text = config.get_text_config()
     return text if text.model_type in ARCHITECTURES else config
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside `torch.compile`, data parallel and PEFT wrappers: the one whose `forward` is the model's own."""
+    if "_orig_mod" in model._modules:
+        return unwrapped(model.get_submodule("_orig_mod"))
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return unwrapped(model.module)
+    inside = getattr(model, "get_base_model", None)
+    return unwrapped(inside()) if callable(inside) else model
+
+
+def _stack_row(model: nn.Module, row: Architecture, stack: str) -> Architecture:
+    """The row of the stack that a site names.
+
+    Raises:
+        SiteError: a stack named in a model that has one, or none named in a model that has two.
+    """
+    family = type(unwrapped(model)).__name__
+    if row.decoder is None and stack:
+        raise SiteError(f"{family} has one stack of blocks, so a component takes no {stack!r}. Write Site(0, 'block_output').")
+    if row.decoder is not None and not stack:
+        raise SiteError(f"{family} has two stacks of blocks. Say which: Site(0, 'encoder.block_output') or Site(0, 'decoder.block_output').")
+    return row.decoder if stack == "decoder" and row.decoder is not None else row
+
+
+def _depth(config: Any, stack: str) -> int:
+    decoder = getattr(config, "num_decoder_layers", None)
+    return decoder if stack == "decoder" and decoder is not None else config.num_hidden_layers
+
+
+def _is_list(model: nn.Module, config: Any, path: str, module: nn.Module, row: Architecture, depth: int) -> bool:
+    """A list of this name and length whose nearest owner with a config is of the text model's family."""
+    if not isinstance(module, nn.ModuleList) or not f".{path}".endswith(f".{row.blocks}") or len(module) != depth:
+        return False
+    owner = path
+    while owner:
+        owner = owner.rpartition(".")[0]
+        theirs = getattr(model.get_submodule(owner), "config", None)
+        if getattr(theirs, "model_type", None) is not None:
+            return theirs.model_type == config.model_type or theirs.get_text_config().model_type == config.model_type
+    return True
 
 
 def _by_path(model: nn.Module, site: Site) -> Location:
@@ -133,7 +182,8 @@ def _by_path(model: nn.Module, site: Site) -> Location:
     modules = dict(model.named_modules())
     if site.path not in modules:
         raise SiteError(f"{site!r}: {type(model).__name__} has no module {site.path!r}. {_nearest_path(site.path, modules)}")
-    return Location(site.path, modules[site.path], site.port, block=_containing_block(model, site.path))
+    block, stack = _containing_block(model, site.path)
+    return Location(site.path, modules[site.path], site.port, block=block, stack=stack)
 
 
 def _nearest_path(path: str, modules: dict[str, nn.Module]) -> str:
@@ -146,23 +196,30 @@ def _nearest_path(path: str, modules: dict[str, nn.Module]) -> str:
     return nearest(path, inside or [p for p in modules if p])
 
 
-def _containing_block(model: nn.Module, path: str) -> int | None:
-    try:
-        blocks = find_blocks(model)
-    except SiteError:
-        return None
-    inside = path.removeprefix(blocks.path + ".") if path.startswith(blocks.path + ".") else ""
-    index = inside.partition(".")[0]
-    return int(index) if index.isdigit() else None
+def _containing_block(model: nn.Module, path: str) -> tuple[int | None, str]:
+    """The index of the block around a module, and its stack."""
+    config = model_config(model)
+    row = None if config is None else ARCHITECTURES.get(config.model_type)
+    for stack in () if row is None else STACKS if row.decoder is not None else ("",):
+        try:
+            blocks = find_blocks(model, stack)
+        except SiteError:
+            continue
+        if path.startswith(blocks.path + "."):
+            index = path.removeprefix(blocks.path + ".").partition(".")[0]
+            return int(index), stack
+        if stack and f"{path}.".startswith(blocks.parent + "."):
+            return None, stack
+    return None, ""
 
 
 def _by_component(model: nn.Module, site: Site) -> Location:
-    blocks = find_blocks(model)
-    port = blocks.row.components.get(site.component)
-    family = type(model).__name__
+    blocks = find_blocks(model, site.stack)
+    port = blocks.row.components.get(site.part)
+    family = type(unwrapped(model)).__name__
     if port is None:
-        raise SiteError(f"{site!r}: {family} has no {site.component!r}. {nearest(site.component, blocks.row.components)}")
-    layer = 0 if site.component == "embeddings" else site.layer
+        raise SiteError(f"{site!r}: {family} has no {site.component!r}. {nearest(site.part, blocks.row.components)}")
+    layer = 0 if site.part == "embeddings" else site.layer
     if layer is not None and layer >= len(blocks.modules):
         raise SiteError(f"{site!r}: {family} has layers 0 to {len(blocks.modules) - 1}.")
     path = _absolute_path(blocks, port, layer)
@@ -173,10 +230,8 @@ def _by_component(model: nn.Module, site: Site) -> Location:
             f"{site!r}: the table says {path!r}, which this {family} does not have ({error}). "
             f"Describe its blocks with register_architecture, or write Site.at('path.of.the.module')."
         ) from error
-    heads = _head_count(model, site.component)
-    if site.head is not None and (heads is None or not 0 <= site.head < heads):
-        raise SiteError(f"{site!r}: {family} has heads 0 to {(heads or 0) - 1} at {site.component!r}.")
-    return Location(path, module, port.port, _layout(model, port), heads, site.head, layer)
+    heads = _head_counts(model, site, blocks.row, family)
+    return Location(path, module, port.port, port.layout, heads, site.head, layer, site.stack, site.part)
 
 
 def _absolute_path(blocks: Blocks, port: Port, layer: int | None) -> str:
@@ -185,24 +240,17 @@ def _absolute_path(blocks: Blocks, port: Port, layer: int | None) -> str:
     return f"{blocks.path}.{layer}" + (f".{port.path}" if port.path else "")
 
 
-def _head_count(model: nn.Module, component: str) -> int | None:
-    config = model_config(model)
-    queries = getattr(config, "num_attention_heads", None)
-    if component in ("attention_key", "attention_value"):
-        return getattr(config, "num_key_value_heads", None) or queries
-    return queries if component.startswith("attention_") else None
+def _head_counts(model: nn.Module, site: Site, row: Architecture, family: str) -> tuple[int, int] | None:
+    """(query heads, key heads) for a component that has heads.
 
-
-def _layout(model: nn.Module, port: Port) -> str:
-    """Turn the config-dependent layout "grouped:<part>" into a plain feature range."""
-    kind, _, part = port.layout.partition(":")
-    if kind != "grouped":
-        return port.layout
+    Raises:
+        SiteError: a head that the component does not have.
+    """
+    if site.part not in WITH_HEADS:
+        return None
     config = model_config(model)
-    assert config is not None
-    queries = config.num_attention_heads
-    keys = getattr(config, "num_key_value_heads", None) or queries
-    size = getattr(config, "head_dim", None) or config.hidden_size // queries
-    starts = {"q": (0, queries), "k": (queries, queries + keys), "v": (queries + keys, queries + 2 * keys)}
-    start, stop = starts[part]
-    return f"range:{start * size}-{stop * size}"
+    counts = config.num_attention_heads, row.key_heads(config)
+    mine = counts[site.part in ("attention_key", "attention_value")]
+    if site.head is not None and not 0 <= site.head < mine:
+        raise SiteError(f"{site!r}: {family} has heads 0 to {mine - 1} at {site.component!r}.")
+    return counts

@@ -198,8 +198,9 @@ class Prompt:
 class Tokens:
     """The named tokens of a batch as one flat axis, row by row, each token once, ascending within a row.
 
-    `ordinal[i]` numbers token i within its row; `whole` says that every cell of the batch is named, so that no gather is
-    needed.
+    Decoding shows a text window by window. `ordinal[i]` numbers token i among all that its row names, `before` of which lay in
+    earlier windows; `total` is how many the row names so far, and where the text is `unfinished` more may follow. `whole`
+    says that every cell of the window is named, so that no gather is needed.
     """
 
     rows: Int[Tensor, " token"]
@@ -207,14 +208,25 @@ class Tokens:
     ordinal: Int[Tensor, " token"]
     counts: Int[Tensor, " batch"]
     whole: bool
+    before: Int[Tensor, " batch"] = None  # type: ignore[assignment] - by default none
+    total: Int[Tensor, " batch"] = None  # type: ignore[assignment] - by default counts
+    unfinished: bool = False
+
+    def __post_init__(self) -> None:
+        if self.before is None:
+            object.__setattr__(self, "before", torch.zeros_like(self.counts))
+            object.__setattr__(self, "total", self.counts)
 
     @staticmethod
-    def from_mask(named: Bool[Tensor, "batch pos"]) -> Tokens:
-        """The true cells of a mask."""
-        rows, columns = named.nonzero(as_tuple=True)
-        ordinal = (named.cumsum(1) - 1)[rows, columns]
-        counts = named.sum(1)
-        return Tokens(rows, columns, ordinal, counts, bool(counts.sum() == named.numel()))
+    def from_mask(named: Bool[Tensor, "batch pos"], window: tuple[int, int] | None = None, unfinished: bool = False) -> Tokens:
+        """The true cells of a mask, or of a window of its columns; columns count from the window's first."""
+        start, stop = window or (0, named.shape[1])
+        shown = named[:, start:stop]
+        rows, columns = shown.nonzero(as_tuple=True)
+        ordinal = (named.cumsum(1) - 1)[rows, columns + start]
+        counts = shown.sum(1)
+        whole = bool(counts.sum() == shown.numel())
+        return Tokens(rows, columns, ordinal, counts, whole, named[:, :start].sum(1), named.sum(1), unfinished)
 
     def __len__(self) -> int:
         return len(self.rows)

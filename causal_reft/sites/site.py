@@ -29,6 +29,7 @@ COMPONENTS = (
 )
 WITHOUT_LAYER = ("embeddings", "final_norm")
 WITH_HEADS = ("attention_query", "attention_key", "attention_value", "attention_head_output")
+STACKS = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Site:
 
     Args:
         layer: index of the block, 0-based; `None` for `embeddings`, `final_norm` and sites by path.
-        component: one of `COMPONENTS`.
+        component: one of `COMPONENTS`; in an encoder-decoder model with the stack before it: "encoder.block_output".
         positions: which tokens; see `causal_reft.sites.positions` for the language.
         head: one attention head (0-based) of a per-head component; `None` takes all heads side by side.
         path, port: set by `Site.at`; a dotted module path and "output", "input" or "source:<name>".
@@ -77,6 +78,16 @@ class Site:
         return self.positions
 
     @property
+    def stack(self) -> str:
+        """ "encoder" or "decoder" where the component names one, else ""."""
+        return self.component.rpartition(".")[0]
+
+    @property
+    def part(self) -> str:
+        """The component without its stack."""
+        return self.component.rpartition(".")[2]
+
+    @property
     def name(self) -> str:
         """A short name for tables and node names: `block_output.8`, `attention_query.3.h2`, `blocks.0`."""
         if self.path is not None:
@@ -95,24 +106,24 @@ class Site:
             raise SiteError(f"Site.at({self.path!r}) names a module by its path, so it takes no layer and no head.")
 
     def _check_component(self) -> None:
-        if self.component not in COMPONENTS:
+        if self.part not in COMPONENTS or self.stack not in ("", *STACKS):
             raise SiteError(
                 f"Site(layer={self.layer}, component={self.component!r}) does not exist. "
                 f"{nearest(self.component, COMPONENTS)} For any other module write Site.at('path.of.the.module')."
             )
-        if self.component in WITHOUT_LAYER and self.layer is not None:
+        if self.part in WITHOUT_LAYER and self.layer is not None:
             raise SiteError(
                 f"{self.component!r} belongs to the whole model, not to layer {self.layer}. "
                 f"Write Site(component={self.component!r})."
             )
-        if self.component not in WITHOUT_LAYER and not isinstance(self.layer, int):
+        if self.part not in WITHOUT_LAYER and not isinstance(self.layer, int):
             raise SiteError(f"{self.component!r} needs a layer. Write Site(0, component={self.component!r}).")
         if self.layer is not None and self.layer < 0:
             raise SiteError(
                 f"layer={self.layer} is negative: layers count from 0, because a graph must mean the same on a deeper "
                 f"model. For the last layer write Site(model.config.num_hidden_layers - 1)."
             )
-        if self.head is not None and self.component not in WITH_HEADS:
+        if self.head is not None and self.part not in WITH_HEADS:
             raise SiteError(f"{self.component!r} has no heads; head={self.head} fits only {', '.join(WITH_HEADS)}.")
 
     def __repr__(self) -> str:

@@ -1,0 +1,83 @@
+"""Gradient checkpointing: what is recomputed during backward is recomputed under the same edits.
+
+A transformers layer hands its forward to a checkpoint function, which calls it once now and once more in backward. For the
+time of our forward we hand over a forward that brings its edits along: called again, it puts our hooks on, runs, and takes
+them off. So nothing stays on the model in between, and several forwards may wait for their backward at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from causal_reft.errors import GraphError
+from causal_reft.execution.hooks import Watch
+from causal_reft.execution.visit import PortWork
+from causal_reft.featurizers import uncached
+from causal_reft.tensors import Tensor
+
+_FUNCTION = "_gradient_checkpointing_func"
+
+
+def recomputes(model: nn.Module) -> bool:
+    """Whether gradient checkpointing will run parts of the forward again during backward."""
+    return torch.is_grad_enabled() and any(getattr(module, "gradient_checkpointing", False) and module.training for module in model.modules())
+
+
+@contextmanager
+def carrying_edits(model: nn.Module, watch: Watch) -> Iterator[None]:
+    """Inside, every checkpointed layer that a watched port lies in is recomputed under the watch's edits."""
+    replaced = [module for module in model.modules() if _FUNCTION in module.__dict__]
+    originals = [module.__dict__[_FUNCTION] for module in replaced]
+    for module, original in zip(replaced, originals, strict=True):
+        ports = [port for port in watch.visit.work if _inside(port, module)]
+        if ports:
+            setattr(module, _FUNCTION, _carrying(original, watch, ports))
+    try:
+        yield
+    finally:
+        for module, original in zip(replaced, originals, strict=True):
+            setattr(module, _FUNCTION, original)
+
+
+def _inside(port: PortWork, module: nn.Module) -> bool:
+    return any(inner is port.location.module for inner in module.modules())
+
+
+def _carrying(checkpoint: Callable[..., Any], watch: Watch, ports: list[PortWork]) -> Callable[..., Any]:
+    """The checkpoint function, given a forward that brings its edits along."""
+
+    def function(forward: Callable[..., Any], *args: Any) -> Any:
+        grad_outside = torch.is_grad_enabled()
+
+        def under_edits(*inputs: Any) -> Any:
+            if watch.live and grad_outside and not torch.is_grad_enabled():
+                _refuse_lost_gradients(watch, ports)
+            with uncached(), watch.recomputing(ports):
+                return forward(*inputs)
+
+        return checkpoint(under_edits, *_differentiable(args))
+
+    return function
+
+
+def _differentiable(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments, one of which requires grad: reentrant checkpointing gives no gradients to what is inside otherwise."""
+    if not torch.is_grad_enabled() or any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+        return args
+    return tuple(arg.detach().requires_grad_() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args)
+
+
+def _refuse_lost_gradients(watch: Watch, ports: list[PortWork]) -> None:
+    """Reentrant checkpointing runs its first forward without a graph, so what is collected in it has no gradient."""
+    for port in ports:
+        if port.reads or port.keeps:
+            site = (*port.reads, *port.keeps)[0][0]
+            raise GraphError(
+                f"Run {watch.visit.run!r} collects {site!r} inside a layer under reentrant gradient checkpointing, which would lose its "
+                f"gradient. Enable checkpointing with use_reentrant=False, or wrap the call in torch.no_grad()."
+            )

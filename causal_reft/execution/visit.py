@@ -1,0 +1,160 @@
+"""One forward (or one `generate`) of one run, port by port: find the tensor there, name its tokens, `transform`, put it back.
+
+Every executor visits the same way; they differ in how they get at a port. A value may be a tensor, a tuple or mapping that
+starts with one (decided from the value), have no position axis, or have rows and positions in one axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from causal_reft.errors import GraphError, PositionError, SiteError
+from causal_reft.execution.inputs import Frame, Inputs
+from causal_reft.execution.transform import Edit, Place, States, transform
+from causal_reft.graph import Interchange
+from causal_reft.sites import Location, Site, Tokens
+from causal_reft.tensors import Float, Tensor
+
+Rebuild = Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True)
+class PortWork:
+    """Everything that one run does at one (module, port), located once for a model."""
+
+    location: Location
+    edits: tuple[tuple[str, Interchange, Location], ...] = ()
+    reads: tuple[tuple[Site, Location], ...] = ()
+    keeps: tuple[tuple[Site, Location], ...] = ()
+
+
+class Visit:
+    """A run on its way through the model: its work, its windows on the texts, and the states that it collects."""
+
+    def __init__(self, run: str, work: Sequence[PortWork], inputs: Inputs, states: States, training: bool, decoding: bool = False) -> None:
+        self.run, self.work, self.states, self.training, self.decoding = run, work, states, training, decoding
+        self.frame = Frame(inputs, decoding)
+        self.decoder_frame = None if inputs.decoder is None else Frame(inputs.decoder, decoding)
+        self.reached: set[tuple[str, str]] = set()
+
+    def see(self, port: PortWork, value: Any, again: bool = False) -> Any:
+        """The new value at a port. `again`: autograd recomputes what was seen before.
+
+        Raises:
+            SiteError: no real-valued tensor there; a module that runs twice in one forward.
+            PositionError: a shape without room for the named positions.
+        """
+        if not again:
+            self._reach(port.location)
+        stream, rebuild = find_tensor(value, port.location)
+        frame = self._frame_at(port.location)
+        shaped, unshape, has_positions = _with_positions(stream, frame, port.location)
+
+        def place(node: str | None, site: Site, location: Location) -> Place:
+            width = shaped.shape[1] if has_positions else 0
+            return Place(site, location, _tokens(frame, node, site, len(shaped), width, shaped))
+
+        repeats = frame.repeats(len(shaped))
+        new, kept = transform(
+            shaped,
+            self.run,
+            [Edit(name, node, place(name, node.site, where), repeats) for name, node, where in port.edits],
+            [place(None, site, where) for site, where in port.reads],
+            [place(None, site, where) for site, where in port.keeps],
+            self.states,
+            self.training,
+        )
+        if not again:
+            self.states.update(kept)
+        return value if new is shaped else rebuild(unshape(new))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every port has been reached."""
+        return len(self.reached) == len(self.work)
+
+    def check_complete(self) -> None:
+        """After a whole forward every port must have been reached.
+
+        Raises:
+            GraphError: with the ports that were not.
+        """
+        missed = [port.location.path for port in self.work if port.location.key not in self.reached]
+        if missed and not self.decoding:
+            raise GraphError(f"Run {self.run!r} never reached {', '.join(map(repr, missed))}: the model's forward does not call it with these inputs.")
+
+    def moved(self, offset: int, rows: int) -> None:
+        """The next window of the text that decoding continues."""
+        (self.decoder_frame or self.frame).moved(offset, rows)
+
+    def _frame_at(self, location: Location) -> Frame:
+        return self.decoder_frame if location.stack == "decoder" and self.decoder_frame is not None else self.frame
+
+    def _reach(self, location: Location) -> None:
+        if location.key in self.reached and not self.decoding:
+            raise SiteError(
+                f"{location.path!r} runs more than once in one forward pass, so 'its {location.port}' has no single "
+                f"meaning. Name a module that runs once."
+            )
+        self.reached.add(location.key)
+
+
+def find_tensor(value: Any, location: Location) -> tuple[Tensor, Rebuild]:
+    """The hidden state in what a module takes or gives, and how to put another in its place.
+
+    Raises:
+        SiteError: there is none.
+    """
+    if isinstance(value, Tensor):
+        return value, lambda new: new
+    if isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
+        return value[0], lambda new: type(value)((new, *value[1:]))
+    if isinstance(value, Mapping):
+        name = next((key for key, item in value.items() if isinstance(item, Tensor) and item.is_floating_point()), None)
+        if name is not None:
+            return value[name], lambda new: type(value)(**{**value, name: new})
+    raise SiteError(
+        f"{location.path!r} gives a {type(value).__name__} at its {location.port}, not a tensor or a tuple that starts with "
+        f"one. Name a module inside it."
+    )
+
+
+def find_input(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], location: Location) -> str | None:
+    """Where a module's hidden state comes in: `None` for the first positional argument, else the name of a keyword.
+
+    Raises:
+        SiteError: no tensor among the arguments.
+    """
+    if args and isinstance(args[0], Tensor):
+        return None
+    name = next((key for key, value in kwargs.items() if isinstance(value, Tensor) and value.is_floating_point()), None)
+    if name is None:
+        raise SiteError(f"{location.path!r} ({type(module).__name__}) is not called with a tensor, so it has no 'input' port.")
+    return name
+
+
+def _with_positions(stream: Tensor, frame: Frame, location: Location) -> tuple[Float[Tensor, "batch pos width"], Rebuild, bool]:
+    """The value as (batch, pos, width), the way back, and whether it had positions at all."""
+    if not stream.is_floating_point():
+        raise SiteError(f"{location.path!r} has {stream.dtype} values at its {location.port}; only real-valued states can be intervened on.")
+    if stream.ndim == 3:
+        return stream, lambda new: new, True
+    if stream.ndim == 2 and len(stream) % frame.rows == 0:
+        pooled = len(stream) == frame.rows and frame.inputs.width is not None and not frame.decoding and frame.inputs.width > 1
+        return stream.reshape(frame.rows, -1, stream.shape[-1]), lambda new: new.reshape(stream.shape), not pooled
+    raise PositionError(
+        f"{location.path!r} has a value of shape {tuple(stream.shape)} for a batch of {frame.inputs.batch} rows; a site needs "
+        f"(batch, positions, width), or (batch, width) without positions."
+    )
+
+
+def _tokens(frame: Frame, node: str | None, site: Site, rows: int, width: int, stream: Tensor) -> Tokens:
+    """The named tokens; a value without positions (a pooled text) has one, which only 'all' names."""
+    if width:
+        return frame.tokens(node, site.where, rows, width, stream.device)
+    if not site.where.everything:
+        raise PositionError(f"{site!r} has no positions in this model: one vector for each row. Write positions='all'.")
+    alone = Frame(Inputs((), {}, frame.inputs.batch, active=frame.inputs.active))
+    return alone.tokens(node, site.where, rows, 1, stream.device)
