@@ -75,7 +75,7 @@ def blocks(model: nn.Module, family: str) -> nn.ModuleList:
 
 
 def prompts(lengths: Sequence[int], side: str = "right", seed: int = 0) -> dict[str, Tensor]:
-    """Random token ids and attention mask for rows of these lengths; `side="none"` makes every row as long as the longest."""
+    """Random token ids and their mask for rows of these lengths; `side="none"` makes all as long as the longest."""
     generator = torch.Generator().manual_seed(seed)
     width = max(lengths)
     ids = torch.randint(3, VOCABULARY, (len(lengths), width), generator=generator)
@@ -104,7 +104,7 @@ def at_real_tokens(values: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return values[batch["attention_mask"] != 0]
 
 
-def _built(kind: Callable[..., nn.Module], config: object, seed: int, dtype: torch.dtype):  # noqa: ANN202
+def _built(kind: Callable[..., nn.Module], config: object, seed: int, dtype: torch.dtype):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = kind(config)

@@ -1,5 +1,5 @@
-"""The method table: every row, on three families, padded on either side, at one, several and ragged positions, equals its
-formula under raw torch hooks, forward and gradients, to 1e-12 in float64."""
+"""The method table: every row, on three families, padded on either side, at one, several and ragged positions, equals
+its formula under raw torch hooks, forward and gradients, to 1e-12 in float64."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import causal_reft as cr
-from tests.laws.methods import D, EARLIER, LAYER, METHODS, Method
+from tests.laws.methods import EARLIER, LAYER, METHODS, D, Method
 from tests.models import ARCHITECTURES, SIDES, at_real_tokens, blocks, prompts
 
 BASE, SOURCE = (5, 7, 4), (6, 4, 5)
@@ -124,7 +124,7 @@ def test_a_row_of_the_method_table_equals_its_formula(method: str, family: str, 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_path_patching_equals_three_hooked_passes(family: str, side: str, where: str) -> None:
-    """The source's state enters run `mid` at an early layer; only what then arrives at a later layer enters the base."""
+    """The source's state enters run `mid` early; only what then arrives at a later layer enters the base."""
     model = ARCHITECTURES[family]()
     base, source = two_batches(side)
     early, late = (cr.Site(layer, positions=POSITIONS[where]) for layer in (EARLIER, LAYER))

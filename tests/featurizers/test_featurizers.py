@@ -1,0 +1,270 @@
+"""What each featurizer is: rows, slices, principal directions, masks, features; what is refused; which precision is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import causal_reft as cr
+from causal_reft.errors import FeaturizerError
+from causal_reft.featurizers import END_TEMPERATURE, START_TEMPERATURE
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def test_split_gives_the_rows_of_one_rotation_in_order() -> None:
+    R = cr.Subspace(16, 8, seed=2)
+    parts = R.split(german=3, instruct=4, rest=1)
+    assert list(parts) == ["german", "instruct", "rest"]
+    torch.testing.assert_close(torch.cat([part.rotation for part in parts.values()]), R.rotation, rtol=0, atol=0)
+    assert all(part.basis is R.basis for part in parts.values())
+    nested = parts["instruct"].split(a=1, b=3)
+    torch.testing.assert_close(nested["b"].rotation, R.rotation[4:7], rtol=0, atol=0)
+    assert "rows 4-6 of 8" in repr(nested["b"])
+
+
+def test_parts_of_one_rotation_write_orthogonally_in_any_order() -> None:
+    h, (a, b) = randn(5, 16), cr.Subspace(16, 5).double().split(a=2, b=3).values()
+    za, zb = randn(5, 2, seed=1), randn(5, 3, seed=2)
+    torch.testing.assert_close(a.write(b.write(h, zb), za), b.write(a.write(h, za), zb), rtol=0, atol=1e-13)
+
+
+def test_split_must_name_every_row() -> None:
+    with pytest.raises(FeaturizerError, match=r"takes 3 of 8 rows.*rest=5"):
+        cr.Subspace(16, 8).split(german=3)
+
+
+@pytest.mark.parametrize("rank", [0, -1, 17])
+def test_a_rank_that_cannot_be_is_refused(rank: int) -> None:
+    with pytest.raises(FeaturizerError, match=r"rank must be between 1 and d_model = 16"):
+        cr.Subspace(16, rank)
+    with pytest.raises(FeaturizerError, match=r"Projection.*rank must be between 1"):
+        cr.Projection(16, rank)
+
+
+def test_from_rows_spans_the_rows_and_refuses_dependent_ones() -> None:
+    rows = randn(3, 10)
+    R = cr.Subspace.from_rows(rows).rotation
+    assert scipy.linalg.subspace_angles(R.detach().numpy().T, rows.numpy().T).max() < 1e-7
+    assert (R @ R.T - torch.eye(3)).abs().max() < 1e-13
+    torch.testing.assert_close(R[0], rows[0] / rows[0].norm())
+    with pytest.raises(FeaturizerError, match="linearly dependent"):
+        cr.Subspace.from_rows(torch.stack([rows[0], 2 * rows[0]]))
+    with pytest.raises(FeaturizerError, match="rank must be between"):
+        cr.Subspace.from_rows(randn(4, 3))
+
+
+def test_from_rows_keeps_at_least_single_precision() -> None:
+    assert cr.Subspace.from_rows(randn(2, 6).bfloat16()).rotation.dtype == torch.float32
+    assert cr.Subspace.from_rows(randn(2, 6)).rotation.dtype == torch.float64
+
+
+def test_pca_finds_the_principal_directions_of_centred_states() -> None:
+    states = randn(200, 3) @ torch.diag(torch.tensor([5.0, 2.0, 0.1])).double() @ randn(3, 10, seed=1) + 100
+    found = cr.Subspace.pca(states.reshape(20, 10, 10), 2).rotation.detach()
+    _, vectors = np.linalg.eigh(np.cov(states.numpy().T))
+    assert np.rad2deg(scipy.linalg.subspace_angles(found.numpy().T, vectors[:, -2:])).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("states", "rank", "there"),
+    [
+        (randn(3, 10), 3, 2),  # three points span two directions around their mean
+        (randn(1, 10).expand(5, 10), 1, 0),
+        (randn(50, 2) @ randn(2, 10, seed=1), 3, 2),
+        (randn(50, 10), 0, 10),
+    ],
+)
+def test_pca_refuses_more_directions_than_the_states_have(states: Tensor, rank: int, there: int) -> None:
+    with pytest.raises(FeaturizerError, match=rf"pca\(rank={rank}\).*vary in {there} directions"):
+        cr.Subspace.pca(states, rank)
+
+
+def test_of_rank_is_a_recipe_that_prints() -> None:
+    recipe = cr.Subspace.of_rank(3)
+    assert repr(recipe) == "Subspace.of_rank(3)"
+    assert torch.equal(recipe(12, 4).rotation, cr.Subspace(12, 3, seed=4).rotation)
+
+
+@given(one=st.integers(1, 5), two=st.integers(1, 5), seed=st.integers(0, 1000), shared=st.booleans())
+def test_principal_angles_agree_with_scipy(one: int, two: int, seed: int, shared: bool) -> None:
+    a, b = randn(one, 12, seed=seed), randn(two, 12, seed=seed + 1)
+    if shared:
+        b[0] = a[0] + 1e-3 * b[0]
+    ours = cr.principal_angles(a, b)
+    theirs = np.rad2deg(np.sort(scipy.linalg.subspace_angles(a.numpy().T, b.numpy().T)))
+    np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-9)
+
+
+def test_principal_angles_are_exact_at_both_ends() -> None:
+    eye = torch.eye(6, dtype=torch.float64)
+    tilted = torch.stack([eye[0] + 1e-9 * eye[3], eye[1]])
+    torch.testing.assert_close(
+        cr.principal_angles(eye[:2], tilted)[1], torch.rad2deg(torch.tensor(1e-9).double()), rtol=1e-6, atol=0
+    )
+    assert torch.equal(cr.principal_angles(eye[:2], eye[2:5]), torch.full((2,), 90.0).double())
+    assert not cr.principal_angles(eye[:3], eye[:2]).any()
+
+
+def mask_over_identity(**options: object) -> cr.Mask:
+    mask = cr.Mask(cr.Identity(4), **options)  # type: ignore[arg-type]
+    mask.logits.data.copy_(torch.tensor([-2.0, -0.1, 0.1, 2.0]))
+    return mask
+
+
+def test_mask_is_soft_in_training_and_its_limit_in_evaluation() -> None:
+    mask = mask_over_identity(temperature=0.5)
+    torch.testing.assert_close(mask.mask(), torch.sigmoid(torch.tensor([-4.0, -0.2, 0.2, 4.0])))
+    assert mask.eval().mask().tolist() == [0, 0, 1, 1]
+    mask.train().temperature = 1e-4
+    torch.testing.assert_close(mask.mask(), mask.eval().mask())
+
+
+def test_boundary_mask_keeps_the_first_coordinates() -> None:
+    mask = cr.Mask(cr.Subspace(8, 8))
+    assert mask.kind == "boundary" and mask.temperature == START_TEMPERATURE["boundary"]
+    mask.temperature = 0.7
+    torch.testing.assert_close(mask.mask(), torch.sigmoid((0.5 * 8 - torch.arange(8.0)) / 0.7))
+    assert mask.eval().mask().tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert mask.penalty() == 0.5
+    mask.logits.data.fill_(7.0)
+    assert mask.penalty() == 1 and bool(mask.mask().all())
+    mask.logits.data.fill_(-1.0)
+    assert mask.mask().sum() == 1, "the boundary stays above zero"
+
+
+def test_mask_penalty_is_the_share_of_the_space_taken() -> None:
+    mask = mask_over_identity(temperature=0.01)
+    torch.testing.assert_close(mask.penalty(), torch.sigmoid(mask.logits).mean())
+    mask.penalty().backward()
+    assert mask.logits.grad is not None and bool((mask.logits.grad > 0).all())
+
+
+def test_mask_over_everything_is_a_whole_swap_and_over_nothing_no_edit() -> None:
+    h, z, mask = randn(3, 4), randn(3, 4, seed=1), mask_over_identity().eval()
+    mask.logits.data.fill_(5.0)
+    assert torch.equal(mask.write(h, z), z)
+    mask.logits.data.fill_(-5.0)
+    assert torch.equal(mask.write(h, z), h)
+
+
+def test_mask_refuses_an_unknown_kind() -> None:
+    with pytest.raises(FeaturizerError, match="'boundary' and 'coordinates'"):
+        cr.Mask.__init__.__wrapped__(cr.Mask.__new__(cr.Mask), cr.Identity(4), "soft")  # past the run-time type checker
+
+
+def test_mask_kinds_have_both_ends_of_an_annealing() -> None:
+    assert set(START_TEMPERATURE) == set(END_TEMPERATURE) == {"boundary", "coordinates"}
+    assert all(END_TEMPERATURE[kind] < START_TEMPERATURE[kind] for kind in START_TEMPERATURE)
+
+
+W, V, B, C = randn(6, 9, seed=1), randn(9, 6, seed=2), randn(9, seed=3), randn(6, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "act"),
+    [
+        ({"activation": "relu"}, torch.relu),
+        ({"activation": "identity"}, lambda pre: pre),
+        ({"activation": "jumprelu", "threshold": 0.4}, lambda pre: pre * (pre > 0.4)),
+        (
+            {"activation": "jumprelu", "threshold": torch.linspace(0, 1, 9).double()},
+            lambda pre: pre * (pre > torch.linspace(0, 1, 9)),
+        ),
+        ({"activation": "topk", "k": 3}, lambda pre: torch.relu(pre) * (pre >= pre.topk(3).values[..., -1:])),
+    ],
+    ids=["relu", "identity", "one threshold", "a threshold each", "topk"],
+)
+def test_autoencoder_reads_its_features_and_adds_its_error_back(options: dict, act: object) -> None:
+    F, h, z = cr.Autoencoder(W, V, B, C, **options), randn(4, 6), randn(4, 9, seed=5)
+    features = act((h - C) @ W + B)  # type: ignore[operator]
+    torch.testing.assert_close(F.read(h), features, rtol=0, atol=1e-13)
+    decode = lambda f: f @ V + C  # noqa: E731
+    torch.testing.assert_close(F.write(h, z), decode(z) + (h - decode(features)), rtol=0, atol=1e-13)
+    assert not any(p.requires_grad for p in F.parameters())
+
+
+@pytest.mark.parametrize(
+    "options", [{"activation": "topk"}, {"activation": "relu", "k": 3}, {"activation": "jumprelu"}, {"threshold": 0.1}]
+)
+def test_autoencoder_refuses_settings_that_do_not_belong_together(options: dict) -> None:
+    with pytest.raises(FeaturizerError, match=r"'topk' goes with k=.*'jumprelu' with threshold"):
+        cr.Autoencoder(W, V, **options)
+
+
+def test_autoencoder_refuses_an_unknown_activation() -> None:
+    with pytest.raises(FeaturizerError, match=r"'selu'.*relu, identity, topk, jumprelu"):
+        cr.Autoencoder(W, V, activation="selu")
+
+
+def test_autoencoder_keeps_a_copy_of_the_weights() -> None:
+    weights = W.clone()
+    F = cr.Autoencoder(weights, V)
+    weights.zero_()
+    assert torch.equal(F.encoder, W)
+
+
+def featurizers() -> dict[str, cr.Featurizer]:
+    return {
+        "identity": cr.Identity(6),
+        "subspace": cr.Subspace(6, 2),
+        "projection": cr.Projection(6, 2),
+        "mask": cr.Mask(cr.Subspace(6, 6)),
+        "autoencoder": cr.Autoencoder(W.float(), V.float(), B.float(), C.float()),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", featurizers())
+def test_low_precision_states_are_computed_in_single_and_rounded_once(kind: str, dtype: torch.dtype) -> None:
+    F = featurizers()[kind]
+    at_least = torch.promote_types(dtype, torch.float32)
+    h, z = randn(5, 6).to(dtype), randn(5, F.rank, seed=1).to(at_least)
+    written = F.write(h, z)
+    assert written.dtype == dtype
+    assert F.read(h).dtype == (dtype if kind == "identity" else at_least)
+    assert torch.equal(written, F.write(h.to(at_least), z).to(dtype)), "rounded once, at the end"
+
+
+@pytest.mark.parametrize("kind", featurizers())
+def test_a_double_model_is_computed_in_double(kind: str) -> None:
+    """The fp32 master is orthonormalised in float64, so that the laws hold to float64's rounding."""
+    F = featurizers()[kind]
+    h = randn(5, 6)
+    assert (F.write(h, F.read(h)) - h).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("kind", featurizers())
+def test_write_leaves_its_input_and_the_coordinates_alone(kind: str) -> None:
+    F = featurizers()[kind]
+    h, z = randn(5, 6), randn(5, F.rank, seed=1)
+    h_before, z_before = h.clone(), z.clone()
+    written = F.write(h, z)
+    written += 1
+    assert torch.equal(h, h_before) and torch.equal(z, z_before)
+
+
+@pytest.mark.parametrize("kind", featurizers())
+def test_rows_is_the_matrix_of_a_linear_read(kind: str) -> None:
+    F, h = featurizers()[kind], randn(5, 6)
+    if (rows := F.rows()) is not None:
+        torch.testing.assert_close(F.read(h), h @ rows.to(h.dtype).T, rtol=0, atol=1e-6)
+    assert torch.equal(F(h), F.read(h)), "calling a featurizer reads"
+
+
+@pytest.mark.parametrize("kind", featurizers())
+def test_the_repr_says_width_and_rank(kind: str) -> None:
+    assert "d_model=6" in repr(featurizers()[kind])
+
+
+def test_the_same_seed_gives_the_same_rows() -> None:
+    for kind in (cr.Subspace, cr.Projection):
+        a, b, c = kind(12, 3, seed=1), kind(12, 3, seed=1), kind(12, 3, seed=2)
+        assert torch.equal(a.rows(), b.rows()) and not torch.equal(a.rows(), c.rows())
