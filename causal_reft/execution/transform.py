@@ -1,6 +1,6 @@
 """The one meaning of a node, for every executor: given the value at a module's port, what comes out and what is kept.
 
-    states <- what later edits of this run read here                       (before the edits)
+    states <- what edits of this run read here, here or later              (before the edits)
     for each edit, in graph order:   h <- F.write(h, source)               (every source sees the value before the edits)
     states <- what collects and other runs read here                       (after the edits)
 
@@ -86,12 +86,17 @@ def transform(
     Returns:
         The new value, and the states that were collected here.
     """
-    before: States = {(run, place.site): _kept(place, stream) for place in reads}
+    before: States = {(_unedited(run), place.site): _kept(place, stream) for place in reads}
     after = stream
     for edit in edits:
         after = _edited(edit, stream, after, {**states, **before}, training)
     kept: States = {(run, place.site): _kept(place, after) for place in keeps}
     return after, {**before, **kept}
+
+
+def _unedited(run: str) -> str:
+    """The name under which a run's own edits find what they read; no run can be called so."""
+    return f"{run}, before its edits"
 
 
 def _kept(place: Place, stream: Tensor) -> State:
@@ -134,7 +139,8 @@ class _States(Given):
     def state(self, collect: Collect) -> Hidden:
         site = collect.at(self._edit.node.site).site
         assert site is not None
-        state = self._states.get((collect.run, site))
+        own = collect.run == self._edit.node.run
+        state = self._states.get((_unedited(collect.run) if own else collect.run, site))
         if state is None:
             raise GraphError(
                 f"Node {self._edit.name!r} at {self._edit.node.site!r} reads {site!r} of run {collect.run!r}, which comes "
