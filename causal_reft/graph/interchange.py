@@ -37,9 +37,14 @@ class Interchange:
         if not self.run.isidentifier():
             raise GraphError(f"Interchange(run={self.run!r}): a run is a keyword of the call, so its name must be an identifier.")
         self._refuse_cancelling_rotation()
-        learned = self.source.source if isinstance(self.source, Shift) else self.source
-        if isinstance(learned, LearnedSource):
-            self._check_learned(learned)
+        inner = self.source.source if isinstance(self.source, Shift) else self.source
+        if isinstance(inner, LearnedSource):
+            self._check_learned(inner)
+        if isinstance(inner, Collect) and inner.featurizer is not None and inner.featurizer.rank != self.featurizer.rank:
+            raise GraphError(
+                f"{inner!r} reads {inner.featurizer.rank} coordinates, but {self.featurizer!r} writes {self.featurizer.rank}. "
+                f"Read as many as are written."
+            )
 
     def needs(self) -> tuple[Collect, ...]:
         """The states that must be collected before this edit, with their sites filled in."""

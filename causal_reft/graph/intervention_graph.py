@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Node = Union[Collect, Interchange]
+_TORCH_NAMES = frozenset(dir(nn.ModuleDict())) | {""}
 RESERVED = ("base_model", "active", "spans", "labels", "prompt_lengths")
 
 
@@ -193,6 +194,8 @@ def _check_node(name: str, node: Node) -> None:
         raise GraphError(f"Node {name!r} is a {type(node).__name__}; a node is a Collect or an Interchange(site, featurizer, source).")
     if name in RESERVED or name.startswith("_"):
         raise GraphError(f"{name!r} cannot name a node; choose a name without a leading underscore other than {', '.join(RESERVED)}.")
+    if name in _TORCH_NAMES or "." in name:
+        raise GraphError(f"{name!r} cannot name a node, because torch modules use that name themselves. Write e.g. {name.replace('.', '_')}_.")
     if isinstance(node, Collect) and node.site is None:
         raise GraphError(f"Node {name!r}: a Collect of its own needs a site. Write {name}=Collect({node.run!r}, Site(3)).")
 

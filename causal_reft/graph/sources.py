@@ -51,7 +51,13 @@ class Collect:
         return self if self.site is not None else replace(self, site=site)
 
     def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
-        return (self.featurizer or featurizer).read(given.state(self))
+        reader, state = self.featurizer or featurizer, given.state(self)
+        if state.shape[-1] != reader.d_model:
+            raise GraphError(
+                f"{self!r} gives states of width {state.shape[-1]}, but they are read by {reader!r}. "
+                f"Name a site of that width, or give Collect a featurizer of its own."
+            )
+        return reader.read(state)
 
     def needs(self) -> tuple[Collect, ...]:
         return (self,)
@@ -177,8 +183,8 @@ class LearnedSource(nn.Module):
             raise GraphError(f"LearnedSource(init={init!r}). {nearest(init, ['identity', 'random'])}")
         if not reads_input and (reads is not None or not bias):
             raise GraphError("LearnedSource(reads_input=False) is only its bias: it takes bias=True and no reads=.")
-        if reads is not None and reads.site is None:
-            raise GraphError("LearnedSource(reads=Collect(...)) needs the site that it reads: Collect('base', Site(3)).")
+        if reads is not None and (reads.site is None or reads.featurizer is not None):
+            raise GraphError("LearnedSource(reads=Collect(...)) needs the site whose whole vector it reads: Collect('base', Site(3)).")
         self.rank, self.d_model, self.reads_input, self.bias = rank, d_model, reads_input, bias
         self.activation, self.reads, self.init, self.seed = activation, reads, init, seed
         self.started = init == "random"
@@ -201,6 +207,11 @@ class LearnedSource(nn.Module):
             self.offset.zero_()
         if self.weight is not None:
             rows = featurizer.rows()
+            if shifted and self.activation in ("relu", "sigmoid"):
+                raise GraphError(
+                    f"LearnedSource(init='identity', activation={self.activation!r}) under Shift cannot start from no edit: at 0 "
+                    f"the activation is {'flat, so nothing would be learned' if self.activation == 'relu' else 'not 0'}. Pass init='random'."
+                )
             if shifted:
                 self.weight.zero_()
             elif self.reads is not None or self.activation is not None or rows is None:
@@ -212,6 +223,8 @@ class LearnedSource(nn.Module):
 
     def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
         read = h if self.reads is None else given.state(self.reads)
+        if read.shape[-1] != self.d_model:
+            raise GraphError(f"{self!r} reads states of width {read.shape[-1]}. Build it with d_model={read.shape[-1]}.")
         masters = [master for master in (self.weight, self.offset) if master is not None]
         dtype = computing(h, *masters)
         z = torch.zeros(*h.shape[:-1], self.rank, dtype=dtype, device=h.device)
