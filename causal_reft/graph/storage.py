@@ -58,7 +58,10 @@ def load_graph(folder: str | os.PathLike[str]) -> InterventionGraph:
     for name in ("graph.json", "weights.safetensors"):
         if not (path / name).is_file():
             raise StorageError(f"{path} holds no {name}; a saved graph is graph.json + weights.safetensors.")
-    data = json.loads((path / "graph.json").read_text(encoding="utf-8"))
+    try:
+        data = json.loads((path / "graph.json").read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise StorageError(f"{path / 'graph.json'} is no JSON ({error}); was it cut off while it was copied?") from error
     return graph_from_data(data, load_file(path / "weights.safetensors"))
 
 
@@ -245,13 +248,21 @@ class _Reader:
         if kind not in builders:
             raise StorageError(f"graph.json: module {name!r} is of unknown kind {kind!r}. {nearest(kind, builders)}")
         if kind == "Rotation":
-            return Rotation(self.tensors[f"{name}.master"])
+            return Rotation(self._tensor(f"{name}.master"))
         if kind == "Autoencoder":
-            weights = {key: self.tensors[f"{name}.{key}"] for key in ("encoder", "decoder", "encoder_bias", "decoder_bias")}
-            threshold = self.tensors[f"{name}.threshold"] if config["activation"] == "jumprelu" else None
+            weights = {key: self._tensor(f"{name}.{key}") for key in ("encoder", "decoder", "encoder_bias", "decoder_bias")}
+            threshold = self._tensor(f"{name}.threshold") if config["activation"] == "jumprelu" else None
             return Autoencoder(**weights, threshold=threshold, activation=config["activation"], k=config["k"])
         if kind == "Subspace":
-            config["_basis"], config["_slice"] = self.module(config.pop("basis")), tuple(config.pop("slice"))
+            basis, (start, stop) = self.module(config.pop("basis")), config.pop("slice")
+            assert isinstance(basis, Rotation)
+            rows, width = basis.master.shape
+            if width != config["d_model"] or not 0 <= start < stop <= rows or stop - start != config["rank"]:
+                raise StorageError(
+                    f"graph.json: module {name!r} is rows {start} to {stop - 1} of width {config['d_model']}, but its rotation "
+                    f"in weights.safetensors has {rows} rows of width {width}."
+                )
+            config["_basis"], config["_slice"] = basis, (start, stop)
         if kind == "Mask":
             config["inner"] = self.module(config["inner"])
         if kind == "LearnedSource":
@@ -269,7 +280,13 @@ class _Reader:
         own = dict(module.named_parameters(recurse=False))
         _only(trainable, set(own), f"module {name!r}, field 'trainable',")
         for key, parameter in own.items():
-            parameter.data = self._tensor(f"{name}.{key}").clone()
+            saved = self._tensor(f"{name}.{key}")
+            if saved.shape != parameter.shape:
+                raise StorageError(
+                    f"weights.safetensors: {name}.{key} has shape {tuple(saved.shape)}, but graph.json describes a "
+                    f"{type(module).__name__} in which it has {tuple(parameter.shape)}."
+                )
+            parameter.data = saved.clone()
             parameter.requires_grad_(trainable[key])
 
     def _tensor(self, name: str) -> Tensor:
