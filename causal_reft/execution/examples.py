@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from causal_reft.errors import DataError
-from causal_reft.execution.inputs import IGNORED_LABEL, OURS, RunInputs
+from causal_reft.execution.inputs import IGNORED_LABEL, OURS, RunInputs, before_labels
 from causal_reft.tensors import Int, Tensor
 
 
@@ -23,7 +23,8 @@ class Examples:
 
     Args:
         runs: run -> inputs of all rows (see `IntervenedModel.forward`); the first axis of every tensor is the row.
-        labels: (row,) or, for texts, (row, column of the padded base).
+        labels: (row,) or, for texts, (row, column of the padded base); the prompt ends where they begin, unless the base says
+            so itself in `prompt_lengths`.
         info: further columns, one entry a row, kept for tables (pair ids, tasks, ...).
 
     Raises:
@@ -41,6 +42,7 @@ class Examples:
         lengths |= {"labels": len(self.labels)} | {f"info[{key!r}]": len(values) for key, values in self.info.items()}
         if len(set(lengths.values())) > 1:
             raise DataError(f"Examples of unequal length: {', '.join(f'{k} {n}' for k, n in lengths.items())}.")
+        object.__setattr__(self, "runs", {**self.runs, "base": _with_prompt_lengths(self.runs["base"], self.labels)})
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,6 +56,11 @@ class Examples:
             labels = labels[:, kept]
         info = {key: [values[i] for i in index.tolist()] for key, values in self.info.items()}
         return Examples({run: _trimmed(inputs) for run, inputs in runs.items()}, labels, info)
+
+    def n_reads(self, index: Int[Tensor, " row"]) -> int:
+        """How many logits the loss reads in some rows."""
+        labels = self.labels[index]
+        return len(labels) if labels.ndim == 1 else int((labels[:, 1:] != IGNORED_LABEL).sum())
 
     def batches(self, size: int, order: Int[Tensor, " row"] | None = None) -> Iterator[Int[Tensor, " row"]]:
         """Row indices in chunks."""
@@ -98,6 +105,14 @@ class Reads:
         if self.columns is None:
             return logits[self.rows.to(logits.device)]
         return logits[self.rows.to(logits.device), self.columns.to(logits.device)]
+
+
+def _with_prompt_lengths(base: RunInputs, labels: Tensor) -> RunInputs:
+    """A text whose labels say where its prompt ends says so itself, so that positions count in the prompt."""
+    mask = None if isinstance(base, Tensor) or labels.ndim == 1 else _attention(base)
+    if mask is None or isinstance(base, Tensor) or base.get("prompt_lengths") is not None or labels.shape != mask.shape:
+        return base
+    return {**base, "prompt_lengths": before_labels(labels, mask)}
 
 
 def n_rows(inputs: RunInputs) -> int:

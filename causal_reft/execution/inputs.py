@@ -64,6 +64,8 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
         RunError: nothing that a run can be; an unsupported mask; a batch of pads without a mask.
         PositionError: spans or active rows whose number is not the batch size.
     """
+    if isinstance(given, Tensor) and not given.is_floating_point() and model_config(model) is not None:
+        given = {"input_ids": given}
     if isinstance(given, Tensor):
         return Inputs((given,), {}, len(given))
     if not isinstance(given, Mapping):
@@ -170,6 +172,15 @@ def _prompt_lengths(given: Mapping[str, Any], mask: Tensor | None, labelled: boo
         return torch.as_tensor(lengths, dtype=torch.long)
     if mask is None or not labelled or not isinstance(labels, Tensor) or labels.shape != mask.shape:
         return None
+    return before_labels(labels, mask)
+
+
+def before_labels(labels: Tensor, mask: Tensor) -> Tensor:
+    """The real tokens of each row before the first label that the loss reads.
+
+    Raises:
+        RunError: a row whose first token is scored.
+    """
     read = (labels != IGNORED_LABEL) & (mask != 0)
     first_read = torch.where(read.any(1), read.to(torch.int64).argmax(1), labels.shape[1])
     columns = torch.arange(mask.shape[1], device=mask.device)
