@@ -194,7 +194,9 @@ class _Loop:
     def _step(self, batches: list[Tensor], epoch: int, done: int) -> dict[str, float]:
         """One optimizer step: the mean loss over all reads of its batches."""
         anneal(self.masks, done / max(self.total - 1, 1))
-        losses = [self._backward(rows, share=len(rows) / sum(map(len, batches))) for rows in batches]
+        self.optimizer.zero_grad(set_to_none=True)
+        counts = [self.examples.n_reads(rows) for rows in batches]
+        losses = [self._backward(rows, share=count / sum(counts)) for rows, count in zip(batches, counts, strict=True)]
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.model.trainable_parameters(), self.recipe.clip)
         lr = self.scheduler.get_last_lr()[-1]
