@@ -60,7 +60,7 @@ class Rotation(nn.Module):
 
     def __init__(self, master: Float[Tensor, "rank d_model"]) -> None:
         super().__init__()
-        self.master = nn.Parameter(master.detach().clone())
+        self.master = nn.Parameter(master.detach().clone(memory_format=torch.contiguous_format))
 
     @staticmethod
     def random(rank: int, d_model: int, seed: int) -> Rotation:
