@@ -71,7 +71,7 @@ FAMILIES = {
             "t5",
             lambda: t.T5ForConditionalGeneration(
                 t.T5Config(
-                    vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=24, num_layers=N_LAYERS, num_decoder_layers=3, num_heads=HEADS,
+                    vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=24, num_layers=N_LAYERS, num_heads=HEADS,
                     decoder_start_token_id=0, pad_token_id=0, eos_token_id=None,
                 )
             ),

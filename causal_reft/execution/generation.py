@@ -1,4 +1,4 @@
-"""What generation needs beside the hooks: which keywords are inputs, and prompts padded where decoding expects it.
+"""What generation needs beside the hooks: which keywords are inputs, what cannot be right, and prompts padded on the left.
 
 A decoder continues at the last column, so prompts of unequal length must be padded on the left. Positions are counted in
 prompt tokens, so moving the padding changes none of them.
@@ -12,9 +12,39 @@ from typing import Any
 import torch
 from torch import nn
 
+from causal_reft.errors import RunError
+from causal_reft.sites import unwrapped
 from causal_reft.tensors import Tensor
 
-GENERATION_INPUTS = ("input_ids", "attention_mask", "inputs_embeds", "token_type_ids", "position_ids", "pixel_values")
+GENERATION_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "inputs_embeds",
+    "token_type_ids",
+    "position_ids",
+    "pixel_values",
+    "decoder_input_ids",
+    "decoder_attention_mask",
+)
+
+
+def check_generation(model: nn.Module, options: Mapping[str, Any]) -> None:
+    """Refuse ways of decoding under which an edit would act in another place than in training.
+
+    Raises:
+        RunError: labels; a model that does not generate; an assistant that is the edited model itself; own decoding loops.
+    """
+    if not callable(getattr(model, "generate", None)):
+        raise RunError(f"{type(model).__name__} has no generate; it gives no texts.")
+    if "labels" in options:
+        raise RunError("generate takes no labels; pass the prompt alone.")
+    config = options.get("generation_config")
+    asked = {name: options.get(name, getattr(config, name, None)) for name in ("assistant_early_exit", "dola_layers", "custom_generate")}
+    if asked["assistant_early_exit"] is not None or unwrapped(options.get("assistant_model") or nn.Module()) is unwrapped(model):
+        raise RunError("The assistant is the edited model itself, so the edits would also change what it proposes. Pass another assistant_model.")
+    for name in ("dola_layers", "custom_generate"):
+        if asked[name] is not None:
+            raise RunError(f"generate({name}=...) decodes in its own way, where the edits' positions are not known. Leave it out.")
 
 
 def padded_left(given: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -23,7 +53,7 @@ def padded_left(given: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     encodes = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     if encodes or not isinstance(mask, Tensor) or mask.ndim != 2 or bool((mask[:, -1] != 0).all()):
         return dict(given)
-    shift = mask.shape[1] - (mask != 0).sum(1)
+    shift = mask.shape[1] - (mask != 0).sum(1) - (mask != 0).long().argmax(1)
     columns = (torch.arange(mask.shape[1], device=mask.device)[None] - shift[:, None]) % mask.shape[1]
     per_token = {key: value for key, value in given.items() if isinstance(value, Tensor) and value.shape[:2] == mask.shape}
     return {**given, **{key: _rolled(value, columns) for key, value in per_token.items()}}

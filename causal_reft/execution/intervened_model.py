@@ -21,7 +21,7 @@ from causal_reft.errors import GraphError, RunError, nearest
 from causal_reft.execution import storage
 from causal_reft.execution.checkpointing import recomputes
 from causal_reft.execution.executor import Executor, HookExecutor
-from causal_reft.execution.generation import GENERATION_INPUTS, padded_left
+from causal_reft.execution.generation import GENERATION_INPUTS, check_generation, padded_left
 from causal_reft.execution.inputs import OURS, Inputs, RunInputs, check_keywords, parse_inputs
 from causal_reft.execution.transform import States, in_batch_shape
 from causal_reft.execution.wiring import is_trainable
@@ -99,8 +99,7 @@ class IntervenedModel(nn.Module):
         given = dict(base) if isinstance(base, Mapping) else {} if base is None else {"input_ids": base}
         options = {key: value for key, value in keywords.items() if key not in self.graph.runs}
         given.update({key: options.pop(key) for key in list(options) if key in GENERATION_INPUTS or key in OURS})
-        if "labels" in options or "labels" in given:
-            raise RunError("generate takes no labels; pass the prompt alone.")
+        check_generation(self.base_model, {**options, **given})
         further = {key: value for key, value in keywords.items() if key in self.graph.runs}
         runs = self._parse(padded_left(given, self.base_model), further)
         base_inputs = runs.pop("base")

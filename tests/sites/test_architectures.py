@@ -41,10 +41,6 @@ def row_of(name: str, stack: str):
     return row.decoder if stack == "decoder" else row
 
 
-def depth_of(stack: str) -> int:
-    return 3 if stack == "decoder" else N_LAYERS
-
-
 def site(component: str, stack: str = "", layer: int = 1, **options) -> cr.Site:
     name = f"{stack}.{component}" if stack else component
     return cr.Site(None if component in ("embeddings", "final_norm") else layer, name, **options)
@@ -93,7 +89,7 @@ def test_who_takes_a_sources_value_gives_what_the_source_gives(name, stack, caus
     if not {*cause.split(), effect} <= {*components, OUTPUT}:
         pytest.skip(f"{name} lacks it")
     base, source = pair(name, stack)
-    layer = depth_of(stack) - 1 if cause == "block_output" else 1
+    layer = N_LAYERS - 1 if cause == "block_output" else 1
     edits = {}
     for i, component in enumerate(cause.split()):
         where = site(component, stack, layer)
