@@ -1,5 +1,11 @@
 """The public names: this list, and no other. `__init__.py` reads it and imports each name when it is first used."""
 
+from causal_reft.causal import CausalModel as CausalModel
+from causal_reft.causal import CounterfactualDataset as CounterfactualDataset
+from causal_reft.causal import Task as Task
+from causal_reft.causal import Template as Template
+from causal_reft.causal import keep_solved as keep_solved
+from causal_reft.data import load_embedded as load_embedded
 from causal_reft.errors import CausalReftError as CausalReftError
 from causal_reft.errors import CausalReftWarning as CausalReftWarning
 from causal_reft.execution import Examples as Examples
@@ -33,6 +39,11 @@ from causal_reft.graph.presets import nodireft as nodireft
 from causal_reft.graph.presets import noreft as noreft
 from causal_reft.graph.presets import patch as patch
 from causal_reft.graph.presets import steer as steer
+from causal_reft.reft import ReftCollator as ReftCollator
+from causal_reft.reft import ReftTrainer as ReftTrainer
+from causal_reft.reft import as_examples as as_examples
+from causal_reft.reft import completions as completions
+from causal_reft.reft import generate_texts as generate_texts
 from causal_reft.sites import Site as Site
 from causal_reft.sites import grid as grid
 from causal_reft.sites import register_architecture as register_architecture

@@ -65,6 +65,20 @@ def load_graph(folder: str | os.PathLike[str]) -> InterventionGraph:
     return graph_from_data(data, load_file(path / "weights.safetensors"))
 
 
+def load_weights(graph: InterventionGraph, folder: str | os.PathLike[str]) -> None:
+    """Copy the tensors of a saved graph of the same structure into this one (resuming a training).
+
+    Raises:
+        StorageError: the folder holds another graph.
+    """
+    saved, (data, _) = load_graph(folder), graph_to_data(graph)
+    if graph_to_data(saved)[0] != data:
+        raise StorageError(f"{folder} holds another graph than the one it should be loaded into:\n{saved!r}\ninstead of\n{graph!r}")
+    with torch.no_grad():
+        for mine, theirs in zip(graph.parameters(), saved.parameters(), strict=True):
+            mine.copy_(theirs)
+
+
 def write_folder(
     folder: str | os.PathLike[str],
     documents: Mapping[str, Data],

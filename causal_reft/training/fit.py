@@ -109,13 +109,16 @@ def mean_loss(passes: Passes, examples: Examples, loss: Loss, batch_size: int) -
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """The model's weights ask for no gradient and its dropout is off inside; afterwards everything is as it was."""
+def frozen(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """The model's weights ask for no gradient and its dropout is off inside; afterwards everything is as it was.
+
+    `training` keeps the model in training mode instead (gradient checkpointing works in no other).
+    """
     asked = [(p, p.requires_grad) for p in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.requires_grad_(False)
-        model.eval()
+        model.train(training)
         yield
     finally:
         for parameter, was in asked:

@@ -1,0 +1,42 @@
+"""THE DEMO: both halves of the library on small models, in a few minutes, with a page that shows what came out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from causal_reft.demo.page import Page
+
+
+def run_demo(folder: Path, model: str | None = None) -> Path:
+    """Everything on the embedded model; with `model` (a folder or hub id) the finetuning on that one. Returns the page."""
+    started, page = time.perf_counter(), Page(folder)
+    if model is None:
+        _everything(page)
+    else:
+        from causal_reft.demo.finetune import show_finetuning
+
+        show_finetuning(page, *_load(model))
+    target = page.write("causal_reft: the demo")
+    print(f"\n{time.perf_counter() - started:.0f} s. Figures, tables and the page: {target}")
+    return target
+
+
+def _everything(page: Page) -> None:
+    from causal_reft.data import load_embedded
+    from causal_reft.demo.compose import show_composition
+    from causal_reft.demo.equality import show_equality
+    from causal_reft.demo.finetune import show_finetuning
+
+    show_equality(page)
+    small = load_embedded()
+    pairs = [(row["prompt"], row["continuation"]) for row in small.answer_examples[:3]]
+    show_finetuning(page, small.model, small.tokenizer, pairs)
+    show_composition(page, small)
+
+
+def _load(name: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoModelForCausalLM.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
