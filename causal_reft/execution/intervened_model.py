@@ -51,6 +51,8 @@ class IntervenedModel(nn.Module):
         if executor not in EXECUTORS:
             raise GraphError(f"executor={executor!r} does not exist. {nearest(executor, EXECUTORS)}")
         self.base_model, self.tokenizer, self.executor_name = model, tokenizer, executor
+        if taken := (set(graph.runs) - {"base"}) & self._accepted():
+            raise GraphError(f"A run is called {sorted(taken)[0]!r}, which is an argument of the model's own forward. Rename the run.")
         self._use(graph)
 
     def _use(self, graph: InterventionGraph) -> None:
@@ -156,11 +158,13 @@ class IntervenedModel(nn.Module):
     ) -> IntervenedModel:
         """Load what `save_pretrained` wrote (a folder or a hub id), onto `model` or the recorded base model.
 
+        The edits are in evaluation mode, as models that transformers loads are.
+
         Raises:
             StorageError: unreadable folder, or a base model of another shape.
         """
         graph, model, tokenizer = storage.load(folder, model, tokenizer)
-        return IntervenedModel(model, graph, tokenizer, executor)
+        return IntervenedModel(model, graph, tokenizer, executor).train(False)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         """Upload what `save_pretrained` writes; `options` go to `huggingface_hub.upload_folder`."""
@@ -269,7 +273,11 @@ class IntervenedModel(nn.Module):
 
 
 def _read(node: Collect, h: Tensor) -> Tensor:
-    return h if node.featurizer is None else node.featurizer.read(h)
+    if node.featurizer is None:
+        return h
+    if h.shape[-1] != node.featurizer.d_model:
+        raise GraphError(f"{node!r}: the site is {h.shape[-1]} wide in this model. Build the featurizer with d_model={h.shape[-1]}.")
+    return node.featurizer.read(h)
 
 
 class CollectedTuple(tuple):

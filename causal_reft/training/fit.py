@@ -165,6 +165,8 @@ class _Loop:
         best, best_state, waited = float("inf"), None, 0
         with tqdm(total=self.total, disable=not progress, desc="fit", leave=False) as bar:
             for epoch in range(self.recipe.epochs):
+                if len(history.steps) >= self.total:
+                    break
                 for record in self._epoch(epoch, len(history.steps)):
                     history.steps.append(record)
                     bar.update()
