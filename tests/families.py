@@ -93,13 +93,17 @@ DECODERS = tuple(name for name, family in FAMILIES.items() if family.kind == "de
 def model_of(name: str) -> torch.nn.Module:
     """The family's model, float64, in evaluation mode; shared by all tests, so nobody may change it."""
     torch.manual_seed(1)
-    model = FAMILIES[name].build().double().eval()
+    return randomised(FAMILIES[name].build()).double().eval().requires_grad_(False)
+
+
+def randomised(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with weights large enough for every part to matter."""
     for key, parameter in model.named_parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, 0.0 if key.endswith("bias") else 1.0, 0.3)
         else:
             torch.nn.init.normal_(parameter, 0.0, 0.3)
-    return model.requires_grad_(False)
+    return model
 
 
 def inputs_of(name: str, seed: int = 0, lengths: tuple[int, ...] = (6, 4, 5), side: str = "right") -> dict[str, torch.Tensor]:

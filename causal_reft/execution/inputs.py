@@ -141,7 +141,7 @@ def _position_ids(kwargs: Mapping[str, Any], mask: Tensor, model: nn.Module) -> 
     row = ARCHITECTURES.get(config.model_type) if config is not None else None
     if row is None or not row.counts_positions or kwargs.get("position_ids") is not None or not bool((mask[:, 0] == 0).any()):
         return {}
-    if "position_ids" not in inspect.signature(unwrapped(model).forward).parameters:
+    if "position_ids" not in forward_arguments(model):
         return {}
     return {"position_ids": (mask.long().cumsum(1) - 1).clamp_min(0)}
 
@@ -245,6 +245,15 @@ class Frame:
         named[found.rows.cpu(), found.columns.cpu()] = True
         named[:, text:] = positions.generated
         return named
+
+
+def forward_arguments(model: nn.Module) -> set[str]:
+    """The named arguments of a model's forward, and of the model inside where it is wrapped.
+
+    Read from the class: accelerate and nnsight replace the `forward` of the instance.
+    """
+    parameters = [p for m in (model, unwrapped(model)) for p in inspect.signature(type(m).forward).parameters.values()]
+    return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"self"}
 
 
 def check_keywords(keywords: Mapping[str, object], accepted: set[str], runs: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ from causal_reft.execution import storage
 from causal_reft.execution.checkpointing import recomputes
 from causal_reft.execution.executor import Executor, HookExecutor
 from causal_reft.execution.generation import GENERATION_INPUTS, check_generation, padded_left
-from causal_reft.execution.inputs import OURS, Inputs, RunInputs, check_keywords, parse_inputs
+from causal_reft.execution.inputs import OURS, Inputs, RunInputs, check_keywords, forward_arguments, parse_inputs
 from causal_reft.execution.transform import States, in_batch_shape
 from causal_reft.execution.wiring import is_trainable
 from causal_reft.featurizers import computed_once
@@ -267,8 +267,7 @@ class IntervenedModel(nn.Module):
 
     def _accepted(self) -> set[str]:
         """Keywords of the model's own forward, and ours."""
-        parameters = inspect.signature(self.base_model.forward).parameters.values()
-        named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        named = forward_arguments(self.base_model)
         return named | set(OURS) | {"num_items_in_batch", "output_attentions", "output_hidden_states", "return_dict"}
 
 
