@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from causal_reft.errors import DataError
@@ -23,7 +24,7 @@ class ReftTrainer(Trainer):
     """Trains the graph's parameters on records of `completions` (or on any batches that the model's forward takes).
 
     Args:
-        model: the intervened model.
+        model: the `IntervenedModel`.
         args: as for `Trainer`; `remove_unused_columns` is switched off, because the columns are ours.
         train_dataset, eval_dataset: records; anything that `Trainer` takes.
         train_base: whether parameters of the base model that ask for gradients (LoRA, say) are trained too. By default
@@ -36,7 +37,7 @@ class ReftTrainer(Trainer):
 
     def __init__(
         self,
-        model: IntervenedModel,
+        model: nn.Module,
         args: TrainingArguments,
         train_dataset: Any = None,
         eval_dataset: Any = None,
