@@ -6,6 +6,13 @@ from causal_reft.causal import Task as Task
 from causal_reft.causal import Template as Template
 from causal_reft.causal import keep_solved as keep_solved
 from causal_reft.data import load_embedded as load_embedded
+from causal_reft.alignment import Alignment as Alignment
+from causal_reft.alignment import Controls as Controls
+from causal_reft.alignment import Sampling as Sampling
+from causal_reft.alignment import Study as Study
+from causal_reft.alignment import StudyResult as StudyResult
+from causal_reft.alignment import Tensors as Tensors
+from causal_reft.alignment import Texts as Texts
 from causal_reft.errors import CausalReftError as CausalReftError
 from causal_reft.errors import CausalReftWarning as CausalReftWarning
 from causal_reft.execution import Examples as Examples
@@ -14,6 +21,7 @@ from causal_reft.execution import IntervenedModel as IntervenedModel
 from causal_reft.execution import plan as plan
 from causal_reft.featurizers import Autoencoder as Autoencoder
 from causal_reft.featurizers import Featurizer as Featurizer
+from causal_reft.featurizers import Flow as Flow
 from causal_reft.featurizers import Identity as Identity
 from causal_reft.featurizers import Mask as Mask
 from causal_reft.featurizers import Projection as Projection

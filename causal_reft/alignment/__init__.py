@@ -3,6 +3,23 @@
 from causal_reft.alignment.alignment import Alignment, mixed
 from causal_reft.alignment.encoding import Encoding, Tensors, Texts
 from causal_reft.alignment.illusion import IllusionReport
+from causal_reft.alignment.preparation import Sampling
+from causal_reft.alignment.results import StudyResult
 from causal_reft.alignment.score import Score
+from causal_reft.alignment.study import Controls, Study
+from causal_reft.alignment.tables import COLUMNS
 
-__all__ = ["Alignment", "Encoding", "IllusionReport", "Score", "Tensors", "Texts", "mixed"]
+__all__ = [
+    "COLUMNS",
+    "Alignment",
+    "Controls",
+    "Encoding",
+    "IllusionReport",
+    "Sampling",
+    "Score",
+    "Study",
+    "StudyResult",
+    "Tensors",
+    "Texts",
+    "mixed",
+]

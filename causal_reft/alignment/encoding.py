@@ -24,7 +24,7 @@ from causal_reft.execution.inputs import IGNORED_LABEL
 from causal_reft.sites import Positions, Prompt, resolve
 from causal_reft.tensors import Tensor
 
-RIVAL = "rival"
+RIVAL, CHOICES = "rival", "choices"
 
 
 class Encoding(ABC):
@@ -85,22 +85,32 @@ class Tensors(Encoding):
 
 @dataclass(frozen=True)
 class Texts(Encoding):
-    """Prompts and answers through a fast tokenizer; padding on either side means the same."""
+    """Prompts and answers through a fast tokenizer; padding on either side means the same.
+
+    Args:
+        tokenizer: a fast one.
+        padding_side: "right" or "left".
+        choices: the texts of all answers, to count an answer as right where it is the most likely *of these*. Without them
+            it must be the most likely of the full vocabulary, which a model that would rather say something else fails.
+    """
 
     tokenizer: Any
     padding_side: str = "right"
+    choices: tuple[str, ...] = ()
 
     def examples(self, data: CounterfactualDataset) -> Examples:
         spans = data.token_spans(self.tokenizer)
         expected, own = (self._answers(data.base, frame[TEXT]) for frame in (data.labels, data.base))
         runs = {run: self._run(self._prompts(frame), spans.get(run)) for run, frame in data.runs.items() if run != "base"}
         base, labels = self._answered(self._prompts(data.base), expected, spans.get("base"))
-        return Examples({"base": base, **runs}, labels, {RIVAL: [_rival(a, b) for a, b in zip(expected, own, strict=True)]})
+        info: dict[str, list[Any]] = {RIVAL: [_rival(a, b) for a, b in zip(expected, own, strict=True)]}
+        return Examples({"base": base, **runs}, labels, info | self._choices(data.base, expected))
 
     def own(self, data: CounterfactualDataset, run: str) -> Examples:
         frame = data.runs[run]
-        inputs, labels = self._answered(self._prompts(frame), self._answers(frame, frame[TEXT]), None)
-        return Examples({"base": inputs}, labels)
+        answers = self._answers(frame, frame[TEXT])
+        inputs, labels = self._answered(self._prompts(frame), answers, None)
+        return Examples({"base": inputs}, labels, self._choices(frame, answers))
 
     def target(self, data: CounterfactualDataset, frame: pd.DataFrame) -> Examples:
         inputs, labels = self._answered(self._prompts(frame), self._answers(frame, data.labels[TEXT]), None)
@@ -126,6 +136,15 @@ class Texts(Encoding):
         """The tokens with which each prompt goes on when its answer follows."""
         whole = self.tokenizer([p + a for p, a in zip(frame[PROMPT], texts, strict=True)])["input_ids"]
         return [self._rest(list(a), b, *text) for a, b, text in zip(whole, self._prompts(frame), zip(frame[PROMPT], texts, strict=True), strict=True)]
+
+    def _choices(self, frame: pd.DataFrame, answers: list[tuple[int, ...]]) -> dict[str, list[Any]]:
+        """For each row the tokens of all choices, where answers are single tokens."""
+        if not self.choices:
+            return {}
+        tokens = [self._answers(frame, pd.Series([choice] * len(frame))) for choice in self.choices]
+        if any(len(answer) != 1 for column in (*tokens, answers) for answer in column):
+            raise DataError(f"The choices {self.choices} are not single tokens here; leave choices= out to compare whole answers with the full vocabulary.")
+        return {CHOICES: [tuple(answer[0] for answer in row) for row in zip(*tokens, strict=True)]}
 
     def _rest(self, whole: list[int], prompt: list[int], text: str, answer: str) -> tuple[int, ...]:
         if whole[: len(prompt)] != prompt or len(whole) == len(prompt):

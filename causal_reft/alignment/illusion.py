@@ -26,7 +26,7 @@ from causal_reft.featurizers import Featurizer, Subspace
 from causal_reft.graph import Collect, Interchange, InterventionGraph
 from causal_reft.tensors import Float, Rows, Tensor
 
-INDEPENDENT, FAR = 0.05, 0.99
+INDEPENDENT, FAR, TOLERANCE = 0.05, 0.99, 1.01
 SMALL, MOSTLY = 0.1, 0.95
 
 
@@ -40,7 +40,7 @@ class IllusionReport:
         share_read: share of the subspace's squared norm that lies in the row space of the reading matrix, in [0, 1].
         effects: one row for each patch (`subspace`, `part read`, `part not read`, `whole vector`, `no edit`): IIA with its
             interval, mean logit difference.
-        far: share of patched states farther from the natural states than 99 % of natural states are.
+        far: share of patched states farther (by 1 % at least) from the natural states than 99 % of natural states are.
         distance: median Mahalanobis distance of patched states, in units of that of natural states.
         projections: histogram data: `state` (base, source, patched), `direction` (subspace, read, not read), `value`.
     """
@@ -72,11 +72,18 @@ class IllusionReport:
         gain = iia["subspace"] - iia["no edit"]
         if gain <= SMALL:
             return [*sentences, "The subspace does hardly more than no edit: there is no effect to explain."]
-        if "part read" in iia and iia["part read"] - iia["no edit"] < 0.5 * gain:
-            sentences.append("The part that is read does less than half of it alone: the effect needs the dormant part, as an illusion does.")
+        reads_little = "part read" in iia and iia["part read"] - iia["no edit"] < 0.5 * gain
+        whole_little = "whole vector" in iia and iia["whole vector"] - iia["no edit"] < 0.5 * gain
+        if reads_little:
+            sentences.append("The part that is read does less than half of it alone: the dormant part sets how far the read part moves.")
+            sentences.append(
+                "The whole vector does less than half of it too: this is the mark of an illusion."
+                if whole_little
+                else "But the whole vector does it as well, so this component carries the variable, in a larger or other subspace than this."
+            )
         elif "part read" in iia and self.share_read < MOSTLY:
             sentences.append("The part that is read does as well alone: the variable is there, but this subspace is not where it is; its dormant part is a passenger.")
-        if "whole vector" in iia and iia["whole vector"] - iia["no edit"] < 0.5 * gain:
+        if whole_little and not reads_little:
             sentences.append(
                 "The whole vector does less than half of it: it brings the source's other variables along, or the subspace sets "
                 "states that swapping the whole never reaches (the distance below tells which)."
@@ -143,7 +150,7 @@ def off_manifold(natural: Float[Tensor, "token d_model"], patched: Float[Tensor,
         return ((inside / scale) ** 2).sum(-1).add(outside**2).sqrt()
 
     usual, ours = distances(held_out), distances(patched)
-    return float((ours > usual.quantile(FAR)).double().mean()), float(ours.median() / usual.median())
+    return float((ours > TOLERANCE * usual.quantile(FAR)).double().mean()), float(ours.median() / usual.median())
 
 
 def _orthonormal_rows(rows: Tensor) -> Tensor:
@@ -167,7 +174,7 @@ def _patched(graph: InterventionGraph, name: str, node: Interchange, part: Tenso
 def _effect(network: nn.Module, patch: str, graph: InterventionGraph, examples: Examples, clusters: np.ndarray, batch_size: int) -> dict[str, object]:
     found = score_rows(network, graph, examples, batch_size)
     iia: Interval = mean_interval(found["iia"], clusters)
-    difference = mean_interval(found["logit_difference"], clusters)
+    difference = mean_interval(found["logit_difference"], clusters, share=False)
     return {"patch": patch, "iia": iia.value, "iia_low": iia.low, "iia_high": iia.high, "logit_difference": difference.value, "rows": iia.rows}
 
 

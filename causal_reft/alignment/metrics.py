@@ -1,6 +1,7 @@
 """Scores of single examples: exact match, log-odds, logit difference and KL to the target run; all "rows" of float64.
 
-    iia               1 where every token of the expected answer is the argmax over the *full* vocabulary, else 0
+    iia               1 where every token of the expected answer is the argmax over the *full* vocabulary, else 0 (where the
+                      encoding names choices: the argmax of these)
     log_odds          log p / (1 - p) of the whole expected answer, p = the product over its tokens
     logit_difference  logit of the expected answer - logit of the answer without the interchange, at the first token in
                       which they differ; nan where the interchange changes nothing
@@ -28,11 +29,13 @@ METRICS = ("iia", "log_odds", "logit_difference", "kl")
 CAUSE, ISOLATE, NEUTRAL = "cause", "isolate", "neutral"
 
 
-def row_metrics(scored: Scored, n_rows: int, rivals: Sequence[tuple[int, int] | None]) -> dict[str, np.ndarray]:
-    """`iia`, `log_odds` and `logit_difference` of the rows of one batch."""
+def row_metrics(
+    scored: Scored, n_rows: int, rivals: Sequence[tuple[int, int] | None], choices: Sequence[tuple[int, ...]] | None = None
+) -> dict[str, np.ndarray]:
+    """`iia`, `log_odds` and `logit_difference` of the rows of one batch; `choices` has the tokens of each row's choices."""
     logits, rows = scored.logits.double(), scored.reads.rows.to(scored.logits.device)
     log_p = logits.log_softmax(-1).gather(1, scored.targets[:, None])[:, 0]
-    wrong = (logits.argmax(-1) != scored.targets).double()
+    wrong = (_answered(logits, choices) != scored.targets).double()
     total = logits.new_zeros(n_rows).index_add(0, rows, log_p)
     right = (logits.new_zeros(n_rows).index_add(0, rows, wrong) == 0).double()
     return {
@@ -40,6 +43,14 @@ def row_metrics(scored: Scored, n_rows: int, rivals: Sequence[tuple[int, int] | 
         "log_odds": log_odds(total).cpu().numpy(),
         "logit_difference": _logit_difference(logits, scored, n_rows, rivals),
     }
+
+
+def _answered(logits: Tensor, choices: Sequence[tuple[int, ...]] | None) -> Tensor:
+    """The token that the network prefers, of all or of each row's choices."""
+    if choices is None:
+        return logits.argmax(-1)
+    tokens = torch.tensor(choices, device=logits.device)
+    return tokens.gather(1, logits.gather(1, tokens).argmax(-1, keepdim=True))[:, 0]
 
 
 def log_odds(log_p: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from causal_reft.alignment.encoding import RIVAL
+from causal_reft.alignment.encoding import CHOICES, RIVAL
 from causal_reft.alignment.metrics import row_kl, row_metrics
-from causal_reft.execution import Examples, IntervenedModel, Passes, plan
+from causal_reft.execution import Examples, IntervenedModel, Passes, Scored, plan
 from causal_reft.featurizers import computed_once
 from causal_reft.graph import Collect, InterventionGraph
 from causal_reft.sites import Site
@@ -41,11 +41,21 @@ def evaluated(network: nn.Module, graph: InterventionGraph) -> IntervenedModel:
     return IntervenedModel(network, graph).train(False)
 
 
+def row_scores(passes: Passes, examples: Examples, rows: Tensor) -> dict[str, np.ndarray]:
+    """Every metric but `kl` of these rows of the examples (a row may come several times)."""
+    return _metrics(passes.scored(rows), examples, rows)
+
+
 def _batch(passes: Passes, aim: Passes | None, examples: Examples, rows: Tensor) -> dict[str, np.ndarray]:
     scored = passes.scored(rows)
-    rivals = [examples.info[RIVAL][i] for i in rows.tolist()] if RIVAL in examples.info else [None] * len(rows)
-    found = row_metrics(scored, len(rows), rivals)
+    found = _metrics(scored, examples, rows)
     return found if aim is None else found | {"kl": row_kl(scored, aim.scored(rows), len(rows))}
+
+
+def _metrics(scored: Scored, examples: Examples, rows: Tensor) -> dict[str, np.ndarray]:
+    rivals = [examples.info[RIVAL][i] for i in rows.tolist()] if RIVAL in examples.info else [None] * len(rows)
+    choices = [examples.info[CHOICES][i] for i in rows.tolist()] if CHOICES in examples.info else None
+    return row_metrics(scored, len(rows), rivals, choices)
 
 
 @torch.no_grad()

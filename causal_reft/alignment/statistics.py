@@ -7,7 +7,6 @@ is the exact binomial one (Clopper and Pearson 1934), so that 40 of 40 is never 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,15 +57,38 @@ class Clustered:
         return (weights @ self.sums.T) / (weights @ self.counts)[:, None]
 
 
-def mean_interval(values: np.ndarray, clusters: np.ndarray, seed: int = 0, level: float = LEVEL) -> Interval:
-    """The mean of row scores (nan rows left out) with a cluster-bootstrap interval (BCa; Efron 1987)."""
+def mean_interval(values: np.ndarray, clusters: np.ndarray, seed: int = 0, level: float = LEVEL, share: bool = True) -> Interval:
+    """The mean of row scores (nan rows left out) with a cluster-bootstrap interval (BCa; Efron 1987).
+
+    `share`: whether 0 and 1 are the ends of the scale, as for accuracies, and not for differences.
+    """
     kept = ~np.isnan(values)
     if not kept.any():
         return Interval(np.nan, np.nan, np.nan, 0, 0)
     data = Clustered.of(values[kept], clusters[kept])
     sums, counts = data.sums[0], data.counts
-    low, high = _degenerate(data, level) or _bootstrap(sums, counts, seed, level)
+    low, high = _degenerate(data, level, share) or _bootstrap(sums, counts, seed, level)
     return Interval(float(data.means[0]), low, high, int(counts.sum()), len(counts))
+
+
+def crossed_interval(scores: np.ndarray, clusters: np.ndarray, seed: int = 0, level: float = LEVEL) -> Interval:
+    """The mean over seeds and rows, "seed rows", with an interval from resampling both seeds and clusters."""
+    data = Clustered.of(scores, clusters)
+    pooled = Clustered(data.sums.mean(0, keepdims=True), data.counts)
+    low, high = _degenerate(pooled, level) or np.quantile(_crossed(data, numpy_stream(seed, "crossed"))[0], _tails(level))
+    return Interval(float(pooled.means[0]), float(low), float(high), int(data.counts.sum()), len(data.counts))
+
+
+def _crossed(data: Clustered, stream: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Means over resampled seeds and clusters "resample", and the cluster weights "resample cluster"."""
+    n_seeds, n_clusters = data.sums.shape
+    weights = stream.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=RESAMPLES).astype(float)
+    seeds = stream.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=RESAMPLES) / n_seeds
+    return (data.resampled(weights) * seeds).sum(1), weights
+
+
+def _tails(level: float) -> tuple[float, float]:
+    return (1 - level) / 2, (1 + level) / 2
 
 
 def _bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int, level: float) -> tuple[float, float]:
@@ -86,13 +108,13 @@ def _bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int, level: float) ->
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def _degenerate(data: Clustered, level: float) -> tuple[float, float] | None:
+def _degenerate(data: Clustered, level: float, share: bool = True) -> tuple[float, float] | None:
     """The interval where all clusters agree: binomial for all-right and all-wrong, a point for any other constant."""
     means = data.sums[0] / data.counts
     if np.ptp(means) > 1e-12 * max(1.0, abs(float(means[0]))):
         return None
     value, n = float(means[0]), len(means)
-    if value not in (0.0, 1.0):
+    if not share or value not in (0.0, 1.0):
         return value, value
     exact = stats.binomtest(round(value * n), n).proportion_ci(level, method="exact")
     return float(exact.low), float(exact.high)
@@ -123,17 +145,13 @@ def separation(
         controls: name -> "draw rows"; the best draw of the best control counts, which errs on the side of the controls.
         clusters: "rows".
     """
-    stream = numpy_stream(seed, "separation")
     mine = Clustered.of(scores, clusters)
     theirs = {name: Clustered.of(rows, clusters) for name, rows in controls.items()}
     best = max(theirs, key=lambda name: theirs[name].means.max())
     value = float(mine.means.mean() - theirs[best].means.max())
-    n_seeds, n_clusters = len(mine.sums), len(mine.counts)
-    weights = stream.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=RESAMPLES).astype(float)
-    seeds = stream.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=RESAMPLES) / n_seeds
-    ours = (mine.resampled(weights) * seeds).sum(1)
+    ours, weights = _crossed(mine, numpy_stream(seed, "separation"))
     rivals = np.max([part.resampled(weights).max(1) for part in theirs.values()], axis=0)
-    low, high = np.quantile(ours - rivals, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(ours - rivals, _tails(level))
     rival = controls[best][int(theirs[best].means.argmax())]
     p = paired_p(scores.mean(0) - rival, clusters, seed, one_sided=True)
     return Separation(value, float(low), float(high), p, best)
@@ -171,10 +189,3 @@ def binomial_interval(successes: int, trials: int, level: float = LEVEL) -> tupl
     """The exact interval of a rate."""
     found = stats.binomtest(successes, trials).proportion_ci(level, method="exact")
     return float(found.low), float(found.high)
-
-
-def overlap(one: Sequence[object], two: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the entries that both sequences hold, in the order of the first (each entry must be unique)."""
-    place = {entry: i for i, entry in enumerate(two)}
-    pairs = [(i, place[entry]) for i, entry in enumerate(one) if entry in place]
-    return np.array([i for i, _ in pairs], dtype=int), np.array([j for _, j in pairs], dtype=int)

@@ -2,6 +2,7 @@
 
 from causal_reft.featurizers.autoencoder import Autoencoder
 from causal_reft.featurizers.featurizer import Featurizer
+from causal_reft.featurizers.flow import Flow
 from causal_reft.featurizers.identity import Identity
 from causal_reft.featurizers.mask import END_TEMPERATURE, START_TEMPERATURE, Mask
 from causal_reft.featurizers.orthonormal import Rotation, computed_once, orthonormal_rows, random_frames, uncached
@@ -13,6 +14,7 @@ __all__ = [
     "START_TEMPERATURE",
     "Autoencoder",
     "Featurizer",
+    "Flow",
     "Identity",
     "Mask",
     "Projection",

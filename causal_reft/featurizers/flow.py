@@ -16,9 +16,9 @@ from torch import nn
 
 from causal_reft.errors import CausalReftWarning
 from causal_reft.featurizers.featurizer import Featurizer, check_rank, computing
-from causal_reft.featurizers.orthonormal import Rotation
+from causal_reft.featurizers.orthonormal import orthonormal_rows, random_frames
 from causal_reft.seeds import derive
-from causal_reft.tensors import Coordinates, Hidden
+from causal_reft.tensors import Coordinates, Hidden, Rows
 
 
 class Flow(Featurizer):
@@ -46,13 +46,14 @@ class Flow(Featurizer):
         )
         self.d_model, self.rank, self.n_layers, self.seed = d_model, rank, n_layers, seed
         self.width = width or 2 * d_model
-        self.rotation = Rotation.random(d_model, d_model, seed)
         self.half = d_model // 2
         generator = torch.Generator().manual_seed(derive(seed, "flow"))
-        self.couplings = nn.ModuleList(
-            _Coupling(*((self.half, d_model - self.half)[:: 1 if layer % 2 else -1]), self.width, generator)
-            for layer in range(n_layers)
-        )
+        self.master = nn.Parameter(random_frames(1, d_model, d_model, seed)[0])
+        for layer in range(n_layers):
+            d_in, d_out = self._widths(layer)
+            self.register_parameter(f"into{layer}", nn.Parameter(torch.randn(self.width, d_in, generator=generator) / max(d_in, 1) ** 0.5))
+            self.register_parameter(f"offset{layer}", nn.Parameter(torch.zeros(self.width)))
+            self.register_parameter(f"out{layer}", nn.Parameter(torch.zeros(d_out, self.width)))
 
     def read(self, h: Hidden) -> Coordinates:
         return self._outputs(h)[..., : self.rank]
@@ -65,31 +66,29 @@ class Flow(Featurizer):
     def config(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in ("d_model", "rank", "n_layers", "width", "seed")}
 
+    def _widths(self, layer: int) -> tuple[int, int]:
+        """Features that a coupling reads and adds to; even layers add to the first half."""
+        return (self.half, self.d_model - self.half) if layer % 2 else (self.d_model - self.half, self.half)
+
+    def _rotation(self, dtype: torch.dtype) -> Rows:
+        return orthonormal_rows(self.master.to(dtype))
+
     def _outputs(self, h: Hidden) -> Hidden:
         """f(h)."""
-        dtype = computing(h, self.rotation.master)
-        halves = list((h.to(dtype) @ self.rotation.rows(dtype).mT).split([self.half, self.d_model - self.half], dim=-1))
-        for layer, coupling in enumerate(self.couplings):
-            halves[layer % 2] = halves[layer % 2] + coupling(halves[1 - layer % 2])
+        dtype = computing(h, self.master)
+        halves = list((h.to(dtype) @ self._rotation(dtype).mT).split([self.half, self.d_model - self.half], dim=-1))
+        for layer in range(self.n_layers):
+            halves[layer % 2] = halves[layer % 2] + self._coupling(layer, halves[1 - layer % 2])
         return torch.cat(halves, dim=-1)
 
     def _inputs(self, outputs: Hidden) -> Hidden:
         """f^-1(outputs)."""
         halves = list(outputs.split([self.half, self.d_model - self.half], dim=-1))
-        for layer, coupling in reversed(list(enumerate(self.couplings))):
-            halves[layer % 2] = halves[layer % 2] - coupling(halves[1 - layer % 2])
-        return torch.cat(halves, dim=-1) @ self.rotation.rows(outputs.dtype)
+        for layer in reversed(range(self.n_layers)):
+            halves[layer % 2] = halves[layer % 2] - self._coupling(layer, halves[1 - layer % 2])
+        return torch.cat(halves, dim=-1) @ self._rotation(outputs.dtype)
 
-
-class _Coupling(nn.Module):
-    """tanh network from one half to the other; its last layer starts at zero, so the flow starts as a rotation."""
-
-    def __init__(self, d_in: int, d_out: int, width: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.into = nn.Parameter(torch.randn(width, d_in, generator=generator) / max(d_in, 1) ** 0.5)
-        self.offset = nn.Parameter(torch.zeros(width))
-        self.out = nn.Parameter(torch.zeros(d_out, width))
-
-    def forward(self, x: Hidden) -> Hidden:
-        into, offset, out = (p.to(x.dtype) for p in (self.into, self.offset, self.out))
-        return torch.tanh(x @ into.mT + offset) @ out.mT
+    def _coupling(self, layer: int, half: Hidden) -> Hidden:
+        """A tanh network; its last layer starts at zero, so the flow starts as a rotation."""
+        into, offset, out = (getattr(self, f"{name}{layer}").to(half.dtype) for name in ("into", "offset", "out"))
+        return torch.tanh(half @ into.mT + offset) @ out.mT

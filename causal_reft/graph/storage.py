@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from causal_reft.errors import StorageError, nearest
-from causal_reft.featurizers import Autoencoder, Featurizer, Identity, Mask, Projection, Rotation, Subspace
+from causal_reft.featurizers import Autoencoder, Featurizer, Flow, Identity, Mask, Projection, Rotation, Subspace
 from causal_reft.graph.interchange import Interchange
 from causal_reft.graph.intervention_graph import InterventionGraph, Node
 from causal_reft.graph.sources import Collect, Constant, LearnedSource, Noise, Shift, Source
@@ -29,7 +29,7 @@ from causal_reft.tensors import Tensor
 SCHEMA = 1
 Data = dict[str, Any]
 FEATURIZERS: dict[str, type[Featurizer]] = {
-    kind.__name__: kind for kind in (Identity, Subspace, Projection, Mask, Autoencoder)
+    kind.__name__: kind for kind in (Identity, Subspace, Projection, Mask, Autoencoder, Flow)
 }
 
 

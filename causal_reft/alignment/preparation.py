@@ -1,0 +1,220 @@
+"""From a task (or ready data) to the rows of a study: sampled apart for training, selection and report; filtered; encoded.
+
+Settings are split first, so that no setting (or no value of `split_by`) is ever in two parts, and pairs are drawn inside
+each part. Rows are kept whose sites name equally many tokens in every run and which the network solves without any edit;
+how many were dropped, and why, goes into the report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from causal_reft.alignment.encoding import Encoding
+from causal_reft.alignment.metrics import row_kinds
+from causal_reft.alignment.rows import clusters_of, target_examples
+from causal_reft.alignment.scoring import NO_EDIT, evaluated, score_rows, states_at
+from causal_reft.alignment.work import Part, VariableData
+from causal_reft.causal import CausalModel, CounterfactualDataset, Splits, Task, keep_solved, split_settings
+from causal_reft.causal.counterfactuals import PROMPT, TEXT
+from causal_reft.errors import StudyError
+from causal_reft.execution import Examples, FullPasses
+from causal_reft.seeds import derive, numpy_stream
+from causal_reft.sites import Site
+from causal_reft.tensors import Tensor
+from causal_reft.training import frozen
+
+PARTS = ("train", "select", "test")
+LARGEST_POOL = 20_000
+FEWEST = 8
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the rows of a study are drawn.
+
+    Attributes:
+        rows: how many to draw for training, selection and report.
+        fractions: of the settings that each of the three may use.
+        strategy: see `causal_reft.causal.strategies`.
+        split_by: columns whose values are never shared by two parts; by default whole settings.
+        seed: of the split, the draws, and the permutations of labels.
+        solved: whether rows that the network fails without any edit are dropped.
+        unit: what a cluster is: a "pair" of base and source, or a "base".
+    """
+
+    rows: tuple[int, int, int] = (256, 128, 256)
+    fractions: tuple[float, float, float] = (0.5, 0.2, 0.3)
+    strategy: str = "balanced"
+    split_by: str | tuple[str, ...] | None = None
+    seed: int = 0
+    solved: bool = True
+    unit: str = "pair"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One variable alternative: what workers are sent, what the results say about each report row, and what was dropped."""
+
+    data: VariableData
+    records: pd.DataFrame
+    dropped: Mapping[str, int]
+    seconds_per_row: float
+    digest: str
+
+
+def sampled(task: Task | CausalModel, variables: Sequence[str], how: Sampling) -> Splits:
+    """Training, selection and report rows without a common setting."""
+    causal = task.causal_model if isinstance(task, Task) else task
+    pool = causal.run(_pool(task, causal, how.seed))
+    parts = split_settings(pool, *how.fractions, by=list(_columns(how.split_by, causal)), seed=derive(how.seed, "split"))
+    drawn = []
+    for name, settings, rows in zip(PARTS, parts, how.rows, strict=True):
+        if len(settings) < 2:
+            raise StudyError(
+                f"The split leaves {len(settings)} settings for {name!r}. Give it more: sampling=Sampling(fractions=..., "
+                f"split_by=None), or a task with more settings."
+            )
+        among = settings[list(causal.inputs)]
+        drawn.append(task.counterfactuals(list(variables), rows, derive(how.seed, name), how.strategy, among=among))
+    return Splits(*drawn, dropped=0, by=_columns(how.split_by, causal))
+
+
+def prepare(
+    network: nn.Module,
+    encoding: Encoding,
+    splits: Splits,
+    task: Task | CausalModel | None,
+    sites: Sequence[Site],
+    how: Sampling,
+    control_seeds: Sequence[int],
+    batch_size: int,
+) -> Prepared:
+    """Filter and encode the three parts.
+
+    Raises:
+        StudyError: fewer than 8 rows are left in a part.
+    """
+    kept, dropped = {}, {}
+    for name, part in zip(PARTS, splits, strict=True):
+        paired = part[encoding.pairs_up(part, [site.where for site in sites])]
+        solved = _solved(network, encoding, paired, batch_size) if how.solved and len(paired) else paired
+        kept[name] = solved if name == "train" else _different(solved)
+        counts = {"unequal tokens": len(part) - len(paired), "not solved": len(paired) - len(solved), "repeated prompts": len(solved) - len(kept[name])}
+        dropped |= {f"{name}: {why}": count for why, count in counts.items()}
+        if len(kept[name]) < FEWEST:
+            raise StudyError(
+                f"Only {len(kept[name])} of {len(part)} rows are left for {name!r}: {counts['unequal tokens']} name unequal numbers "
+                f"of tokens in base and source, the network fails {counts['not solved']} without any edit, and "
+                f"{counts['repeated prompts']} repeat the prompts of another row. Draw more (Sampling(rows=...)), give the part "
+                f"more settings (Sampling(fractions=...)), choose other prompts, or Sampling(solved=False)."
+            )
+    report = kept["test"]
+    data = VariableData(
+        runs={name: report.run_of(name) for name in report.variables},
+        train=encoding.examples(kept["train"]),
+        select=_part(encoding, kept["select"], None, how.unit),
+        report=_part(encoding, report, task, how.unit),
+        permuted={seed: (_permuted(encoding, kept["train"], seed), _permuted(encoding, report, seed)) for seed in control_seeds},
+    )
+    digest = _digest([data.train, data.select.examples, data.report.examples])
+    seconds = _seconds_per_row(network, encoding.own(kept["train"], "base"))
+    return Prepared(data, _records(report, data.report.clusters), dropped, seconds, digest)
+
+
+def width_at(network: nn.Module, site: Site, examples: Examples) -> int:
+    """d_model at a site, from one row."""
+    one = examples.rows(torch.tensor([0]))
+    return states_at(network, site, one, ["base"])["base"].shape[-1]
+
+
+def _pool(task: Task | CausalModel, causal: CausalModel, seed: int) -> pd.DataFrame:
+    if isinstance(task, Task) and task.among is not None:
+        return task.among[list(causal.inputs)]
+    if causal.size <= LARGEST_POOL:
+        return causal.settings()
+    return causal.sample(LARGEST_POOL, derive(seed, "pool")).drop_duplicates(ignore_index=True)
+
+
+def _columns(split_by: str | tuple[str, ...] | None, causal: CausalModel) -> tuple[str, ...]:
+    return tuple(causal.inputs) if split_by is None else (split_by,) if isinstance(split_by, str) else tuple(split_by)
+
+
+def _solved(network: nn.Module, encoding: Encoding, data: CounterfactualDataset, batch_size: int) -> CounterfactualDataset:
+    right = {run: score_rows(network, NO_EDIT, encoding.own(data, run), batch_size)["iia"] == 1 for run in data.runs}
+    return keep_solved(data, right).data
+
+
+def _different(data: CounterfactualDataset) -> CounterfactualDataset:
+    """One row for each combination of prompts; a repeated one would give the same numbers and say nothing new."""
+    if PROMPT not in data.base:
+        return data
+    return data[np.sort(np.unique(clusters_of(data), return_index=True)[1])]
+
+
+def _seconds_per_row(network: nn.Module, examples: Examples) -> float:
+    """Of one full forward pass, by the clock, after one pass to warm up."""
+    rows = torch.arange(min(32, len(examples)))
+    with torch.no_grad(), frozen(network):
+        passes = FullPasses(evaluated(network, NO_EDIT), examples)
+        passes.scored(rows)
+        start = time.perf_counter()
+        passes.scored(rows)
+        return (time.perf_counter() - start) / len(rows)
+
+
+def _part(encoding: Encoding, data: CounterfactualDataset, task: Task | CausalModel | None, unit: str) -> Part:
+    target = None if task is None else target_examples(task, data, encoding)
+    return Part(encoding.examples(data), target, clusters_of(data, unit))
+
+
+def _permuted(encoding: Encoding, data: CounterfactualDataset, seed: int) -> Examples:
+    order = numpy_stream(seed, "permuted labels").permutation(len(data))
+    return encoding.examples(replace(data, labels=data.labels.iloc[order].reset_index(drop=True)))
+
+
+def _records(data: CounterfactualDataset, clusters: np.ndarray) -> pd.DataFrame:
+    """What the result's records say of each report row."""
+    columns: dict[str, Any] = {"row": range(len(data)), "cluster": clusters, "kind": row_kinds(data)}
+    for run, frame in data.runs.items():
+        if PROMPT in frame:
+            columns[f"{run}_prompt"] = frame[PROMPT].tolist()
+        else:
+            settings = frame[list(data.inputs)]
+            columns[f"{run}_setting"] = [str({k: _told(v) for k, v in row.items()}) for row in settings.to_dict("records")]
+    columns |= {f"expected_{name}": [_told(value) for value in data.labels[name]] for name in data.labels}
+    columns |= {f"base_{name}": [_told(value) for value in data.base[name]] for name in data.labels if name in data.base and name != TEXT}
+    return pd.DataFrame(columns)
+
+
+def _told(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if isinstance(value, np.ndarray):
+        return [round(float(x), 4) for x in value]
+    return value.item() if isinstance(value, np.generic) else value if isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def _digest(parts: Sequence[Examples]) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        for tensor in _tensors(part):
+            found.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
+            found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        for run, inputs in part.runs.items():
+            found.update(f"{run} {'' if isinstance(inputs, Tensor) else inputs.get('spans')}".encode())
+    return found.hexdigest()[:16]
+
+
+def _tensors(part: Examples) -> list[Tensor]:
+    runs = [[inputs] if isinstance(inputs, Tensor) else [v for v in inputs.values() if isinstance(v, Tensor)] for inputs in part.runs.values()]
+    return [part.labels.cpu(), *(tensor.cpu() for run in runs for tensor in run)]
+
+

@@ -1,0 +1,190 @@
+"""What a finished study says: tidy tables, records, the best site, a report in words, figures, and comparisons.
+
+Everything is read from the study's folder, so `StudyResult.load("runs/gender")` needs no network and no task.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from causal_reft.alignment.cell import ILLUSION
+from causal_reft.alignment.illusion import IllusionReport
+from causal_reft.alignment.statistics import max_statistic_p, mean_interval
+from causal_reft.alignment.store import Store
+from causal_reft.alignment.tables import Tables
+from causal_reft.errors import StudyError, nearest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+KEYS = ("variable", "site", "positions", "featurizer")
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResult:
+    """The result of a study. Columns are documented in `causal_reft.alignment.tables.COLUMNS`.
+
+    Attributes:
+        description: everything that determined the numbers, as `study.json` holds it.
+        dropped: for each variable, why how many drawn rows were not used.
+    """
+
+    description: Mapping[str, Any]
+    dropped: Mapping[str, Mapping[str, int]]
+    tables: Tables
+    seconds: float
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> StudyResult:
+        """Read a finished study's folder.
+
+        Raises:
+            StudyError: no study there, or one with fits or controls that are not finished.
+        """
+        store = Store(folder)
+        description, rows = store.description, store.rows
+        cells = store.all(description["digest"])
+        tables = Tables(description, rows, cells)
+        expected = len(rows) * description["n_main"] * len(description["sites"]) * len(description["seeds"])
+        found = len(tables.fits(role="study"))
+        if found < expected or not any(cell.kind == "controls" for cell in cells):
+            raise StudyError(f"{folder} holds {found} of {expected} fits and {len(cells) - found} controls: the study is not finished. Run it again: study.run().")
+        return StudyResult(description, {name: columns["dropped"] for name, columns in rows.items()}, tables, sum(cell.seconds for cell in cells.values()))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per fit: every setting, seed, score, interval, and control."""
+        return self.tables.table
+
+    @property
+    def grid(self) -> pd.DataFrame:
+        """One row per variable, featurizer and site over all seeds, with p-values corrected for the whole grid."""
+        return self.tables.grid
+
+    @property
+    def records(self) -> pd.DataFrame:
+        """One row per example and fit."""
+        return self.tables.records
+
+    @property
+    def ladder(self) -> pd.DataFrame:
+        """One row per fit of the capacity ladder at the best sites."""
+        return self.tables.ladder
+
+    @property
+    def control_fits(self) -> pd.DataFrame:
+        """One row per fit to permuted labels or on shuffled weights."""
+        return self.tables.control_fits
+
+    def best(self, variable: str | None = None) -> pd.Series:
+        """The row of `grid` with the highest IIA on the *selection* rows; its scores are those of the report rows."""
+        grid = self.grid[self.grid["variable"] == self._variable(variable)]
+        return grid.loc[grid["select_iia"].idxmax()]
+
+    def illusion(self, variable: str | None = None) -> IllusionReport:
+        """The illusion report of the best site.
+
+        Raises:
+            StudyError: the study made none (`Controls(illusion=False)`, several variables at once, a non-linear map).
+        """
+        name = self._variable(variable)
+        facts = next((found.facts for cell, found in self.tables.cells.items() if (cell.kind, cell.variable) == (ILLUSION, name)), None)
+        if facts is None:
+            raise StudyError(f"The study holds no illusion report of {name!r}. It takes one variable in linear coordinates; make it from the network: alignment.illusion(...).")
+        return IllusionReport(**{**facts, "effects": pd.DataFrame(facts["effects"]), "projections": pd.DataFrame(facts["projections"])})
+
+    def report(self, html: bool = False) -> str:
+        """What was found, in words: the headline, each site, controls, ladder, illusion, and what was dropped."""
+        from causal_reft.alignment.words import report_html, report_text
+
+        return report_html(self) if html else report_text(self)
+
+    def heatmap(self, value: str = "iia", variable: str | None = None, featurizer: str | None = None, ax: Axes | None = None) -> Axes:
+        """A score by layer and position over all seeds, with its interval and the best control."""
+        from causal_reft.plots import site_heatmap
+
+        grid = self.grid[self.grid["variable"] == self._variable(variable)]
+        label = featurizer or str(grid["featurizer"].iloc[0])
+        if label not in set(grid["featurizer"]):
+            raise StudyError(f"The study has no featurizer {label!r}. {nearest(label, set(grid['featurizer']))}")
+        return site_heatmap(grid[grid["featurizer"] == label], value=value, ax=ax)
+
+    def difference(self, one: Mapping[str, Any], two: Mapping[str, Any], metric: str = "iia") -> pd.Series:
+        """A paired test between two cells of the grid, each named by columns: `{"layer": 1, "positions": "gender"}`.
+
+        Returns:
+            `difference` (one minus two), `low`, `high`, two-sided `p`, `rows`, `clusters`; rows are averaged over seeds.
+        """
+        a, b = (self._pairs(self._cell(which), metric) for which in (one, two))
+        return _paired(a, b)
+
+    def compare(self, other: StudyResult, metric: str = "iia") -> pd.DataFrame:
+        """Cell by cell, this study minus another, on the base/source pairs that both have scored.
+
+        Returns:
+            The keys, `here`, `there`, `difference`, `low`, `high`, two-sided `p`, `p_corrected` over all cells, `clusters`.
+
+        Raises:
+            StudyError: no common cell, or no common pair.
+        """
+        shared = self.grid[list(KEYS)].merge(other.grid[list(KEYS)])
+        if shared.empty:
+            raise StudyError("The two studies have no cell in common (variable, site, positions and featurizer must agree), so there is nothing to compare.")
+        rows, differences = [], []
+        for _, key in shared.iterrows():
+            a, b = self._pairs(dict(key), metric), other._pairs(dict(key), metric)
+            rows.append({**key, "here": a.mean(), "there": b.mean(), **_paired(a, b)})
+            differences.append((a - b).dropna())
+        table = pd.DataFrame(rows)
+        for variable, part in table.groupby("variable", sort=False):
+            stacked = np.stack([differences[i].to_numpy() for i in part.index])
+            table.loc[part.index, "p_corrected"] = max_statistic_p(stacked, np.arange(stacked.shape[1]), one_sided=False)
+        return table
+
+    def _variable(self, name: str | None) -> str:
+        known = list(self.tables.rows)
+        if name is None and len(known) == 1:
+            return known[0]
+        if name not in known:
+            raise StudyError(f"variable={name!r}: this study looked for {', '.join(known)}. {nearest(str(name), known)}")
+        return name
+
+    def _cell(self, which: Mapping[str, Any]) -> dict[str, Any]:
+        for column in which:
+            if column not in self.grid:
+                raise StudyError(f"The grid has no column {column!r}. {nearest(column, self.grid.columns)}")
+        found = self.grid[np.logical_and.reduce([self.grid[column] == value for column, value in which.items()])]
+        if len(found) != 1:
+            raise StudyError(f"{dict(which)} names {len(found)} cells of the grid; name exactly one by {', '.join(KEYS)} or layer.")
+        return dict(found.iloc[0][list(KEYS)])
+
+    def _pairs(self, key: Mapping[str, Any], metric: str) -> pd.Series:
+        """The mean score of each base/source pair over seeds and repetitions."""
+        records = self.records
+        mine = records[np.logical_and.reduce([records[column] == value for column, value in key.items()])]
+        seen = [name for name in mine if name.endswith(("_prompt", "_setting"))]
+        return mine.groupby(seen)[metric].mean()
+
+    def __repr__(self) -> str:
+        from causal_reft.alignment.words import headline
+
+        return headline(self)
+
+    def _repr_html_(self) -> str:
+        return self.report(html=True)
+
+
+def _paired(one: pd.Series, two: pd.Series) -> pd.Series:
+    difference = (one - two).dropna()
+    if difference.empty:
+        raise StudyError("The two have no base/source pair in common. Draw both from the same task with the same Sampling.")
+    values, clusters = difference.to_numpy(), np.arange(len(difference))
+    found = mean_interval(values, clusters, share=False)
+    p = float(max_statistic_p(values[None], clusters, one_sided=False)[0])
+    return pd.Series({"difference": found.value, "low": found.low, "high": found.high, "p": p, "clusters": found.clusters})

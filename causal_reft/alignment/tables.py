@@ -1,0 +1,233 @@
+"""From finished cells to tidy tables. The columns, and what each means, are `COLUMNS`; the documentation prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from causal_reft.alignment.cell import CONTROLS, FIT, PERMUTED, SHUFFLED, TRUE, Cell, CellResult
+from causal_reft.alignment.metrics import METRICS, summary
+from causal_reft.alignment.statistics import Interval, crossed_interval, max_statistic_p, mean_interval, percentile, separation
+from causal_reft.featurizers import principal_angles
+
+COLUMNS = {
+    "variable": "what was interchanged",
+    "layer": "layer of the site; missing for sites by path",
+    "component": "component of the site",
+    "positions": "positions of the site",
+    "site": "the site's short name",
+    "featurizer": "label of the featurizer",
+    "rank": "coordinates that were written (what a hard mask left of them)",
+    "seed": "of initialisation and data order (table only)",
+    "seeds": "how many seeds (grid only)",
+    "rows": "report rows that were scored",
+    "clusters": "different base/source pairs among them: the units of the bootstrap",
+    "iia": "interchange intervention accuracy: exact match over the full vocabulary",
+    "iia_low": "lower end of its 95 % interval (clusters; in the grid seeds too)",
+    "iia_high": "upper end",
+    "iia_sd": "standard deviation over seeds (grid only)",
+    "cause": "iia over rows whose answer the interchange changes",
+    "isolate": "iia over rows whose answer it must leave although the source's is another",
+    "disentangle": "mean of cause and isolate",
+    "log_odds": "mean log-odds of the expected answer",
+    "logit_difference": "mean logit of the expected answer minus that of the answer without the interchange",
+    "kl": "mean KL divergence from the target run, in nats",
+    "select_iia": "iia on the selection rows, by which `best` chooses",
+    "no_edit": "iia of the identity patch",
+    "random_mean": "mean iia of random subspaces of the same rank",
+    "random_best": "iia of the best of them",
+    "random_percentile": "percentage of them that the score beats",
+    "pca": "iia of as many principal directions",
+    "permuted": "iia of fits to permuted labels, on permuted labels",
+    "shuffled": "iia of fits on networks with shuffled weights",
+    "full_patch": "iia of the whole vector: a reference, not a control",
+    "best_control": "name of the best control",
+    "control": "iia of the best control",
+    "separation": "iia minus control: the headline",
+    "separation_low": "lower end of its 95 % interval",
+    "separation_high": "upper end",
+    "p": "one-sided paired p-value of the separation",
+    "p_corrected": "the same against the largest of all cells of the variable (grid only)",
+    "seed_angle": "mean largest principal angle between the subspaces of two seeds, in degrees (grid only)",
+    "steps": "optimizer steps (table only)",
+    "final_loss": "last training loss (table only)",
+}
+
+
+@dataclass(frozen=True)
+class Controlled:
+    """The control scores of one cell of the grid: name -> "draw rows", and the whole vector's, which is none."""
+
+    rivals: Mapping[str, np.ndarray]
+    full_patch: float
+
+    def columns(self, score: float) -> dict[str, float]:
+        """What a row of a table says of the controls."""
+        means = {name: rows.mean(1) for name, rows in self.rivals.items()}
+        draws = means["random"]
+        found = {name: float(means[name].mean()) if name in means else float("nan") for name in ("no_edit", "pca", "permuted", "shuffled")}
+        random = {"random_mean": float(draws.mean()), "random_best": float(draws.max()), "random_percentile": percentile(score, draws)}
+        return found | random | {"full_patch": self.full_patch}
+
+
+class Tables:
+    """The tables of one study's finished cells."""
+
+    def __init__(self, description: Mapping[str, Any], rows: Mapping[str, Any], cells: Mapping[Cell, CellResult]) -> None:
+        self.description, self.cells = description, cells
+        self.labels = list(description["labels"])
+        self.rows = {name: pd.DataFrame({k: v for k, v in columns.items() if k != "dropped"}) for name, columns in rows.items()}
+
+    def fits(self, **wanted: Any) -> list[Cell]:
+        """Fit cells with these fields, in order of variable, featurizer, site and seed."""
+        found = [c for c in self.cells if c.kind == FIT and all(getattr(c, key) == value for key, value in wanted.items())]
+        order = list(self.rows)
+        return sorted(found, key=lambda c: (order.index(c.variable), c.featurizer, c.site, self.description["seeds"].index(c.seed)))
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per fit of the grid."""
+        return _ordered(self.fit_row(cell) for cell in self.fits(role="study"))
+
+    @cached_property
+    def ladder(self) -> pd.DataFrame:
+        """One row per fit at the best sites: the study's own and the ladder's; `network` says whether it was shuffled."""
+        best = {(c.variable, c.site) for c in self.fits(role="ladder")}
+        cells = [c for c in self.fits(labels=TRUE) if (c.variable, c.site) in best]
+        return pd.DataFrame([{**self._place(c), "network": c.network, **self._score(c)} for c in cells])
+
+    @cached_property
+    def control_fits(self) -> pd.DataFrame:
+        """One row per fit to permuted labels or on shuffled weights."""
+        cells = self.fits(role="control")
+        return pd.DataFrame([{**self._place(c), "network": c.network, "labels": c.labels, **self._score(c)} for c in cells])
+
+    @cached_property
+    def grid(self) -> pd.DataFrame:
+        """One row per variable, featurizer and site, over all seeds."""
+        groups: dict[tuple[str, int, int], list[Cell]] = {}
+        for cell in self.fits(role="study"):
+            groups.setdefault((cell.variable, cell.featurizer, cell.site), []).append(cell)
+        table = _ordered(self._grid_row(cells) for cells in groups.values())
+        corrected = [p for variable in self.rows for p in self._corrected([cells for key, cells in groups.items() if key[0] == variable])]
+        table["p_corrected"] = corrected
+        return table[[name for name in COLUMNS if name in table]]
+
+    def fit_row(self, cell: Cell) -> dict[str, Any]:
+        """One row of `table`."""
+        found, controls, clusters = self.cells[cell], self.controlled(cell), self._clusters(cell)
+        score = self._score(cell)
+        apart = separation(found.arrays["report.iia"][None], dict(controls.rivals), clusters)
+        return {
+            **self._place(cell),
+            **score,
+            **controls.columns(score["iia"]),
+            "select_iia": float(found.arrays["select.iia"].mean()),
+            **_separation_columns(apart, score["iia"]),
+            "steps": found.facts["steps"],
+            "final_loss": found.facts["final_loss"],
+        }
+
+    def scores(self, cells: Iterable[Cell], metric: str = "iia") -> np.ndarray:
+        """Row scores of fits: "fit rows"."""
+        return np.stack([self.cells[cell].arrays[f"report.{metric}"] for cell in cells])
+
+    def controlled(self, cell: Cell) -> Controlled:
+        """The controls of a fit's place in the grid."""
+        rank = sum(self.cells[cell].facts["ranks"].values())
+        arrays = next(found.arrays for c, found in self.cells.items() if (c.kind, c.variable, c.site, c.rank) == (CONTROLS, cell.variable, cell.site, rank))
+        rivals = {"no_edit": arrays["no_edit.iia"][None], "random": arrays["random.iia"]}
+        rivals |= {"pca": arrays["pca.iia"][None]} if "pca.iia" in arrays else {}
+        place = {"variable": cell.variable, "site": cell.site, "featurizer": cell.featurizer}
+        for name, wanted in (("permuted", {"labels": PERMUTED}), ("shuffled", {"network": SHUFFLED})):
+            twins = self.fits(**place, **wanted)
+            rivals |= {name: self.scores(twins)} if twins else {}
+        return Controlled(rivals, float(arrays["full_patch.iia"].mean()) if "full_patch.iia" in arrays else float("nan"))
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """One row per report row and fit of the grid: its place, the row's own columns, and every metric."""
+        parts = []
+        for cell in self.fits(role="study"):
+            metrics = {name: self.cells[cell].arrays[f"report.{name}"] for name in METRICS if f"report.{name}" in self.cells[cell].arrays}
+            parts.append(self.rows[cell.variable].assign(**self._place(cell), **metrics))
+        table = pd.concat(parts, ignore_index=True)
+        first = [name for name in COLUMNS if name in table and name not in METRICS]
+        return table[[*first, *(name for name in table if name not in first)]]
+
+    def _place(self, cell: Cell) -> dict[str, Any]:
+        site = self.description["sites"][cell.site]
+        named = {"layer": site["layer"], "component": site["component"], "positions": site["positions"], "site": site["name"]}
+        rank = sum(self.cells[cell].facts["ranks"].values())
+        return {"variable": cell.variable, **named, "featurizer": self.labels[cell.featurizer], "rank": rank, "seed": cell.seed}
+
+    def _score(self, cell: Cell) -> dict[str, Any]:
+        arrays = self.cells[cell].arrays
+        values = {name: arrays[f"report.{name}"] for name in METRICS if f"report.{name}" in arrays}
+        kinds = self.rows[cell.variable]["kind"].to_numpy()
+        return {**summary(values, kinds), **_interval_columns(mean_interval(values["iia"], self._clusters(cell)))}
+
+    def _grid_row(self, cells: list[Cell]) -> dict[str, Any]:
+        scores, controls, clusters = self.scores(cells), self.controlled(cells[0]), self._clusters(cells[0])
+        single = pd.DataFrame([self._score(cell) for cell in cells])
+        means = single[["cause", "isolate", "disentangle", *(m for m in METRICS if m in single)]].mean().to_dict()
+        place = {key: value for key, value in self._place(cells[0]).items() if key != "seed"}
+        interval = crossed_interval(scores, clusters)
+        return {
+            **place,
+            "rank": float(np.mean([sum(self.cells[cell].facts["ranks"].values()) for cell in cells])),
+            "seeds": len(cells),
+            **means,
+            **_interval_columns(interval),
+            "iia_sd": float(scores.mean(1).std(ddof=1)) if len(cells) > 1 else float("nan"),
+            **controls.columns(interval.value),
+            "select_iia": float(np.mean([self.cells[cell].arrays["select.iia"].mean() for cell in cells])),
+            **_separation_columns(separation(scores, dict(controls.rivals), clusters), interval.value),
+            "seed_angle": self._seed_angle(cells),
+        }
+
+    def _corrected(self, groups: list[list[Cell]]) -> np.ndarray:
+        differences = []
+        for cells in groups:
+            rivals = np.concatenate(list(self.controlled(cells[0]).rivals.values()))
+            differences.append(self.scores(cells).mean(0) - rivals[int(rivals.mean(1).argmax())])
+        return max_statistic_p(np.stack(differences), self._clusters(groups[0][0]))
+
+    def _seed_angle(self, cells: list[Cell]) -> float:
+        """Mean over variables and pairs of seeds of the largest principal angle."""
+        found = []
+        for one, two in combinations(cells, 2):
+            a, b = self.cells[one].arrays, self.cells[two].arrays
+            names = [name for name in a if name.startswith("rotation.") and a[name].shape == b[name].shape]
+            found += [float(principal_angles(torch.from_numpy(a[name]), torch.from_numpy(b[name])).max()) for name in names]
+        return float(np.mean(found)) if found else float("nan")
+
+    def _clusters(self, cell: Cell) -> np.ndarray:
+        return self.rows[cell.variable]["cluster"].to_numpy()
+
+
+def _interval_columns(found: Interval) -> dict[str, Any]:
+    return {"iia": found.value, "iia_low": found.low, "iia_high": found.high, "rows": found.rows, "clusters": found.clusters}
+
+
+def _separation_columns(found: Any, score: float) -> dict[str, Any]:
+    return {
+        "best_control": found.best_control,
+        "control": score - found.value,
+        "separation": found.value,
+        "separation_low": found.low,
+        "separation_high": found.high,
+        "p": found.p,
+    }
+
+
+def _ordered(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(list(rows))
+    return table[[name for name in COLUMNS if name in table]]

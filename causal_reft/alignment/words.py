@@ -1,0 +1,216 @@
+"""A study in words: what it will do, what it found, and how sure that is. Every number comes from the tables.
+
+A cell is said to separate where its p-value, corrected for the whole grid, is below 5 % *and* the 95 % interval of its
+separation from the best control lies above zero.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from causal_reft.alignment.cell import FIT, SHUFFLED
+
+if TYPE_CHECKING:
+    from causal_reft.alignment.results import StudyResult
+    from causal_reft.alignment.study import Study
+
+ALPHA = 0.05
+
+
+def describe_study(study: Study) -> str:
+    """The repr of a study: the grid, the rows, the cost, the folder."""
+    fits = study._fits()
+    main, twins = [c for c in fits if c.role == "study"], [c for c in fits if c.role == "control"]
+    sites, seeds = len(study.sites), len(study.seeds)
+    grid = f"{sites} sites x {study.n_main} featurizers x {seeds} seeds x {len(study.prepared)} variables"
+    last = len(study.labels) - study.n_main
+    forwards, seconds = _cost(study)
+    lines = [
+        f"Study of {', '.join(study.prepared)}: {grid} = {len(main)} fits",
+        f"  featurizers: {', '.join(study.labels[: study.n_main])}; seeds {', '.join(map(str, study.seeds))}",
+        f"  controls: {study.controls.random} random subspaces, PCA, identity patch and whole vector at every site; {len(twins)} more fits "
+        f"to permuted labels and on shuffled weights",
+        f"  at the best site: a ladder of {last} more maps" + (" and an illusion report" if study.controls.illusion else ""),
+        *[f"  {name}: {_row_counts(part.data)} rows{_dropped(part.dropped)}" for name, part in study.prepared.items()],
+        f"  about {_round(forwards)} passes of one prompt, at most about {_duration(seconds)} for one worker",
+        f"  folder {study.store.folder}: {study.finished} of {len(study.cells)} known cells finished",
+    ]
+    return "\n".join(lines)
+
+
+def headline(result: StudyResult) -> str:
+    """A few lines: what separates, and the best cell with its controls."""
+    return "\n".join(line for variable in result.tables.rows for line in _headline(result, variable))
+
+
+def report_text(result: StudyResult) -> str:
+    """The whole report."""
+    parts = []
+    for variable in result.tables.rows:
+        parts += [*_headline(result, variable), "", *_where(result, variable), "", *_controls(result, variable), *_ladder(result, variable), *_illusion(result, variable)]
+        parts += ["", *_rows(result, variable), ""]
+    return "\n".join([*parts, *_reading()])
+
+
+def report_html(result: StudyResult) -> str:
+    """The whole report with the grid as a table."""
+    columns = ["variable", "site", "positions", "featurizer", "iia", "iia_low", "iia_high", "control", "best_control", "separation", "separation_low", "separation_high", "p_corrected"]
+    table = result.grid[columns].to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
+    paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in report_text(result).splitlines() if line.strip())
+    return f"<div>{paragraphs}{table}</div>"
+
+
+def separates(grid: pd.DataFrame) -> pd.Series:
+    """Which rows of the grid separate from their best control."""
+    return (grid["p_corrected"] < ALPHA) & (grid["separation_low"] > 0)
+
+
+def _headline(result: StudyResult, variable: str) -> list[str]:
+    grid, best = _of(result, variable), result.best(variable)
+    apart = grid[separates(grid)]
+    if apart.empty:
+        return [
+            f"{variable}: nothing separates from the controls, at none of {len(grid)} cells (p corrected for all of them; alpha {ALPHA}).",
+            f"  The best on the selection rows, {_cell(best)}, scores {_score(best)}, its best control ({best.best_control}) {best.control:.3f}.",
+        ]
+    return [
+        f"{variable}: {len(apart)} of {len(grid)} cells separate from their best control (p corrected for all of them; alpha {ALPHA}).",
+        f"  Chosen on the selection rows: {_cell(best)}. On the report rows: separation {best.separation:+.3f} "
+        f"[{best.separation_low:+.3f}, {best.separation_high:+.3f}] from {best.best_control}, p = {best.p_corrected:.2g}; "
+        f"IIA {_score(best)} over {best.seeds} seeds.",
+    ]
+
+
+def _where(result: StudyResult, variable: str) -> list[str]:
+    """For each position, the layers that separate."""
+    grid = _of(result, variable)
+    lines = []
+    for (positions, component, featurizer), part in grid.groupby(["positions", "component", "featurizer"], sort=False):
+        apart = part[separates(part)]
+        place = _place(part, positions, component) + (f" with {featurizer}" if grid["featurizer"].nunique() > 1 else "")
+        if apart.empty:
+            highest = part.loc[part["iia"].idxmax()]
+            lines.append(f"At {place}: no effect beyond the controls at any of {len(part)} sites (highest IIA {_score(highest)}, control {highest.control:.3f}).")
+            continue
+        shown = "; ".join(f"{_layer(row)} {row.separation:+.3f} (IIA {row.iia:.3f}, whole vector {row.full_patch:.3f})" for _, row in apart.iterrows())
+        lines.append(f"At {place}: separated at {len(apart)} of {len(part)} sites: {shown}.")
+    return lines
+
+
+def _controls(result: StudyResult, variable: str) -> list[str]:
+    best = result.best(variable)
+    angle = "" if pd.isna(best.seed_angle) else f" Subspaces of different seeds differ by {best.seed_angle:.0f} degrees (mean largest angle)."
+    return [
+        f"At {_cell(best)}: identity patch {best.no_edit:.3f}; random subspaces of rank {best['rank']:g} mean {best.random_mean:.3f}, best "
+        f"{best.random_best:.3f} (the score beats {best.random_percentile:.0f} %); PCA {best.pca:.3f}; permuted labels {best.permuted:.3f}; "
+        f"shuffled weights {best.shuffled:.3f}; whole vector {best.full_patch:.3f}. Standard deviation over seeds {best.iia_sd:.3f}." + angle,
+        f"Cause {best.cause:.3f}, isolate {best.isolate:.3f}, disentangle {best.disentangle:.3f} (nan: no such rows).",
+    ]
+
+
+def _ladder(result: StudyResult, variable: str) -> list[str]:
+    ladder = result.ladder
+    mine = ladder[ladder["variable"] == variable] if len(ladder) else ladder
+    if not len(mine):
+        return []
+    steps = mine.groupby(["featurizer", "network"], sort=False)["iia"].agg(["mean", "min", "max", "count"]).reset_index()
+    steps = steps.sort_values("network", kind="stable")
+    shown = "; ".join(
+        f"{row.featurizer}{' on shuffled weights' if row.network == SHUFFLED else ''} {row['mean']:.3f} [{row['min']:.3f} to {row['max']:.3f}, {row['count']} seeds]"
+        for _, row in steps.iterrows()
+    )
+    return [f"Capacity ladder there: {shown}. A Flow can align almost anything: what it reaches is no evidence."]
+
+
+def _illusion(result: StudyResult, variable: str) -> list[str]:
+    from causal_reft.errors import StudyError
+
+    try:
+        return ["Illusion report of its first seed (a diagnostic, no verdict):", *(f"  {line}" for line in result.illusion(variable).words.splitlines())]
+    except StudyError:
+        return []
+
+
+def _rows(result: StudyResult, variable: str) -> list[str]:
+    grid, first = _of(result, variable), _of(result, variable).iloc[0]
+    seeds = ", ".join(map(str, result.description["seeds"]))
+    return [
+        f"Scored on {first.rows} report rows ({first.clusters} pairs), which share no {_unit(result)} with training or selection{_dropped(result.dropped[variable])}. "
+        f"An answer is right where it is the most likely {'of the full vocabulary' if result.description['match'] == 'vocabulary' else 'of the answers that the task knows'}. "
+        f"Seeds {seeds}; {len(grid)} cells; torch {result.description['torch']}."
+    ]
+
+
+def _reading() -> list[str]:
+    return [
+        "How to read it: the headline is the separation, a score minus that of its best control on the same rows. Intervals are 95 %, from "
+        "resampled base/source pairs (and seeds). A cell separates where p, corrected for all cells by the largest statistic, is below 0.05 "
+        "and the interval of the separation lies above zero. High IIA alone is no evidence."
+    ]
+
+
+def _of(result: StudyResult, variable: str) -> pd.DataFrame:
+    return result.grid[result.grid["variable"] == variable]
+
+
+def _cell(row: pd.Series) -> str:
+    return f"{row.site} at {row.positions} ({row.featurizer})"
+
+
+def _layer(row: pd.Series) -> str:
+    return row.site if pd.isna(row.layer) else f"layer {int(row.layer)}"
+
+
+def _place(part: pd.DataFrame, positions: object, component: object) -> str:
+    return f"{positions!r}" if part["component"].iloc[0] == "block_output" else f"{positions!r} of {component}"
+
+
+def _score(row: pd.Series) -> str:
+    return f"{row.iia:.3f} [{row.iia_low:.3f}, {row.iia_high:.3f}]"
+
+
+def _unit(result: StudyResult) -> str:
+    by = result.description["sampling"]["split_by"]
+    return "setting" if by is None else by if isinstance(by, str) else " and ".join(by)
+
+
+def _dropped(dropped: Mapping[str, int]) -> str:
+    shown = [f"{count} {why}" for why, count in dropped.items() if count]
+    return f" (dropped: {', '.join(shown)})" if shown else ""
+
+
+def _row_counts(data) -> str:  # noqa: ANN001
+    return f"{len(data.train)} training, {len(data.select.examples)} selection, {len(data.report.examples)} report"
+
+
+def _cost(study: Study) -> tuple[float, float]:
+    """Passes of one prompt, and seconds, from the time that the filter took per row."""
+    forwards = seconds = 0.0
+    for name, part in study.prepared.items():
+        fits = sum(cell.kind == FIT and cell.variable == name for cell in study._fits())
+        fits += len(study.seeds) * (len(study.labels) - study.n_main)
+        runs, report = 1 + len(set(part.data.runs.values())), len(part.data.report.examples)
+        steps = study.work.recipe.steps(len(part.data.train)) * study.work.recipe.batch_size
+        each = steps * (runs + 2) + (report + len(part.data.select.examples)) * runs
+        controls = len(study.sites) * (study.controls.random + 3) * report * runs
+        forwards += fits * each + controls
+        seconds += (fits * each + controls) * part.seconds_per_row
+    return forwards, seconds
+
+
+def _round(number: float) -> str:
+    for size, word in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
+        if number >= size:
+            return f"{number / size:.2g}{word}"
+    return f"{number:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    for size, word in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {word}"
+    return f"{max(seconds, 1):.0f} seconds"
