@@ -23,7 +23,7 @@ from causal_reft.featurizers import Autoencoder, Featurizer, Flow, Identity, Mas
 from causal_reft.graph.interchange import Interchange
 from causal_reft.graph.intervention_graph import InterventionGraph, Node
 from causal_reft.graph.sources import Collect, Constant, LearnedSource, Noise, Shift, Source
-from causal_reft.sites import Site
+from causal_reft.sites import Site, parse_positions
 from causal_reft.tensors import Tensor
 
 SCHEMA = 1
@@ -319,8 +319,7 @@ def site_to_data(site: Site) -> Data:
 
 def site_from_data(data: Data) -> Site:
     """The inverse of `site_to_data`."""
-    if "path" in data:
-        _only(data, {"path", "port", "positions"}, "a site in graph.json")
-        return Site.at(**data)
-    _only(data, {"layer", "component", "positions", "head"}, "a site in graph.json")
-    return Site(**data)
+    fields = {"path", "port", "positions"} if "path" in data else {"layer", "component", "positions", "head"}
+    _only(data, fields, "a site in graph.json")
+    positions = parse_positions(data["positions"])
+    return Site.at(**{**data, "positions": positions}) if "path" in data else Site(**{**data, "positions": positions})

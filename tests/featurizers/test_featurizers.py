@@ -1,4 +1,4 @@
-"""What each featurizer is: rows, slices, principal directions, masks, features; what is refused; which precision is kept."""
+"""What a featurizer is: rows, slices, principal directions, masks, features; what is refused; which precision is kept."""
 
 from __future__ import annotations
 

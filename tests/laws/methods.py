@@ -1,8 +1,8 @@
 """Every row of the method table twice: as a graph of the library, and as its formula in a few lines of plain torch.
 
 A reference is `formula(h, s, ordinal) -> h'` over the edited tokens, (token, d_model): h the base run's state there, s
-the source run's, ordinal the number of a token among the named ones of its row. It reads the very tensors that the graph
-trains, so that gradients can be compared too, and calls nothing of the library.
+the source run's, ordinal the number of a token among the named ones of its row. It reads the very tensors that the
+graph trains, so that gradients can be compared too, and calls nothing of the library.
 """
 
 from __future__ import annotations

@@ -1,0 +1,181 @@
+"""The plan gives the logits and the gradients of full passes: every decoder family, padding, layer, position and component.
+
+Float64 models with float64 masters; the bound is 1e-12 relative. The reference is `FullPasses`: every run in full under hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import pytest
+import torch
+import transformers
+
+import causal_reft as cr
+from causal_reft.execution import Examples, FullPasses, IntervenedModel, plan, plan_all
+from causal_reft.featurizers import computed_once
+from tests.families import DECODERS, VOCABULARY, inputs_of, model_of
+
+LAYERS, POSITIONS = (0, 1, 2), ("last", -3, "f2+l1")
+COMPONENTS = ("block_output", "attention_output", "mlp_output", "attention_head_output")
+LENGTHS = (7, 5, 6, 7)
+BOUND = 1e-12
+
+
+@cache
+def three_blocks(name: str) -> torch.nn.Module:
+    """The family's tiny model with three blocks."""
+    config = model_of(name).config
+    settings = {key: value for key, value in config.to_dict().items() if key not in ("layer_types", "num_hidden_layers", "n_layer")}
+    deeper = type(config)(**settings, num_hidden_layers=3)
+    torch.manual_seed(2)
+    model = transformers.AutoModelForCausalLM.from_config(deeper, experts_implementation="eager").double().eval()
+    for key, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, float(parameter.ndim == 1 and not key.endswith("bias")), 0.3)
+    return model.requires_grad_(False)
+
+
+def examples(name: str, padding: str, **more: object) -> Examples:
+    """Four rows of base and source, one class each."""
+    lengths = LENGTHS if padding != "no" else (7,) * 4
+    side = "left" if padding == "left" else "right"
+    runs = {run: {**inputs_of(name, seed, lengths, side), **more} for seed, run in enumerate(("base", "source", "other"))}
+    return Examples(runs, torch.tensor([3, 1, 2, 7]))
+
+
+def double(graph: cr.InterventionGraph) -> cr.InterventionGraph:
+    graph.modules.double()
+    return graph
+
+
+def widths(name: str) -> dict[str, int]:
+    """Width of each component in a family's model."""
+    config = model_of(name).config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return dict.fromkeys(COMPONENTS, config.hidden_size) | {"attention_head_output": head * config.num_attention_heads}
+
+
+def gradient(model: IntervenedModel, loss: torch.Tensor) -> torch.Tensor:
+    parameters = list(model.trainable_parameters())
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return torch.cat([torch.zeros(p.numel(), dtype=p.dtype) if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)])
+
+
+def assert_equal(models: Sequence[IntervenedModel], data: Examples, fast, rows: torch.Tensor) -> None:  # noqa: ANN001
+    """Loss and gradient of every model within the bound of full passes."""
+    with computed_once():
+        for model, mine in zip(models, fast, strict=True):
+            theirs = FullPasses(model, data).scored(rows)
+            assert torch.equal(mine.targets, theirs.targets)
+            assert torch.equal(mine.reads.rows, theirs.reads.rows)
+            losses = [torch.nn.functional.cross_entropy(s.logits, s.targets) for s in (mine, theirs)]
+            assert abs(float(losses[0].detach() - losses[1].detach())) <= BOUND * abs(float(losses[1].detach()))
+            a, b = (gradient(model, loss) for loss in losses)
+            assert float((a - b).norm()) <= BOUND * max(float(b.norm()), 1e-3), model.graph
+
+
+@pytest.mark.parametrize("padding", ["no", "left", "right"])
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_family(name: str, padding: str) -> None:
+    base, data, width = three_blocks(name), examples(name, padding), widths(name)
+    models = [
+        IntervenedModel(base, double(cr.das(cr.Site(layer, component, positions=where), width[component], 3, seed=layer)))
+        for component in COMPONENTS
+        for layer in LAYERS
+        for where in POSITIONS
+    ]
+    joint = plan_all(models, data)
+    rows = torch.tensor([2, 0, 1])
+    with computed_once():
+        assert_equal(models, data, joint.scored(rows), rows)
+    assert not joint.refused
+    assert joint.together is not None and joint.together.uses_prefix
+    assert len(joint.together.groups) == len(POSITIONS)
+
+
+def check_alone(base: torch.nn.Module, graph: cr.InterventionGraph, data: Examples, **options: object):  # noqa: ANN202
+    """One graph through a plan of its own; the plan comes back."""
+    model = IntervenedModel(base, double(graph)).train()
+    passes = plan(model, data, **options)
+    for rows in (torch.tensor([3, 1]), torch.arange(4)):
+        assert_equal([model], data, [passes.scored(rows)], rows)
+    return passes
+
+
+KINDS = {
+    "two sites": lambda d: cr.das([cr.Site(0, positions=-3), cr.Site(2, "mlp_output", positions="last")], d, 3),
+    "two sources": lambda d: cr.InterventionGraph(
+        left=cr.Interchange(cr.Site(1, positions=-2), cr.Subspace(d, 3), cr.Collect("source")),
+        right=cr.Interchange(cr.Site(1, positions="last"), cr.Subspace(d, 2, seed=1), cr.Collect("other")),
+    ),
+    "another site's state": lambda d: cr.InterventionGraph(
+        edit=cr.Interchange(cr.Site(2, positions="last"), cr.Subspace(d, 3), cr.Collect("source", cr.Site(0, positions=1)))
+    ),
+    "path patching": lambda d: cr.InterventionGraph(
+        first=cr.Interchange(cr.Site(0, positions=-2), cr.Identity(d), cr.Collect("source"), run="other"),
+        second=cr.Interchange(cr.Site(1, positions="last"), cr.Subspace(d, 3), cr.Collect("other")),
+    ),
+    "reads its own run": lambda d: cr.InterventionGraph(
+        edit=cr.Interchange(
+            cr.Site(2, positions="last"), cr.Subspace(d, 3),
+            cr.LearnedSource(3, d, reads=cr.Collect("base", cr.Site(1, positions="first")), init="random"),
+        )
+    ),
+    "boundless": lambda d: cr.boundless_das(cr.Site(1, positions="last"), d),
+    "mask of neurons": lambda d: cr.dbm(cr.Site(1, "mlp_output", positions=-2), cr.Identity(d)),
+    "loreft": lambda d: cr.loreft(cr.grid([0, 1, 2], ["f2+l2"]), d, 3, init="random"),
+    "loreft, suffix": lambda d: cr.loreft(cr.grid([0, 1, 2], ["l2"]), d, 3, init="random"),
+    "direft": lambda d: cr.direft(cr.grid([1, 2], ["last"]), d, 3, init="random"),
+    "embeddings": lambda d: cr.das(cr.Site(component="embeddings", positions=-2), d, 3),
+    "block input": lambda d: cr.das(cr.Site(2, "block_input", positions=-2), d, 3),
+    "final norm": lambda d: cr.das(cr.Site(component="final_norm", positions="last"), d, 3),
+    "one head": lambda d: cr.das(cr.Site(1, "attention_head_output", positions="last", head=1), d // 4, 2),
+    "a key": lambda d: cr.das(cr.Site(1, "attention_key", positions=-3), d, 3),
+    "a module by its path": lambda d: cr.das(cr.Site.at("transformer.h.1.mlp", positions="last"), d, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("padding", ["no", "left", "right"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_graph(kind: str, padding: str) -> None:
+    passes = check_alone(three_blocks("gpt2"), KINDS[kind](16), examples("gpt2", padding))
+    assert not passes.joint.refused, passes
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mistral"])
+@pytest.mark.parametrize("padding", ["no", "left", "right"])
+def test_spans_differ_by_row(name: str, padding: str) -> None:
+    data = examples(name, padding, spans={"subject": [[1, 2], [0], [2, 3, 4], [3]]})
+    graph = cr.das([cr.Site(1, positions="subject"), cr.Site(0, "attention_output", positions="subject")], 16, 3)
+    passes = check_alone(three_blocks(name), graph, data)
+    assert passes.joint.members[0].windows.prefix.tolist() == [1, 0, 2, 3]
+
+
+@pytest.mark.parametrize("padding", ["no", "left", "right"])
+def test_several_answer_tokens(padding: str) -> None:
+    """Token labels after a prompt: reads at several columns, edits of prompt tokens only."""
+    data = examples("qwen2", padding)
+    mask = data.runs["base"]["attention_mask"]
+    real = mask.cumsum(1) * mask
+    labels = torch.where(real > 4, data.runs["base"]["input_ids"], -100)
+    runs = {run: {**inputs, "prompt_lengths": [4, 4, 4, 4]} for run, inputs in data.runs.items()}
+    check_alone(three_blocks("qwen2"), cr.loreft(cr.grid([0, 1], ["f1+l1"]), 16, 3, init="random"), Examples(runs, labels))
+    check_alone(three_blocks("qwen2"), cr.das(cr.Site(1, positions="last"), 16, 3), Examples(runs, labels))
+
+
+def test_rows_where_an_edit_is_off() -> None:
+    data = examples("llama", "left", active={"edit": [True, False, True, True]})
+    check_alone(three_blocks("llama"), cr.loreft(cr.Site(1, positions=-2), 16, 3, init="random"), data)
+
+
+@pytest.mark.parametrize("memory", [0, 20_000, 1 << 30])
+def test_a_budget_changes_no_number(memory: int) -> None:
+    passes = check_alone(three_blocks("gemma3"), cr.das(cr.Site(1, positions="last"), 16, 3), examples("gemma3", "left"), memory=memory)
+    assert passes.joint.together.rebuilds == (memory < 1 << 30)
+    assert passes.joint.together.bytes <= memory
+
+
+def test_the_vocabulary_is_the_models() -> None:
+    passes = plan(IntervenedModel(three_blocks("opt"), double(cr.das(cr.Site(1, positions="last"), 16, 3))), examples("opt", "no"))
+    assert passes.scored(torch.arange(2)).logits.shape == (2, VOCABULARY)
