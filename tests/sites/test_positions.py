@@ -1,0 +1,224 @@
+"""The positions language against a reference that lists a row's tokens in Python, exhaustively on small prompts."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from causal_reft.errors import PositionError
+from causal_reft.sites import Positions, Prompt, Tokens, parse_positions, resolve
+
+
+def listed(word: Any, prompt: int, answer: int, span: list[int]) -> set[int]:
+    """The tokens of one row that a term names, counted from the row's first real token."""
+    tokens = list(range(prompt))
+    if isinstance(word, slice):
+        return set(tokens[word])
+    if isinstance(word, (list, tuple)):
+        return {tokens[i] for i in word}
+    if isinstance(word, int):
+        return {tokens[word]}
+    if word == "all":
+        return set(tokens)
+    if word == "generated":
+        return set(range(prompt, prompt + answer))
+    if word in ("first", "last"):
+        return set(tokens[:1] if word == "first" else tokens[-1:])
+    if word[0] in "fl" and word[1:].isdigit():
+        return set(tokens[: int(word[1:])] if word[0] == "f" else tokens[max(0, prompt - int(word[1:])) :])
+    if word == "subject":
+        return {tokens[i] for i in span}
+    return {tokens[int(word)]}
+
+
+def rows_of(tokens: Tokens, batch: int) -> list[list[int]]:
+    return [tokens.columns[tokens.rows == row].tolist() for row in range(batch)]
+
+
+def masked(rows: list[tuple[int, int, int]], answers: list[int]) -> torch.Tensor:
+    """Attention mask of rows (padding before, prompt tokens, padding behind) with answers between prompt and padding."""
+    assert len({before + n + a + after for (before, n, after), a in zip(rows, answers, strict=True)}) == 1
+    return torch.tensor([[0] * b + [1] * (n + a) + [0] * c for (b, n, c), a in zip(rows, answers, strict=True)])
+
+
+words = st.one_of(
+    st.sampled_from(["all", "generated", "first", "last", "subject"]),
+    st.tuples(st.sampled_from("fl"), st.integers(1, 9)).map(lambda pair: f"{pair[0]}{pair[1]}"),
+)
+anything = st.one_of(
+    words,
+    st.lists(words, min_size=2, max_size=3).map("+".join),
+    st.integers(-3, 2),
+    st.lists(st.integers(-3, 2), min_size=1, max_size=4),
+    st.builds(slice, *[st.none() | st.integers(-9, 9)] * 2, st.sampled_from([None, 1, 2, -1])),
+)
+texts = st.lists(st.tuples(st.integers(3, 6), st.integers(0, 3)), min_size=1, max_size=4)
+
+
+@given(positions=anything, rows=texts, left=st.booleans(), room=st.integers(0, 2), data=st.data())
+def test_named_tokens_are_those_of_the_reference(
+    positions: Any, rows: list[tuple[int, int]], left: bool, room: int, data: st.DataObject
+) -> None:
+    width = max(n + a for n, a in rows) + room
+    padded = [((width - n - a, n, 0) if left else (0, n, width - n - a)) for n, a in rows]
+    mask = masked(padded, [a for _, a in rows])
+    spans = [data.draw(st.lists(st.integers(-n, n - 1), max_size=3)) for n, _ in rows]
+    prompt = Prompt.of(mask, torch.tensor([n for n, _ in rows]))
+    tokens = resolve(parse_positions(positions), prompt, {"subject": spans})
+
+    parts = positions.split("+") if isinstance(positions, str) else [positions]
+    expected = [
+        sorted({start + t for part in parts for t in listed(part, n, a, span)})
+        for (n, a), (start, _, _), span in zip(rows, padded, spans, strict=True)
+    ]
+    assert rows_of(tokens, len(rows)) == expected
+    assert tokens.ordinal.tolist() == [i for row in expected for i in range(len(row))]
+    assert tokens.counts.tolist() == list(map(len, expected))
+    assert tokens.whole == (sum(map(len, expected)) == mask.numel())
+    assert bool(mask[tokens.rows, tokens.columns].all()), "never a token outside the text"
+
+
+@pytest.mark.parametrize(("first", "last"), list(itertools.product(range(1, 5), range(1, 5))))
+def test_prefix_and_suffix_on_every_short_prompt(first: int, last: int) -> None:
+    """f5+l5 clips, names each token once, and never leaves the prompt."""
+    for length in range(1, 8):
+        mask = torch.tensor([[0, 0] + [1] * length, [1] * length + [0, 0]])
+        tokens = resolve(parse_positions(f"f{first}+l{last}"), Prompt.of(mask))
+        named = sorted(set(range(min(first, length))) | set(range(max(0, length - last), length)))
+        assert rows_of(tokens, 2) == [[2 + t for t in named], named]
+
+
+@given(positions=anything)
+def test_what_is_stored_is_read_back(positions: Any) -> None:
+    parsed = parse_positions(positions)
+    assert parse_positions(parsed.to_data()) == parsed
+    assert parse_positions(parsed) is parsed
+
+
+@pytest.mark.parametrize(
+    ("given_", "printed"),
+    [(3, "3"), (-1, "-1"), ([2, 5], "[2, 5]"), ("f1+l1", "'first+last'"), ("f5 + l5", "'f5+l5'"), (slice(1, None), "slice(1, None, None)"), ("subject", "'subject'")],
+)  # fmt: skip
+def test_positions_print_as_written(given_: Any, printed: str) -> None:
+    assert str(parse_positions(given_)) == printed
+
+
+def test_what_positions_say_of_themselves() -> None:
+    every, mixed = parse_positions("all"), parse_positions("subject+generated")
+    assert every.everything and every.in_prompt and not every.generated
+    assert mixed.span_names == ("subject",) and mixed.generated and mixed.in_prompt and not mixed.everything
+    assert not parse_positions("generated").in_prompt
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "said"),
+    [
+        (True, "boolean.*positions='all'"),
+        ([], "not readable.*'f5\\+l5'"),
+        ([True], "not readable"),
+        ([1, "x"], "not readable.*spans="),
+        (1.5, "not readable"),
+        (None, "not readable"),
+        ("f0", "'f0' names no token"),
+        ("last+", "'' is neither a position word, an index nor a span name"),
+        ("a+b?", "'b\\?' is neither"),
+    ],
+)
+def test_what_the_language_does_not_know_is_refused(unreadable: Any, said: str) -> None:
+    with pytest.raises(PositionError, match=said):
+        parse_positions(unreadable)
+
+
+@pytest.mark.parametrize("index", [3, -4, "7", [0, 3]])
+def test_an_index_outside_one_rows_prompt_is_refused(index: Any) -> None:
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 1, 1, 1]])
+    with pytest.raises(
+        PositionError, match=r"outside the prompt of row 1, which has 3 tokens \(allowed: -3 to 2\).*clipped"
+    ):
+        resolve(parse_positions(index), Prompt.of(mask))
+
+
+def test_an_index_is_counted_in_the_prompt_not_in_its_answer() -> None:
+    prompt = Prompt.of(torch.ones(1, 6), torch.tensor([4]))
+    assert rows_of(resolve(parse_positions(-1), prompt), 1) == [[3]]
+    with pytest.raises(PositionError, match="has 4 tokens"):
+        resolve(parse_positions(4), prompt)
+
+
+def test_spans_that_do_not_fit_are_refused() -> None:
+    prompt, subject = Prompt.of(torch.ones(2, 3)), parse_positions("subjct")
+    with pytest.raises(PositionError, match=r"'subjct' is a span name.*Did you mean 'subject'\?.*one entry per row"):
+        resolve(subject, prompt, {"subject": [[0], [1]]})
+    with pytest.raises(PositionError, match=r"brings? no such span|bring no such span"):
+        resolve(subject, prompt)
+    with pytest.raises(PositionError, match=r"spans\['subjct'\] has 3 entries for a batch of 2"):
+        resolve(subject, prompt, {"subjct": [[0], [1], [2]]})
+    with pytest.raises(
+        PositionError, match=r"spans\['subjct'\]\[1\] names token 3, but the prompt of row 1 has 3 tokens.*padding"
+    ):
+        resolve(subject, prompt, {"subjct": [[0], [3]]})
+
+
+@pytest.mark.parametrize("rows", [[1, [0, 2]], [range(1, 2), range(0, 3, 2)], [(1,), (0, -1)]])
+def test_spans_are_ints_lists_or_ranges(rows: Any) -> None:
+    tokens = resolve(parse_positions("subject"), Prompt.of(torch.ones(2, 3)), {"subject": rows})
+    assert rows_of(tokens, 2) == [[1], [0, 2]]
+
+
+def test_spans_may_be_a_tensor() -> None:
+    tokens = resolve(
+        parse_positions("subject"), Prompt.of(torch.ones(2, 3)), {"subject": torch.tensor([[0, 1], [2, 1]])}
+    )
+    assert rows_of(tokens, 2) == [[0, 1], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        ([[1, 1], [0, 0]], "Row 1 .* holds no real token"),
+        ([[1, 1, 1], [1, 0, 1]], "Row 1 .* has a hole"),
+        ([[0, 1, 0, 1]], "hole"),
+    ],
+)
+def test_masks_in_which_the_last_token_has_no_meaning_are_refused(mask: list[list[int]], said: str) -> None:
+    with pytest.raises(PositionError, match=said):
+        Prompt.of(torch.tensor(mask))
+
+
+@pytest.mark.parametrize("mask", list(itertools.product([0, 1], repeat=5))[1:])
+def test_every_mask_of_five_columns_is_read_or_refused(mask: tuple[int, ...]) -> None:
+    real = [column for column, bit in enumerate(mask) if bit]
+    if real != list(range(real[0], real[-1] + 1)):
+        with pytest.raises(PositionError, match="hole"):
+            Prompt.of(torch.tensor([mask]))
+    else:
+        prompt = Prompt.of(torch.tensor([mask]))
+        assert (int(prompt.start), int(prompt.stop), int(prompt.end), prompt.width) == (
+            real[0],
+            real[-1] + 1,
+            real[-1] + 1,
+            5,
+        )
+
+
+@pytest.mark.parametrize("length", [0, 4, -1])
+def test_prompt_lengths_outside_the_row_are_refused(length: int) -> None:
+    with pytest.raises(
+        PositionError, match=rf"prompt_lengths\[1\] = {length}, but row 1 has 3 real tokens; allowed: 1 to 3"
+    ):
+        Prompt.of(torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]), torch.tensor([2, length]))
+
+
+def test_bool_and_float_masks_are_masks() -> None:
+    for dtype in (torch.bool, torch.float32, torch.int32):
+        assert Prompt.of(torch.tensor([[0, 1, 1]]).to(dtype)).start.tolist() == [1]
+
+
+def test_positions_are_a_value() -> None:
+    assert parse_positions("f2+l2") == parse_positions(" f2 + l2 ") and isinstance(parse_positions(1), Positions)
+    assert len({parse_positions([1, 2]), parse_positions((1, 2))}) == 1
