@@ -10,15 +10,27 @@ from matplotlib.axes import Axes
 
 from causal_reft.errors import DataError
 from causal_reft.plots.columns import require, require_numbers
-from causal_reft.plots.style import HIGHLIGHT, LABEL, QUIET, axis_labels, heading, label, new_axes, number, plain, tidy
+from causal_reft.plots.style import (
+    HIGHLIGHT,
+    LABEL,
+    QUIET,
+    Number,
+    axis_labels,
+    heading,
+    label,
+    new_axes,
+    number,
+    plain,
+    tidy,
+)
 
 
 def random_controls(
     table: pd.DataFrame,
-    score: float,
+    score: Number,
     value: str = "iia",
-    low: float | None = None,
-    high: float | None = None,
+    low: Number | None = None,
+    high: Number | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -58,7 +70,7 @@ def random_controls(
     return ax
 
 
-def _check(known: np.ndarray, score: float, low: float | None, high: float | None) -> None:
+def _check(known: np.ndarray, score: Number, low: Number | None, high: Number | None) -> None:
     if not len(known):
         raise DataError("random_controls: no control has a finite score. Print the table before plotting it.")
     if not math.isfinite(score):
@@ -69,14 +81,14 @@ def _check(known: np.ndarray, score: float, low: float | None, high: float | Non
         )
 
 
-def _bins(low: float, high: float) -> list[float]:
+def _bins(low: Number, high: Number) -> list[float]:
     """Thirty equal steps over everything that is drawn."""
     if low == high:
         low, high = low - 0.05, high + 0.05
     return np.linspace(low, high, 31).tolist()
 
 
-def _name_the_line(ax: Axes, score: float, low: float, high: float, percentile: float) -> None:
+def _name_the_line(ax: Axes, score: Number, low: Number, high: Number, percentile: Number) -> None:
     """Beside the line, on the side with more room."""
     leftwards = score > (low + high) / 2
     text = f"this subspace {number(score)}\npercentile {percentile:.0f}"

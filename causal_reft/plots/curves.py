@@ -21,6 +21,7 @@ from causal_reft.plots.style import (
     QUIET,
     TICK,
     TITLE,
+    Number,
     axis_labels,
     heading,
     label,
@@ -122,7 +123,7 @@ def panel_grid(
     low: str | None = None,
     high: str | None = None,
     columns: int = 4,
-    limits: tuple[float, float] | None = (0.0, 1.0),
+    limits: tuple[Number, Number] | None = (0.0, 1.0),
     title: str | None = None,
 ) -> np.ndarray:
     """One panel for each value of `panel`, in it `y` against `x`, one line for each value of `line`; axes shared.

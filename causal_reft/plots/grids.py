@@ -18,9 +18,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from causal_reft.plots.columns import Cells
-from causal_reft.plots.style import HIGHLIGHT, SEQUENTIAL, plain, readable_on, tick_names, tidy
+from causal_reft.plots.style import HIGHLIGHT, SEQUENTIAL, Number, plain, readable_on, tick_names, tidy
 
-SMALLEST_TEXT = 4.5
+SMALLEST_TEXT = 4.5  # points
+LETTERS = 11.5  # to an inch, of a column's name
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,12 @@ def natural_size(grid: Grid) -> tuple[float, float]:
     longest = max((len(line) for text in grid.small.flat for line in text.split("\n")), default=0)
     width = columns * max(0.52, 0.062 * longest + 0.12)
     names = 0.075 * max(map(len, grid.row_names))
-    return min(13.0, max(2.6, width) + names + 1.5), min(10.0, max(0.5, rows * (0.34 + 0.13 * grid.lines)) + 1.3)
+    below = max(map(len, grid.column_names))
+    turned = 0.045 * below if below > LETTERS * width / columns else 0.0
+    return min(13.0, max(3.0, width) + names + 1.5), min(10.0, rows * (0.36 + 0.13 * grid.lines) + 1.5 + turned)
 
 
-def draw_grid(ax: Axes, grid: Grid, limits: tuple[float, float], cmap: str = SEQUENTIAL) -> tuple[AxesImage, bool]:
+def draw_grid(ax: Axes, grid: Grid, limits: tuple[Number, Number], cmap: str = SEQUENTIAL) -> tuple[AxesImage, bool]:
     """Cells, numbers and names, row 0 on top; returns also whether there was room for the small lines."""
     rows, columns = grid.values.shape
     colours = colormaps[cmap].with_extremes(bad="#eeeeee")
@@ -93,7 +96,7 @@ def hatch(ax: Axes, row: int, column: int) -> Rectangle:
     return box
 
 
-def limits_of(values: np.ndarray, limits: tuple[float, float] | None) -> tuple[float, float]:
+def limits_of(values: np.ndarray, limits: tuple[Number, Number] | None) -> tuple[Number, Number]:
     """The ends of the colour scale: as asked, 0 to 1 for shares, else what the values span."""
     known = values[np.isfinite(values)]
     if limits is not None:
@@ -101,12 +104,12 @@ def limits_of(values: np.ndarray, limits: tuple[float, float] | None) -> tuple[f
     if not known.size or (known.min() >= 0 and known.max() <= 1):
         return 0.0, 1.0
     low, high = float(known.min()), float(known.max())
-    return (low, high) if low < high else (low - 0.5, high + 0.5)
+    return (low, high) if low < high else (low - max(0.5, abs(low)), high + max(0.5, abs(high)))
 
 
 def _name_columns(ax: Axes, names: Sequence[str]) -> None:
     """Names broken into lines that fit their column, and turned where a single word does not fit."""
-    letters = int(11.5 * ax.get_window_extent().width / ax.figure.dpi / len(names))
+    letters = int(LETTERS * ax.get_window_extent().width / ax.figure.dpi / len(names))
     broken = [textwrap.fill(name, max(letters, 4), break_long_words=False, break_on_hyphens=False) for name in names]
     fits = all(len(line) <= letters for name in broken for line in name.splitlines())
     tick_names(ax, "x", broken if fits else names, rotation=0 if fits else 35)
@@ -117,7 +120,7 @@ def _write(ax: Axes, grid: Grid, inks: Sequence[Sequence[str]]) -> bool:
     room = ax.get_window_extent()
     height = room.height / ax.figure.dpi * 72 / grid.values.shape[0]
     width = room.width / ax.figure.dpi * 72 / grid.values.shape[1]
-    longest = max((len(line) for text in grid.small.flat for line in text.split("\n")), default=1)
+    longest = max(1, *(len(line) for text in grid.small.flat for line in text.split("\n")))
     small = min(6.8, width / (0.58 * longest), height / (2.2 + 1.5 * grid.lines))
     big = min(9.0, width / 2.6, height / (1.6 + (1.25 * grid.lines if small >= SMALLEST_TEXT else 0)))
     texts = zip(grid.numbers.flat, grid.small.flat, [ink for row in inks for ink in row], strict=True)
@@ -129,9 +132,9 @@ def _write(ax: Axes, grid: Grid, inks: Sequence[Sequence[str]]) -> bool:
             plain([_put(ax, column, row, text, up, big, ink, "center")])
         if below:
             plain([_put(ax, column, row, below, up - 0.6 * big, small, ink, "top")])
-    return small >= SMALLEST_TEXT
+    return bool(small >= SMALLEST_TEXT)
 
 
-def _put(ax: Axes, x: float, y: float, text: str, up: float, size: float, ink: str, va: str) -> Text:
+def _put(ax: Axes, x: Number, y: Number, text: str, up: Number, size: Number, ink: str, va: str) -> Text:
     style = {"fontsize": size, "color": ink, "ha": "center", "va": va, "zorder": 5, "linespacing": 1.15}
     return ax.annotate(text, (x, y), xytext=(0, up), textcoords="offset points", **style)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from causal_reft.errors import DataError
 from causal_reft.plots.columns import Cells, Levels, cells, levels, require, require_numbers
 from causal_reft.plots.grids import Grid, draw_grid, hatch, limits_of, mark, natural_size, spread
-from causal_reft.plots.style import SEQUENTIAL, axis_labels, colour_bar, heading, label, new_axes, number
+from causal_reft.plots.style import SEQUENTIAL, Number, axis_labels, colour_bar, heading, label, new_axes, number
 
 
 def site_heatmap(
@@ -20,7 +20,7 @@ def site_heatmap(
     low: str | None = None,
     high: str | None = None,
     control: str | None = None,
-    limits: tuple[float, float] | None = None,
+    limits: tuple[Number, Number] | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -69,7 +69,7 @@ def behaviour_table(
     value: str = "value",
     low: str | None = None,
     high: str | None = None,
-    limits: tuple[float, float] | None = None,
+    limits: tuple[Number, Number] | None = None,
     title: str = "What each combination of edits does",
     ax: Axes | None = None,
 ) -> Axes:
@@ -102,7 +102,7 @@ def angle_matrix(
     one: str = "one",
     two: str = "two",
     angle: str = "angle",
-    random: float | None = None,
+    random: Number | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:

@@ -7,11 +7,14 @@ its own style. Text that comes from tables is never read as mathematics, so a to
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.text import Text
+
+Number = int | float  # what a caller may write for a real number
 
 # Okabe and Ito (2008), in an order in which neighbours differ in lightness too
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
@@ -39,7 +42,7 @@ LABELS = {
 }
 
 
-def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
+def new_axes(ax: Axes | None, width: Number, height: Number) -> Axes:
     """The given Axes, or the only ones of a new figure of this size in inches."""
     if ax is not None:
         return ax
@@ -62,6 +65,8 @@ def tidy(ax: Axes, grid: str | None = None, spines: Sequence[str] = ("left", "bo
 
 def heading(ax: Axes, title: str, note: str = "") -> None:
     """A title on the left, and below it what the reader must know to read the figure."""
+    room = 1.25 * ax.get_window_extent().width / ax.figure.dpi
+    title, note = (textwrap.fill(text, max(12, int(letters * room))) for text, letters in ((title, 12.5), (note, 18)))
     lines = note.count("\n") + 1 if note else 0
     plain([ax.set_title(title, loc="left", fontsize=TITLE, fontweight="semibold", color=INK, pad=6 + 11 * lines)])
     if note:
@@ -91,6 +96,7 @@ def colour_bar(ax: Axes, mapped: ScalarMappable, text: str) -> Axes:
     assert figure is not None
     bar = figure.colorbar(mapped, ax=ax, fraction=0.05, pad=0.02, aspect=25)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     bar.ax.tick_params(labelsize=TICK, width=0.6, length=2, color=QUIET)
     plain([bar.ax.set_ylabel(text, fontsize=LABEL, color=INK, labelpad=7)])
     return bar.ax
@@ -102,7 +108,7 @@ def plain(texts: Iterable[Text]) -> None:
         text.set_parse_math(False)
 
 
-def tick_names(ax: Axes, axis: str, names: Sequence[str], rotation: float = 0) -> None:
+def tick_names(ax: Axes, axis: str, names: Sequence[str], rotation: int = 0) -> None:
     """One tick for each name, at 0, 1, 2, ..."""
     if axis == "x":
         turned = {"rotation": rotation, "ha": "right", "rotation_mode": "anchor"} if rotation else {}
@@ -123,7 +129,7 @@ def label(column: str) -> str:
     return LABELS.get(column, column.replace("_", " "))
 
 
-def number(value: float) -> str:
+def number(value: Number) -> str:
     """Two decimals below 10, and more where two would call 0.996 a 1 or 0.003 a 0."""
     if math.isnan(value):
         return "–"

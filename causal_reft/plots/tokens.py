@@ -21,6 +21,7 @@ from causal_reft.plots.columns import Levels, levels, require, require_numbers
 from causal_reft.plots.style import (
     DIVERGING,
     QUIET,
+    Number,
     axis_labels,
     colour_bar,
     heading,
@@ -59,7 +60,7 @@ def token_strip(
     token: str = "token",
     value: str = "z",
     row: str | None = None,
-    limit: float | None = None,
+    limit: Number | None = None,
     characters: int = 88,
     title: str | None = None,
     ax: Axes | None = None,
@@ -101,12 +102,12 @@ def token_strip(
     return ax
 
 
-def _write(ax: Axes, x: float, line: int, text: str, size: float, ink: str, ha: str) -> None:
+def _write(ax: Axes, x: Number, line: int, text: str, size: Number, ink: str, ha: str) -> None:
     plain([ax.text(x, line + 0.5, text, size=size, color=ink, ha=ha, va="center_baseline", family="monospace")])
 
 
 def token_strip_html(
-    table: pd.DataFrame, token: str = "token", value: str = "z", row: str | None = None, limit: float | None = None
+    table: pd.DataFrame, token: str = "token", value: str = "z", row: str | None = None, limit: Number | None = None
 ) -> Html:
     """The same strip as HTML: a notebook shows it, and the number stands in each token's tooltip.
 
@@ -127,7 +128,7 @@ def token_strip_html(
     return Html("".join(lines))
 
 
-def _span(text: str, z: float, rgba: tuple[float, float, float, float]) -> str:
+def _span(text: str, z: Number, rgba: tuple[float, float, float, float]) -> str:
     style = f"background:{to_hex(rgba)};color:{readable_on(rgba)};padding:2px 1px;border-radius:2px;white-space:pre"
     broken = "<br>" if "\n" in text else ""
     return f"<span style='{style}' title='{escape(number(z))}'>{escape(text.translate(WHITESPACE))}</span>{broken}"
@@ -144,11 +145,11 @@ def _strips(table: pd.DataFrame, function: str, token: str, value: str, row: str
     return list(strips.items())
 
 
-def _limit(values: pd.Series, limit: float | None, function: str) -> float:
+def _limit(values: pd.Series, limit: Number | None, function: str) -> float:
     if limit is not None:
         if not limit > 0:
             raise DataError(f"{function}(limit={limit}): the number at which the colour is full must be positive.")
-        return limit
+        return float(limit)
     finite = np.abs(values.to_numpy(dtype=float, na_value=np.nan))
     finite = finite[np.isfinite(finite)]
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
