@@ -187,7 +187,7 @@ class _Loop:
         if best_state is not None:
             self.model.interventions.load_state_dict(best_state)
 
-    def _epoch(self, epoch: int, done: int) -> Iterator[dict[str, float]]:
+    def _epoch(self, epoch: int, done: int) -> Iterator[dict[str, float | int]]:
         order = torch.randperm(len(self.examples), generator=self.order)
         batches = list(self.examples.batches(self.recipe.batch_size, order))
         for start in range(0, len(batches), self.recipe.accumulate):
@@ -196,7 +196,7 @@ class _Loop:
             yield self._step(batches[start : start + self.recipe.accumulate], epoch, done)
             done += 1
 
-    def _step(self, batches: list[Tensor], epoch: int, done: int) -> dict[str, float]:
+    def _step(self, batches: list[Tensor], epoch: int, done: int) -> dict[str, float | int]:
         """One optimizer step: the mean loss over all reads of its batches."""
         anneal(self.masks, done / max(self.total - 1, 1))
         self.optimizer.zero_grad(set_to_none=True)

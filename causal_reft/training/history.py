@@ -21,7 +21,7 @@ class History:
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
-    steps: list[dict[str, float]] = field(default_factory=list)
+    steps: list[dict[str, float | int]] = field(default_factory=list)
     stopped: str = "finished"
 
     @property
