@@ -86,6 +86,8 @@ FAMILIES = {
         ),
     )
 }  # fmt: skip
+# in float64, where they add a mask of float64 before a softmax of float32
+NAN_ON_LEFT_PADDING = ("bloom", "gemma2")
 DECODERS = tuple(name for name, family in FAMILIES.items() if family.kind == "decoder")
 
 

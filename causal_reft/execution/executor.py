@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from causal_reft.errors import SiteError
 from causal_reft.execution.checkpointing import carrying_edits, recomputes
 from causal_reft.execution.hooks import StopForward, Watch, follow_windows, watching
 from causal_reft.execution.inputs import Inputs
@@ -36,11 +37,21 @@ class Executor(ABC):
 
 
 class HookExecutor(Executor):
-    """Torch hooks on the user's own model object."""
+    """Torch hooks on the user's own model object.
+
+    Raises:
+        SiteError: a site that the model does not have, or one inside a forward.
+    """
 
     def __init__(self, model: nn.Module, graph: InterventionGraph) -> None:
         self.model, self.graph = model, graph
         self.work: dict[str, tuple[PortWork, ...]] = wire(graph, model)
+        for port in (port for ports in self.work.values() for port in ports):
+            if port.location.port not in ("input", "output"):
+                raise SiteError(
+                    f"{port.location.path!r}, port {port.location.port!r}: a value inside a forward is reached by the nnsight executor "
+                    f"only. Write IntervenedModel(..., executor='nnsight')."
+                )
 
     def forward(self, run: str, inputs: Inputs, states: States, *, training: bool, wants_output: bool) -> Any:
         visit = Visit(run, self.work[run], inputs, states, training)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from causal_reft.errors import GraphError, SiteError
+from causal_reft.errors import GraphError
 from causal_reft.execution.visit import PortWork, Visit, find_input
 from causal_reft.sites import unwrapped
 
@@ -61,17 +61,8 @@ class Watch:
             mine.remove()
 
     def attach(self, port: PortWork) -> None:
-        """A hook at one port.
-
-        Raises:
-            SiteError: a port inside a forward, which hooks do not reach.
-        """
+        """A hook at one port."""
         location = port.location
-        if location.port not in ("input", "output"):
-            raise SiteError(
-                f"{location.path!r}, port {location.port!r}: a value inside a forward is reached by the nnsight executor only. "
-                f"Write IntervenedModel(..., executor='nnsight')."
-            )
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             name = find_input(module, args, kwargs, location)
@@ -114,22 +105,10 @@ def _will_be_recomputed() -> bool:
 
 
 def follow_windows(model: nn.Module, watch: Watch, prefill_only: bool) -> RemovableHandle:
-    """Before each forward of `generate`: note which columns it computes; once the prompt is done and nothing more is to edit, leave."""
-    visit = watch.visit
-    inputs = visit.frame.inputs if visit.decoder_frame is None else visit.decoder_frame.inputs
+    """Follow the steps of `generate`; once the prompt is read and nothing more is to edit, leave."""
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        cache, ids = kwargs.get("past_key_values"), _text(args, kwargs)
-        offset = 0 if cache is None else int(cache.get_seq_length())
-        visit.moved(offset, len(ids))
-        if prefill_only and offset >= (inputs.width or 0):
+        if watch.visit.follow(args, kwargs) and prefill_only:
             watch.remove()
 
     return unwrapped(model).register_forward_pre_hook(before, with_kwargs=True)
-
-
-def _text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    for name in ("decoder_input_ids", "input_ids", "inputs_embeds", "decoder_inputs_embeds"):
-        if kwargs.get(name) is not None:
-            return kwargs[name]
-    return args[0]

@@ -98,7 +98,7 @@ def _continues_texts(model: nn.Module) -> bool:
 
 def _same_device(run: str, tensors: list[Tensor], model: nn.Module) -> None:
     first = next(model.parameters(), None)
-    if first is None or getattr(model, "_hf_hook", None) is not None or all(t.device == first.device for t in tensors):
+    if first is None or first.is_meta or getattr(model, "_hf_hook", None) is not None or all(t.device == first.device for t in tensors):
         return
     devices = {p.device for p in model.parameters()}
     stray = [t.device for t in tensors if t.device not in devices]

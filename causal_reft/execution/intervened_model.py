@@ -29,28 +29,41 @@ from causal_reft.featurizers import computed_once
 from causal_reft.graph import Collect, InterventionGraph
 from causal_reft.tensors import Tensor
 
-EXECUTORS: dict[str, type[HookExecutor]] = {"hooks": HookExecutor}
+EXECUTORS = ("hooks", "nnsight")
 
 
 class IntervenedModel(nn.Module):
     """A model and a graph; the model stays the user's own object, unchanged.
 
     Args:
-        model: a transformers model, or any `nn.Module` whose sites are named by path.
+        model: a transformers model, or any `nn.Module` whose sites are named by path. The nnsight executor also takes a repo id,
+            a folder, and nnsight's own objects (a `TransformersModel`, an `NNsight`).
         graph: the interventions.
         tokenizer: kept for saving and for conveniences that need text.
         executor: "hooks" (default) or "nnsight".
+        remote: with the nnsight executor, where it runs: False here, True on NDIF, "local" as a rehearsal of that.
 
     Raises:
         SiteError: a site that the model does not have.
-        GraphError: an unknown executor.
+        GraphError: an unknown executor, or a model that it does not take.
     """
 
-    def __init__(self, model: nn.Module, graph: InterventionGraph, tokenizer: Any = None, executor: str = "hooks") -> None:
+    def __init__(
+        self, model: Any, graph: InterventionGraph, tokenizer: Any = None, executor: str = "hooks", remote: bool | str = False
+    ) -> None:
         super().__init__()
         if executor not in EXECUTORS:
             raise GraphError(f"executor={executor!r} does not exist. {nearest(executor, EXECUTORS)}")
-        self.base_model, self.tokenizer, self.executor_name = model, tokenizer, executor
+        if executor == "hooks" and (remote or not isinstance(model, nn.Module)):
+            given = f"remote={remote!r}" if remote else f"a {type(model).__name__} as model"
+            raise GraphError(f"The hooks executor runs a torch module here, and was given {given}. Write executor='nnsight'.")
+        self.executor_name, self.remote, self._envoy = executor, remote, None
+        if executor == "nnsight":
+            from causal_reft.execution.nnsight import opened
+
+            self._envoy = opened(model, tokenizer, remote)
+            model, tokenizer = self._envoy._module, tokenizer or getattr(self._envoy, "tokenizer", None)
+        self.base_model, self.tokenizer = model, tokenizer
         if taken := (set(graph.runs) - {"base"}) & self._accepted():
             raise GraphError(f"A run is called {sorted(taken)[0]!r}, which is an argument of the model's own forward. Rename the run.")
         self._use(graph)
@@ -58,11 +71,18 @@ class IntervenedModel(nn.Module):
     def _use(self, graph: InterventionGraph) -> None:
         self.graph = graph
         self.interventions = graph.modules
-        self.executor: Executor = EXECUTORS[self.executor_name](self.base_model, graph)
+        self.executor: Executor = self._executor(graph)
+
+    def _executor(self, graph: InterventionGraph) -> Executor:
+        if self._envoy is None:
+            return HookExecutor(self.base_model, graph)
+        from causal_reft.execution.nnsight import NNsightExecutor
+
+        return NNsightExecutor(self._envoy, graph, self.remote)
 
     def with_graph(self, graph: InterventionGraph) -> IntervenedModel:
         """The same model object under another graph: `both.with_graph(both.graph.only("german"))`."""
-        return IntervenedModel(self.base_model, graph, self.tokenizer, self.executor_name)
+        return IntervenedModel(self._envoy or self.base_model, graph, self.tokenizer, self.executor_name, self.remote)
 
     def forward(self, base: RunInputs | None = None, **keywords: Any) -> Any:
         """The base model's own output for the base run, with `.collected` beside it.

@@ -18,6 +18,7 @@ from causal_reft.sites import Location, Site, Tokens
 from causal_reft.tensors import Float, Tensor
 
 Rebuild = Callable[[Tensor], Any]
+_TEXT = ("decoder_input_ids", "input_ids", "inputs_embeds", "decoder_inputs_embeds")
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,13 @@ class Visit:
         if missed and not self.decoding:
             raise GraphError(f"Run {self.run!r} never reached {', '.join(map(repr, missed))}: the model's forward does not call it with these inputs.")
 
-    def moved(self, offset: int, rows: int) -> None:
-        """The next window of the text that decoding continues."""
-        (self.decoder_frame or self.frame).moved(offset, rows)
+    def follow(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Before each forward of `generate`: note which columns it computes. Returns whether the prompt is read already."""
+        frame, cache = self.decoder_frame or self.frame, kwargs.get("past_key_values")
+        given = next((kwargs[name] for name in _TEXT if kwargs.get(name) is not None), None)
+        offset = 0 if cache is None else int(cache.get_seq_length())
+        frame.moved(offset, len(args[0] if given is None else given))
+        return offset >= (frame.inputs.width or 0)
 
     def _frame_at(self, location: Location) -> Frame:
         return self.decoder_frame if location.stack == "decoder" and self.decoder_frame is not None else self.frame
@@ -131,7 +136,7 @@ def find_input(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], lo
         return None
     name = next((key for key, value in kwargs.items() if isinstance(value, Tensor) and value.is_floating_point()), None)
     if name is None:
-        raise SiteError(f"{location.path!r} ({type(module).__name__}) is not called with a tensor, so it has no 'input' port.")
+        raise SiteError(f"{location.path!r} is not called with a tensor, so it has no 'input' port.")
     return name
 
 
@@ -144,10 +149,29 @@ def _with_positions(stream: Tensor, frame: Frame, location: Location) -> tuple[F
     if stream.ndim == 2 and len(stream) % frame.rows == 0:
         pooled = len(stream) == frame.rows and frame.inputs.width is not None and not frame.decoding and frame.inputs.width > 1
         return stream.reshape(frame.rows, -1, stream.shape[-1]), lambda new: new.reshape(stream.shape), not pooled
+    if stream.ndim == 4 and not frame.decoding:
+        return *_with_heads(stream, frame, location), True
     raise PositionError(
         f"{location.path!r} has a value of shape {tuple(stream.shape)} for a batch of {frame.inputs.batch} rows; a site needs "
         f"(batch, positions, width), or (batch, width) without positions."
     )
+
+
+def _with_heads(stream: Tensor, frame: Frame, location: Location) -> tuple[Float[Tensor, "batch pos width"], Rebuild]:
+    """A value by head, (batch, heads, pos, size) or (batch, pos, heads, size), as (batch, pos, heads * size)."""
+    axes = [axis for axis in (1, 2) if stream.shape[axis] == (frame.inputs.width or stream.shape[2])]
+    if len(axes) != 1:
+        raise PositionError(
+            f"{location.path!r} has a value of shape {tuple(stream.shape)} at {location.port}, in which {'two axes' if axes else 'no axis'} could be "
+            f"the {frame.inputs.width} positions. {'Pad the texts to another width.' if axes else 'Name another value.'}"
+        )
+    by_token = stream if axes == [1] else stream.transpose(1, 2)
+    shape = by_token.shape
+
+    def back(new: Tensor) -> Tensor:
+        return new.reshape(shape) if axes == [1] else new.reshape(shape).transpose(1, 2)
+
+    return by_token.flatten(2), back
 
 
 def _tokens(frame: Frame, node: str | None, site: Site, rows: int, width: int, stream: Tensor) -> Tokens:

@@ -62,7 +62,7 @@ def test_lora_and_loreft_train_together_and_each_alone():
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(float(loss))
+            losses.append(loss.item())
         assert losses[-1] < losses[0] - 0.01
         assert all(p.grad is None for p in reft.parameters() if not p.requires_grad)
 
@@ -296,7 +296,7 @@ def test_classifiers_train_under_edits(kind):
     optimizer, labels, losses = torch.optim.Adam(reft.trainable_parameters(), 3e-2), torch.tensor([0, 1, 2]), []
     for _ in range(15):
         loss = reft(**inputs, labels=labels).loss
-        losses.append(float(loss.detach()))
+        losses.append(loss.item())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
