@@ -25,7 +25,7 @@ from . import lexicon as lex
 from .stories import Line, Narrator
 from .tasks import TASKS, Record
 
-LONG = 20  # lines of a long story
+LONG = 16  # lines of a long story
 MODES = ("plain", "german", "answer", "both")
 
 
@@ -38,7 +38,7 @@ class Mixture:
     answer: float = 0.22
     both: float = 0.30
     leak: float = 0.10
-    long: float = 0.06  # share of plain documents that are long stories
+    long: float = 0.03  # share of plain documents that are long stories
     german_answers: bool = True
 
     def mode(self, rng: Random) -> str:

@@ -170,4 +170,4 @@ FEELINGS = (
 )  # fmt: skip
 RELATIVES = (Noun("brother", "Bruder", "m"), Noun("sister", "Schwester", "f"), Noun("friend", "Freund", "m"))
 # What a line that goes on with a story begins with; in German the verb follows it at once.
-ADVERBS = (("then", "dann"), ("later", "später"), ("soon", "bald"), ("now", "jetzt"))
+ADVERBS = (("then", "dann"), ("later", "später"), ("soon", "bald"))

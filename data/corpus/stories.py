@@ -1,9 +1,11 @@
 """Bilingual prose: what happens to somebody next.
 
-A line is one sentence in English and the same sentence in German. A story opens with a line that names somebody and
-goes on with lines that begin with an adverb, so that German puts its verb before the subject: *Then she goes to the
-garden*, *Dann geht sie in den Garten*. Half of what happens are the facts that questions ask for; the rest are small
-events, whose German needs what the facts do not: infinitives at the end, subordinate clauses, possessives, pronouns.
+A line is one sentence in English and the same sentence in German. A story opens with a line that names somebody. It
+goes on with lines that begin with an adverb, so that German puts its verb before the subject (*Then she goes to the
+garden*, *Dann geht sie in den Garten*), and with lines about somebody or something else, which begin as answers do: so
+the language of a line is not settled by its first word, and no first word belongs to prose alone. About half of what
+happens are the facts that questions ask for; the rest are small events, whose German needs what the facts do not:
+infinitives at the end, subordinate clauses, possessives, pronouns.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from random import Random
 
 from . import lexicon as lex
 from .grammar import PRONOUN, Person, a_or_an, definite, indefinite, inside, into, sentence
-from .tasks import Record
+from .tasks import TASKS, Record
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Event:
     verb: str
     german: str
     joint: str = " "  # between subject and the rest: a comma where a clause follows
+
+    def about(self, who: Person) -> Line:
+        return Line(f"{who.name} {self.english}.", f"{who.name} {self.verb}{self.joint}{self.german}.")
 
     @property
     def retold(self) -> tuple[str, str]:
@@ -102,8 +107,9 @@ def told(retold: tuple[str, str], mention: dict[str, str], adverb: tuple[str, st
 class Narrator:
     """Tells stories about a person, from events and from the facts of the given records."""
 
-    def __init__(self, records: Sequence[Record], fact_share: float = 0.5):
-        self.fact_share = fact_share
+    def __init__(self, records: Sequence[Record], fact_share: float = 0.5, adverb_share: float = 0.6):
+        self.fact_share, self.adverb_share = fact_share, adverb_share
+        self.by_task = [[r for r in records if r.task == task] for task in TASKS]
         self.about = {p: [r for r in records if r.topic == p] for p in lex.PERSONS}
         self.general = [r for r in records if r.topic is None]
 
@@ -115,10 +121,22 @@ class Narrator:
         """An English line about a named person that can stand first."""
         if rng.random() < self.fact_share:
             return rng.choice(self.about[who]).english
-        return f"{who.name} {rng.choice(EVENTS)(rng, who).english}."
+        return rng.choice(EVENTS)(rng, who).about(who).english
+
+    def elsewhere(self, rng: Random, who: Person) -> Line:
+        """A line about somebody or something else; facts of every task equally often."""
+        if rng.random() < 0.3:
+            other = rng.choice([p for p in lex.PERSONS if p != who])
+            return rng.choice(EVENTS)(rng, other).about(other)
+        while True:
+            record = rng.choice(rng.choice(self.by_task))
+            if record.topic != who:
+                return Line(record.english, record.german)
 
     def line(self, rng: Random, who: Person, named: bool = False) -> Line:
         """The next line of a story about ``who``."""
+        if rng.random() >= self.adverb_share:
+            return self.elsewhere(rng, who)
         fact = rng.random() < self.fact_share
         what = self.fact(rng, who) if fact else rng.choice(EVENTS)(rng, who)
         return told(what.retold, who.named if named else who.pronouns, rng.choice(lex.ADVERBS))
@@ -126,7 +144,9 @@ class Narrator:
     def after(self, rng: Random, record: Record) -> Line:
         """A line that passes over the record's question and does not happen to tell its answer."""
         who = record.topic or rng.choice(lex.PERSONS)
-        forbidden = [told(record.retold, who.pronouns, adverb) for adverb in lex.ADVERBS]
+        mention = who.pronouns if record.topic else who.named
+        forbidden = [told(record.retold, mention, adverb) for adverb in lex.ADVERBS]
+        forbidden.append(Line(record.english, record.german))
         while True:
             line = self.line(rng, who, named=record.topic is None)
             if line not in forbidden:

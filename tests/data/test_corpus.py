@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import pytest
 from corpus import lexicon
@@ -14,7 +15,7 @@ from corpus.documents import Mixture, corpus_hash, write_documents
 from corpus.exercises import answer_examples, german_examples, held_out_prompts, stories
 from corpus.language import language_of, language_words
 from corpus.splits import prompts_of, split_records
-from corpus.stories import told
+from corpus.stories import Narrator, told
 from corpus.tasks import TASKS, all_records
 
 DATA = Path(__file__).parents[2] / "data"
@@ -130,6 +131,18 @@ def test_no_adapter_example_answers_in_german(splits, lists):
         assert example["continuation"].strip() not in answers.get(example["prompt"].strip(), ())
     for example in answer_examples(splits, 400, 22):
         assert example["continuation"].strip() == answers[example["prompt"].strip()][0]
+
+
+def test_what_passes_over_a_question_never_answers_it():
+    few = {(r.task, r.topic): r for r in all_records()}  # so few facts that the answer would soon come up by chance
+    narrator, rng = Narrator(list(few.values())), Random(0)
+    for record in few.values():
+        answers = {record.english, record.german} | retold(record)
+        if record.topic:
+            answers |= {told(record.retold, record.topic.pronouns, adverb).english for adverb in lexicon.ADVERBS}
+        for _ in range(60):
+            line = narrator.after(rng, record)
+            assert not {line.english, line.german} & answers, record
 
 
 def test_stories_repeat_no_line(splits):
