@@ -20,38 +20,55 @@ def counts_calls(x: np.ndarray) -> np.ndarray:
     return x + STATE["calls"]
 
 
-MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "cycle": (X, {"a": lambda b: b, "b": lambda a: a}, r"cycle: .*a.*test_model_errors\.py:\d+: .*lambda"),
-    "unknown parent": (
-        {"left": range(2)},
-        {"y": lambda lefft: lefft},
-        r"reads 'lefft'.*test_model_errors\.py:\d+: .*lambda lefft.*Did you mean 'left'",
-    ),
-    "clash": (X, {"x": lambda: 1}, "both an input and a mechanism"),
-    "no input": ({}, {"y": lambda: 1}, "at least one input"),
-    "bad name": ({"2x": range(2)}, {}, "cannot name a variable"),
-    "keyword": ({"class": range(2)}, {}, "cannot name a variable"),
-    "string domain": ({"x": "abc"}, {}, r"not a collection of values.*\['abc', ...\]"),
-    "number domain": ({"x": 3}, {}, "not a collection of values"),
-    "empty domain": ({"x": []}, {}, "is empty"),
-    "repeated value": ({"x": [1, 2, 1]}, {}, "more than once"),
-    "endless domain": ({"x": range(10**7)}, {}, "more than 1,000,000"),
-    "not a function": (X, {"y": 3}, "not a function"),
-    "star arguments": (X, {"y": lambda *x: x}, r"\*x, which names no parent"),
-    "not vectorised": (X, {"y": lambda x: 1 if x else 0}, "np.where instead of and, or"),
-    "a single value": (X, {"y": lambda x: x.sum()}, "must give one value per setting"),
-    "too few values": (X, {"y": lambda x: x[:-1]}, "gave 31 values for 32 settings"),
-    "mixes rows": (X, {"y": lambda x: np.cumsum(x)}, "mixes rows or is random.*np.cumsum"),
-    "is random": (X, {"y": counts_calls}, "mixes rows or is random"),
-    "hidden names": (X, {"y": np.add}, "hides its argument names|reads 'x1'"),
+# Messages stand apart from the lambdas: an error shows the line of the lambda, and must not match by quoting the test.
+MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "cycle": (X, {"a": lambda b: b, "b": lambda a: a}),
+    "unknown parent": ({"left": range(2)}, {"y": lambda lefft: lefft}),
+    "clash": (X, {"x": lambda: 1}),
+    "no input": ({}, {"y": lambda: 1}),
+    "bad name": ({"2x": range(2)}, {}),
+    "keyword": ({"class": range(2)}, {}),
+    "string domain": ({"x": "abc"}, {}),
+    "number domain": ({"x": 3}, {}),
+    "empty domain": ({"x": []}, {}),
+    "repeated value": ({"x": [1, 2, 1]}, {}),
+    "endless domain": ({"x": range(10**7)}, {}),
+    "not a function": (X, {"y": 3}),
+    "star arguments": (X, {"y": lambda *x: x}),
+    "not vectorised": (X, {"y": lambda x: 1 if x else 0}),
+    "a single value": (X, {"y": lambda x: x.sum()}),
+    "too few values": (X, {"y": lambda x: x[:-1]}),
+    "mixes rows": (X, {"y": lambda x: np.cumsum(x)}),
+    "is random": (X, {"y": counts_calls}),
+    "hidden names": (X, {"y": np.add}),
+}
+MESSAGES = {
+    "cycle": r"cycle: (a -> b -> a|b -> a -> b)\..*test_model_errors\.py:\d+: .*lambda",
+    "unknown parent": r"reads 'lefft'.*test_model_errors\.py:\d+: .*lambda lefft.*Did you mean 'left'",
+    "clash": "both an input and a mechanism",
+    "no input": "at least one input",
+    "bad name": "cannot name a variable",
+    "keyword": "cannot name a variable",
+    "string domain": r"not a collection of values.*\['abc', ...\]",
+    "number domain": "not a collection of values",
+    "empty domain": "is empty",
+    "repeated value": "more than once",
+    "endless domain": "more than 1,000,000",
+    "not a function": "not a function",
+    "star arguments": r"\*x, which names no parent",
+    "not vectorised": r"np\.where instead of and, or",
+    "a single value": "must give one value per setting",
+    "too few values": "gave 31 values for 32 settings",
+    "mixes rows": r"mixes rows or is random.*np\.cumsum",
+    "is random": "mixes rows or is random",
+    "hidden names": "hides its argument names|reads 'x1'",
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_at_construction_is_explained(name: str) -> None:
-    inputs, mechanisms, message = MISTAKES[name]
-    with pytest.raises(CausalModelError, match=re.compile(message, re.DOTALL)):
-        CausalModel(inputs, mechanisms)
+    with pytest.raises(CausalModelError, match=re.compile(MESSAGES[name], re.DOTALL)):
+        CausalModel(*MISTAKES[name])
 
 
 def test_an_unknown_output_is_explained() -> None:
