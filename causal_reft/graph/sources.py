@@ -21,7 +21,7 @@ from causal_reft.featurizers import Featurizer
 from causal_reft.featurizers.featurizer import computing
 from causal_reft.seeds import derive
 from causal_reft.sites import Site
-from causal_reft.tensors import Coordinates, Float, Hidden, Int, Tensor
+from causal_reft.tensors import Coordinates, Hidden, Int, Tensor
 
 ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": nn.functional.silu}
 
@@ -88,7 +88,7 @@ class Given(ABC):
 class Constant:
     """A fixed value in the featurizer's coordinates: a number, (rank,), or (n_positions, rank) in the order of a row's tokens."""
 
-    value: float | Sequence[float] | Float[Tensor, "..."]
+    value: float | int | Sequence[float | int] | Tensor
 
     def __post_init__(self) -> None:
         value = torch.as_tensor(self.value, dtype=None if isinstance(self.value, Tensor) else torch.float32)
