@@ -28,9 +28,9 @@ def show_equality(page: Page, n_networks: int = 3, n_das_seeds: int = 2) -> pd.D
     trained = found[found["weights"] == "trained"].copy()
     half = 1.96 * trained["sd_over_networks"] / trained["networks"] ** 0.5
     trained["iia_low"], trained["iia_high"] = trained["iia"] - half, (trained["iia"] + half).clip(upper=1)
-    ax = curves_with_intervals(trained, x="layer", y="iia", group="hypothesis")
+    title = f"Alignment by layer, {n_networks} networks x {n_das_seeds} DAS seeds, k = 8"
+    ax = curves_with_intervals(trained, x="layer", y="iia", group="hypothesis", title=title)
     ax.axhline(trained["random_subspaces_95"].max(), color="0.6", linestyle=":", linewidth=1)
-    ax.set_title(f"Alignment by layer, {n_networks} networks x {n_das_seeds} DAS seeds, k = 8")
     page.figure("equality", ax, "IIA by layer and hypothesis, 95 % intervals over networks; dotted: the best 5 % of random subspaces.")
     return table
 
