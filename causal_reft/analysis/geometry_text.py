@@ -1,0 +1,95 @@
+"""A subspace over text: what its coordinates are at every token, and what the model says when it is pushed along one.
+
+    projections(model, tokenizer, text, site, R)               z = R h at each token, for `plots.token_strip`
+    push(site, R, direction=0, strength=3)                     the graph  h + strength * R_i : Shift(Constant(...))
+    steered(model, tokenizer, prompts, site, R, strengths)     the texts that come out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from causal_reft.errors import DataError
+from causal_reft.execution import IntervenedModel
+from causal_reft.featurizers import Featurizer
+from causal_reft.graph import Collect, Constant, Interchange, InterventionGraph, Shift
+from causal_reft.reft import generate_texts
+from causal_reft.sites import Site
+from causal_reft.tensors import Float, Tensor
+
+
+@torch.no_grad()
+def states_at(model: nn.Module, tokenizer: Any, texts: Sequence[str], site: Site) -> Float[Tensor, "state d_model"]:
+    """The states of all tokens that the site names, text after text, (state, d_model)."""
+    seen = IntervenedModel(model, InterventionGraph(seen=Collect("base", site)), tokenizer)
+    return torch.cat([seen.collect(_encoded(seen, text))["seen"][0] for text in texts])
+
+
+@torch.no_grad()
+def projections(model: nn.Module, tokenizer: Any, text: str, site: Site, featurizer: Featurizer) -> pd.DataFrame:
+    """The coordinates at every token of a text.
+
+    Args:
+        model, tokenizer: a model whose tokens the tokenizer makes.
+        text: one text.
+        site: where; its positions are ignored, all tokens are read.
+        featurizer: which coordinates.
+
+    Returns:
+        Columns `position`, `token` (its text), `coordinate`, `z`, ordered by coordinate, so that
+        `plots.token_strip(table, row="coordinate")` draws one strip for each.
+    """
+    graph = InterventionGraph(seen=Collect("base", site.moved(positions="all"), featurizer))
+    seen = IntervenedModel(model, graph, tokenizer)
+    encoded = _encoded(seen, text)
+    z = seen.collect(encoded)["seen"][0].cpu()
+    tokens = [tokenizer.decode([i]) or tokenizer.convert_ids_to_tokens(i) for i in encoded["input_ids"][0].tolist()]
+    return pd.DataFrame(
+        [
+            {"position": position, "token": token, "coordinate": coordinate, "z": float(z[position, coordinate])}
+            for coordinate in range(z.shape[1])
+            for position, token in enumerate(tokens)
+        ]
+    )
+
+
+def push(site: Site, featurizer: Featurizer, strength: float, direction: int = 0) -> InterventionGraph:
+    """The graph that adds `strength` to one coordinate and leaves the others alone.
+
+    Raises:
+        DataError: a coordinate that the featurizer does not have.
+    """
+    if not 0 <= direction < featurizer.rank:
+        raise DataError(f"direction={direction}: {featurizer!r} has coordinates 0 to {featurizer.rank - 1}.")
+    change = torch.zeros(featurizer.rank)
+    change[direction] = strength
+    return InterventionGraph(push=Interchange(site, featurizer, Shift(Constant(change))))
+
+
+def steered(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    site: Site,
+    featurizer: Featurizer,
+    strengths: Sequence[float],
+    direction: int = 0,
+    max_new_tokens: int = 20,
+) -> pd.DataFrame:
+    """What the model says (greedily) at each strength: columns `strength`, `prompt`, `continuation`. 0 is the plain model."""
+    rows = []
+    for strength in strengths:
+        pushed = IntervenedModel(model, push(site, featurizer, strength, direction), tokenizer)
+        texts = generate_texts(pushed, prompts, max_new_tokens=max_new_tokens)
+        rows += [{"strength": strength, "prompt": p, "continuation": t} for p, t in zip(prompts, texts, strict=True)]
+    return pd.DataFrame(rows)
+
+
+def _encoded(model: IntervenedModel, text: str) -> dict[str, Tensor]:
+    ids = torch.tensor([model.tokenizer(text)["input_ids"]], device=model.device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -1,0 +1,126 @@
+"""A multitude of access ids: one edit that recalls another word behind each of N prompts (Wu et al. 2024, figures 6 to 8).
+
+    prompts   "ID 0 :", "ID 1 :", ...          targets   the first N different words of the text
+
+All prompts share the edit, so what tells the words apart is only what the edited token's state knows of its prompt. The
+score is the share of ids whose whole word comes back; an edit that learned nothing of the ids gets one word right: 1 / N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from causal_reft.analysis.memorisation import check_context, prompt_tokens, record, started, warn_of_last_block
+from causal_reft.analysis.memorisation_edits import Edit, reach
+from causal_reft.analysis.memorisation_scores import recall, stored_bits, unedited
+from causal_reft.analysis.memorisation_texts import tokenised
+from causal_reft.analysis.memorisation_training import Lesson, MemoryRecipe, learn
+from causal_reft.errors import DataError
+from causal_reft.execution import IntervenedModel
+
+TEMPLATE = "ID {id} :"
+
+
+def access_ids(
+    model: nn.Module,
+    tokenizer: Any,
+    text: str,
+    counts: Sequence[int],
+    edits: Sequence[Edit],
+    seeds: Sequence[int] = (0,),
+    template: str = TEMPLATE,
+    recipe: MemoryRecipe | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """One row for each count, edit and seed: `recovery` is the share of ids whose word comes back whole.
+
+    Args:
+        model, tokenizer: a causal language model; it is left as it was found.
+        text: where the words come from, see `distinct_words`.
+        counts: how many ids share one edit.
+        edits, seeds: what is learned, and the seeds of its start.
+        template: of the prompts, with `{id}`.
+        recipe: of the training.
+        progress: whether to show a bar.
+
+    Raises:
+        DataError: too few words; a template whose prompts look alike to this tokenizer.
+
+    Warns:
+        CausalReftWarning: an edit that cannot change more than the first token of a word.
+    """
+    recipe = recipe or MemoryRecipe()
+    rows = []
+    for count in counts:
+        records = id_records(tokenizer, text, count, template)
+        _warn(model, edits, records)
+        for edit, seed in [(edit, seed) for edit in edits for seed in seeds]:
+            found = _share(model, tokenizer, records, edit, seed, recipe, progress)
+            rows.append({"ids": count, "seed": seed, **edit.row(), **found, "chance": 1 / count})
+    return pd.DataFrame(rows)
+
+
+def id_records(tokenizer: Any, text: str, count: int, template: str = TEMPLATE) -> list[dict[str, Any]]:
+    """A training record for each id: its prompt and its word.
+
+    Raises:
+        DataError: as `access_ids`.
+    """
+    prompts = [prompt_tokens(template.format(id=number), tokenizer) for number in range(count)]
+    if len(set(prompts)) < count:
+        raise DataError(
+            f"template={template!r}: {count} ids give only {len(set(prompts))} different prompts in this tokenizer. Put the "
+            f"id where the tokenizer sees it: '{{id}}' must occur, as digits that it knows."
+        )
+    words = distinct_words(text, count)
+    return [record(prompt, tokenised(word, tokenizer)) for prompt, word in zip(prompts, words, strict=True)]
+
+
+def distinct_words(text: str, count: int) -> list[str]:
+    """The first `count` different words of a text, in order.
+
+    Raises:
+        DataError: the text has fewer.
+    """
+    words = list(dict.fromkeys(text.split()))
+    if len(words) < count:
+        raise DataError(f"The text has {len(words)} different words, and {count} ids need one each.")
+    return words[:count]
+
+
+def _warn(model: nn.Module, edits: Sequence[Edit], records: Sequence[dict[str, Any]]) -> None:
+    longest = max(len(whole["input_ids"]) - whole["prompt_lengths"] for whole in records)
+    shortest = min(whole["prompt_lengths"] for whole in records)
+    warn_of_last_block(edits, [reach(model, edit, shortest, longest) for edit in edits], longest)
+
+
+def _share(
+    model: nn.Module, tokenizer: Any, records: Sequence[dict[str, Any]], edit: Edit, seed: int, recipe: MemoryRecipe, progress: bool
+) -> dict[str, Any]:
+    wholes = [_extended(whole, edit) for whole in records]
+    for whole in records:
+        check_context(model, edit, whole["prompt_lengths"], len(whole["input_ids"]) - whole["prompt_lengths"])
+    graph = started(edit, model, seed)
+    outcome = learn(model, tokenizer, [Lesson(graph, wholes)], recipe, progress=progress)[0]
+    found = recall(IntervenedModel(model, graph, tokenizer), tokenizer, wholes, recipe.batch_size)
+    base = unedited(model, tokenizer, records, recipe.batch_size)
+    bits = sum(stored_bits(one, other) for one, other in zip(found, base, strict=True) if one.exact)
+    numbers = graph.learned_numbers
+    return {
+        "recovery": sum(one.exact for one in found) / len(found),
+        "accuracy": sum(sum(one.right) for one in found) / sum(len(one.right) for one in found),
+        "bits": bits,
+        "learned_numbers": numbers,
+        "bits_per_number": bits / numbers if numbers else float("nan"),
+        "steps": outcome.steps,
+        "stopped": outcome.stopped,
+    }
+
+
+def _extended(whole: dict[str, Any], edit: Edit) -> dict[str, Any]:
+    length = whole["prompt_lengths"]
+    return record(edit.extended(whole["input_ids"][:length]), whole["input_ids"][length:])
