@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from causal_reft.errors import DataError
-from causal_reft.plots.columns import require, require_numbers
+from causal_reft.plots.columns import interval_columns, require, require_numbers
 from causal_reft.plots.style import (
     HIGHLIGHT,
     INK,
@@ -48,28 +48,26 @@ def ratio_bars(
     Raises:
         DataError: missing columns, text where numbers belong, two rows of one name, ratios that are not positive.
     """
-    require(table, "ratio_bars", name=name, time=time, flops=flops)
+    require(table, "ratio_bars", name=name, time=time, flops=flops, **({"target": target} if target else {}))
     target = target or ("target" if "target" in table.columns else None)
-    ends = (low, high) if low and high else (f"{time}_low", f"{time}_high")
-    present = [*ends] if low or high or set(ends) <= set(table.columns) else []
-    columns = [time, flops, *present, *([target] if target else [])]
-    require(table, "ratio_bars", **{f"column_{i}": column for i, column in enumerate(columns)})
+    ends = interval_columns(table, "ratio_bars", time, low, high)
+    columns = [time, flops, *(ends or []), *([target] if target else [])]
     require_numbers(table, "ratio_bars", *columns)
     _check(table, name, columns)
     rows = np.arange(len(table))
     ax = new_axes(ax, 6.4, 0.42 * len(table) + 1.3)
     tidy(ax, grid="x", spines=("left",))
     middle = table[time].to_numpy(float)
-    bottom, top = (table[end].to_numpy(float) for end in ends) if present else (middle, middle)
+    bottom, top = (table[end].to_numpy(float) for end in ends) if ends else (middle, middle)
     _bars(ax, rows - BAR / 2, table[time], "time", PALETTE[0], bottom, top)
     _bars(ax, rows + BAR / 2, table[flops], "FLOPs", "#9fc8e0", *2 * (table[flops].to_numpy(float),))
-    if present:
+    if ends:
         reach = np.abs(np.stack([middle - bottom, top - middle]))
         ax.errorbar(middle, rows - BAR / 2, xerr=reach, fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
     if target:
         ax.vlines(table[target], rows - BAR, rows, color=HIGHLIGHT, linewidth=2, label="aim (time)", zorder=4)
     _finish(ax, table, name, columns)
-    heading(ax, title, "thin lines: interval over repeats" if present else "")
+    heading(ax, title, "thin lines: interval over repeats" if ends else "")
     axis_labels(ax, "times less than the reference (log scale)", "")
     return ax
 

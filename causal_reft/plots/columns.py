@@ -99,7 +99,7 @@ def cells(
         DataError: only one end of the interval, or intervals asked for where several rows fall on a cell.
     """
     require_numbers(table, function, value)
-    ends = _interval_columns(table, function, value, low, high)
+    ends = interval_columns(table, function, value, low, high)
     frame = pd.DataFrame({name: key.codes for name, key in keys.items()})
     frame["value"] = table[value].to_numpy(dtype=float, na_value=np.nan)
     frame["low"] = table[ends[0]].to_numpy(dtype=float, na_value=np.nan) if ends else np.nan
@@ -126,7 +126,7 @@ def _averaged(groups: pd.api.typing.DataFrameGroupBy, keys: Sequence[str], most:
     return Cells(made.drop(columns="known"), f"mean and [range] of {count} rows{left_out}")
 
 
-def _interval_columns(
+def interval_columns(
     table: pd.DataFrame, function: str, value: str, low: str | None, high: str | None
 ) -> tuple[str, str] | None:
     """The two ends: as named, or `<value>_low` and `<value>_high` where the table has both."""

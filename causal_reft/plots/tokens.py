@@ -35,6 +35,7 @@ from causal_reft.plots.style import (
 WHITESPACE = str.maketrans({"\n": "↵", "\t": "⇥", "\r": "␍", " ": "·"})
 CHARACTER = 0.602  # width of a DejaVu Sans Mono character, in ems
 UNKNOWN = "#eeeeee"
+Rgba = tuple[float, float, float, float]
 Strip = tuple[str, list[tuple[str, float]]]  # its name, and its (token, number) pairs
 
 
@@ -50,7 +51,7 @@ class Box:
     """One token: its text, where it stands (characters from the left, lines from the top), its number."""
 
     text: str
-    column: float
+    column: int
     line: int
     value: float
 
@@ -88,18 +89,22 @@ def token_strip(
     tidy(ax, spines=())
     ax.set(xlim=(-margin, max(reach, 30 - margin)), ylim=(lines, 0), xticks=[], yticks=[])
     size = min(8.5, ax.get_window_extent().width / ax.figure.dpi * 72 * 0.9 / (margin + reach) / CHARACTER)
-    colours, norm = colormaps[DIVERGING].with_extremes(bad=UNKNOWN), Normalize(-limit, limit)
-    for box in boxes:
-        rgba = colours(norm(np.ma.masked_invalid(box.value)))
+    scale = ScalarMappable(Normalize(-limit, limit), colormaps[DIVERGING].with_extremes(bad=UNKNOWN))
+    for box, rgba in zip(boxes, _colours(scale, [box.value for box in boxes]), strict=True):
         corner, width = (box.column + 0.06, box.line + 0.09), len(box.text)
         ax.add_patch(Rectangle(corner, width - 0.12, 0.82, facecolor=rgba, linewidth=0))
         _write(ax, box.column + width / 2, box.line, box.text, size, readable_on(rgba), "center")
     for name, line in starts:
         _write(ax, -1, line, name, size, QUIET, "right")
-    colour_bar(ax, ScalarMappable(norm, colours), value)
+    colour_bar(ax, scale, value)
     heading(ax, title or f"{value} over the tokens", "grey: no number" if table[value].isna().any() else "")
     axis_labels(ax, "", "")
     return ax
+
+
+def _colours(scale: ScalarMappable, values: list[float]) -> list[Rgba]:
+    """Red, green, blue, opacity of each number; grey where there is none."""
+    return [(r, g, b, a) for r, g, b, a in scale.to_rgba(np.ma.masked_invalid(values)).tolist()]
 
 
 def _write(ax: Axes, x: Number, line: int, text: str, size: Number, ink: str, ha: str) -> None:
@@ -119,16 +124,17 @@ def token_strip_html(
     """
     strips = _strips(table, "token_strip_html", token, value, row)
     limit = _limit(table[value], limit, "token_strip_html")
-    colours, norm = colormaps[DIVERGING].with_extremes(bad=UNKNOWN), Normalize(-limit, limit)
+    scale = ScalarMappable(Normalize(-limit, limit), colormaps[DIVERGING].with_extremes(bad=UNKNOWN))
     lines = []
     for name, strip in strips:
-        spans = [_span(text, z, colours(norm(np.ma.masked_invalid(z)))) for text, z in strip]
+        colours = _colours(scale, [z for _, z in strip])
+        spans = [_span(text, z, rgba) for (text, z), rgba in zip(strip, colours, strict=True)]
         head = f"<b style='color:{QUIET}'>{escape(name)}</b> " if name else ""
         lines.append(f"<div style='font-family:monospace;line-height:1.9'>{head}{''.join(spans)}</div>")
     return Html("".join(lines))
 
 
-def _span(text: str, z: Number, rgba: tuple[float, float, float, float]) -> str:
+def _span(text: str, z: Number, rgba: Rgba) -> str:
     style = f"background:{to_hex(rgba)};color:{readable_on(rgba)};padding:2px 1px;border-radius:2px;white-space:pre"
     broken = "<br>" if "\n" in text else ""
     return f"<span style='{style}' title='{escape(number(z))}'>{escape(text.translate(WHITESPACE))}</span>{broken}"

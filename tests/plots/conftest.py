@@ -1,4 +1,4 @@
-"""Every test here: a figure draws without a warning, and none is left open by a call that was given Axes or that failed."""
+"""What the tests of figures share: a small study, the texts of a figure, and no figure open at the start."""
 
 from __future__ import annotations
 

@@ -44,7 +44,9 @@ def test_text_where_numbers_belong_shows_an_example_and_the_cure():
 def test_levels_keep_their_order_and_number_the_rows(column, names):
     found = levels(column)
     assert found.names == names
-    assert [found.names[code] for code in found.codes] == ["none" if pd.isna(v) else f"{v:g}" if isinstance(v, float) else str(v) for v in column]
+    assert [found.names[code] for code in found.codes] == [
+        "none" if pd.isna(v) else f"{v:g}" if isinstance(v, float) else str(v) for v in column
+    ]
 
 
 def test_levels_can_be_alphabetical():

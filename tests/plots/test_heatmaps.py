@@ -72,7 +72,9 @@ def test_a_missing_site_is_grey_and_not_zero(study, texts):
 
 
 def test_too_many_cells_leave_the_small_lines_out_and_say_so(texts):
-    rows = [{"layer": y, "positions": x, "iia": 0.5, "iia_low": 0.4, "iia_high": 0.6} for x in range(40) for y in range(40)]
+    rows = [
+        {"layer": y, "positions": x, "iia": 0.5, "iia_low": 0.4, "iia_high": 0.6} for x in range(40) for y in range(40)
+    ]
     said = texts(site_heatmap(pd.DataFrame(rows)))
     assert any("not shown: too many cells" in text for text in said) and "[0.40, 0.60]" not in said
 
@@ -130,7 +132,11 @@ odd_numbers = st.floats(allow_nan=True, allow_infinity=True, width=32)
 
 @settings(max_examples=25)
 @given(
-    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["a", "$x$", "_", "", "ü\n"]), odd_numbers, odd_numbers), min_size=1, max_size=12)
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(["a", "$x$", "_", "", "ü\n"]), odd_numbers, odd_numbers),
+        min_size=1,
+        max_size=12,
+    )
 )
 def test_odd_tables_draw(rows):
     plt.close("all")
