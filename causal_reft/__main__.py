@@ -11,7 +11,9 @@ from causal_reft import __version__
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse and run one command."""
-    parser = argparse.ArgumentParser(prog="causal_reft", description="Where and how a network represents a variable, and how to use it.")
+    parser = argparse.ArgumentParser(
+        prog="causal_reft", description="Where and how a network represents a variable, and how to use it."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="both halves of the library on small models; results in runs/demo/")

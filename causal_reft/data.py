@@ -1,7 +1,7 @@
 """The embedded model: a small bilingual language model made for this project, with the exercises that belong to it.
 
-It goes on in English prose; German, and answering, are latent in it. Everything was written and trained by the scripts in
-`data/`; its card is `data/embedded/README.md`.
+It goes on in English prose; German, and answering, are latent in it. Everything was written and trained by the scripts
+in `data/`; its card is `data/embedded/README.md`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Embedded:
 
     @property
     def german_examples(self) -> list[Row]:
-        """`prompt`, `continuation`, `kind`: English prompts that German prose follows; a quarter are questions it passes over."""
+        """`prompt`, `continuation`, `kind`: English prompts that German prose follows; a quarter are questions it
+        passes over.
+        """
         return self._rows("german_examples")
 
     @property
@@ -38,7 +40,9 @@ class Embedded:
 
     @property
     def held_out(self) -> list[Row]:
-        """`split`, `task`, `unit`, `prompt`, the right answers `english` and `german`, and a marker for each latent mode."""
+        """`split`, `task`, `unit`, `prompt`, the right answers `english` and `german`, and a marker for each latent
+        mode.
+        """
         return self._rows("held_out")
 
     @property
@@ -67,7 +71,8 @@ def embedded_folder() -> Path:
         if (folder / "model.safetensors").is_file():
             return folder
     raise StorageError(
-        f"The embedded model is neither at {packaged} nor at {checkout}. In a checkout, make it: python data/train_embedded_model.py"
+        f"The embedded model is neither at {packaged} nor at {checkout}. In a checkout, make it: python "
+        f"data/train_embedded_model.py"
     )
 
 

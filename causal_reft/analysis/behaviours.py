@@ -1,8 +1,9 @@
 """Measured behaviours: what a model's continuation of a prompt is, one row a prompt, and rates with intervals.
 
-A behaviour is a name and a test of one continuation against its row: which language it is in, whether it is the known right
-answer. The language classifier counts words that only one of two sets of texts contains; it is exact on vocabularies that
-it was made from and means nothing beyond them. For open text pass a function of a language-identification library instead.
+A behaviour is a name and a test of one continuation against its row: which language it is in, whether it is the known
+right answer. The language classifier counts words that only one of two sets of texts contains; it is exact on
+vocabularies that it was made from and means nothing beyond them. For open text pass a function of a
+language-identification library instead.
 """
 
 from __future__ import annotations
@@ -53,14 +54,17 @@ class WordLists:
 
     def __call__(self, text: str) -> str:
         """The language with the most votes, or "unclear"."""
-        votes = sorted(((sum(word in listed for word in _words(text)), name) for name, listed in self.words.items()), reverse=True)
+        votes = sorted(
+            ((sum(word in listed for word in _words(text)), name) for name, listed in self.words.items()), reverse=True
+        )
         return "unclear" if votes[0][0] == votes[1][0] else votes[0][1]
 
 
 def language_and_answers(language_of: LanguageOf) -> tuple[Behaviour, ...]:
     """The behaviours of German + instruction following: in German at all; the right answer in English; in German.
 
-    A row brings the right answers as `english` and `german`; answers are compared as lines, white space at the ends aside.
+    A row brings the right answers as `english` and `german`; answers are compared as lines, white space at the ends
+    aside.
     """
     return (
         Behaviour("german", lambda text, row: language_of(text) == "german"),
@@ -69,10 +73,14 @@ def language_and_answers(language_of: LanguageOf) -> tuple[Behaviour, ...]:
     )
 
 
-def continuations(model: IntervenedModel, prompts: Sequence[str], max_new_tokens: int = 24, batch_size: int = 128) -> list[str]:
+def continuations(
+    model: IntervenedModel, prompts: Sequence[str], max_new_tokens: int = 24, batch_size: int = 128
+) -> list[str]:
     """Greedy continuations to the end of the line."""
     line_end = _line_end(model.tokenizer)
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens} | ({} if line_end is None else {"eos_token_id": line_end})
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens} | (
+        {} if line_end is None else {"eos_token_id": line_end}
+    )
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     texts = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
@@ -90,15 +98,21 @@ def behaviour_rows(
     `base_loss` is the mean loss of the continuation under the unedited model, in nats a token: how unusual the text is.
     """
     texts = continuations(model, [row["prompt"] for row in rows], max_new_tokens)
-    table = pd.DataFrame({"prompt": [row["prompt"] for row in rows], "task": [row.get("task", "") for row in rows], "text": texts})
+    table = pd.DataFrame(
+        {"prompt": [row["prompt"] for row in rows], "task": [row.get("task", "") for row in rows], "text": texts}
+    )
     for behaviour in behaviours:
         table[behaviour.name] = [behaviour.holds(text, row) for text, row in zip(texts, rows, strict=True)]
-    table["base_loss"] = base_losses(model.base_model, model.tokenizer, [(row["prompt"], text + "\n") for row, text in zip(rows, texts, strict=True)])
+    table["base_loss"] = base_losses(
+        model.base_model, model.tokenizer, [(row["prompt"], text + "\n") for row, text in zip(rows, texts, strict=True)]
+    )
     return table
 
 
 @torch.no_grad()
-def base_losses(model: nn.Module, tokenizer: Any, pairs: Sequence[tuple[str, str]], batch_size: int = 128) -> list[float]:
+def base_losses(
+    model: nn.Module, tokenizer: Any, pairs: Sequence[tuple[str, str]], batch_size: int = 128
+) -> list[float]:
     """The mean loss (nats a token) of each continuation given its prompt under a plain model."""
     examples = as_examples(completions(pairs, tokenizer, end=False), tokenizer)
     losses: list[float] = []
@@ -113,7 +127,8 @@ def base_losses(model: nn.Module, tokenizer: Any, pairs: Sequence[tuple[str, str
 
 
 def rates(rows: pd.DataFrame, by: Sequence[str], behaviours: Sequence[str], unit: str = "seed") -> pd.DataFrame:
-    """Long table of rates: for each group of `by` and each behaviour the mean over units, `low`, `high`, `units`, `prompts`.
+    """Long table of rates: for each group of `by` and each behaviour the mean over units, `low`, `high`, `units`,
+    `prompts`.
 
     The interval is a 95 % t-interval over the means of the units (adapter seeds), cut to [0, 1]; with one unit it is a
     Wilson interval over its prompts.

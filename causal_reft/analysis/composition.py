@@ -3,8 +3,9 @@
     h' = h + sum over i in S of (W_i h + b_i - R_i h) R_i            (Wu et al. 2024, arXiv 2404.03592, section 5)
 
 `learn_together` trains orthogonal slices of one rotation in mixed batches, each example writing only its own rows.
-`learn_apart` trains one edit for each skill by itself; such subspaces need not be orthogonal, so there are several ways to
-put them together (in sequence, added, orthogonalised), and they differ. `learn_jointly` trains one edit on all examples.
+`learn_apart` trains one edit for each skill by itself; such subspaces need not be orthogonal, so there are several
+ways to put them together (in sequence, added, orthogonalised), and they differ. `learn_jointly` trains one edit on all
+examples.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ from causal_reft.tensors import Float, Tensor
 from causal_reft.training import fit
 
 DEFAULTS: Mapping[str, Any] = {
-    "epochs": 1_000, "max_steps": 250, "batch_size": 48, "lr": {"featurizer": 1e-3, "source": 4e-3}, "schedule": "linear", "warmup": 0.0,
-}  # fmt: skip
+    "epochs": 1_000,
+    "max_steps": 250,
+    "batch_size": 48,
+    "lr": {"featurizer": 1e-3, "source": 4e-3},
+    "schedule": "linear",
+    "warmup": 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,21 @@ class Skill:
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
-            raise DataError(f"Skill(name={self.name!r}): the name becomes a node of the graph, so it must be an identifier.")
+            raise DataError(
+                f"Skill(name={self.name!r}): the name becomes a node of the graph, so it must be an identifier."
+            )
         if not self.pairs:
             raise DataError(f"Skill {self.name!r} has no examples.")
 
 
 def learn_together(
-    model: nn.Module, tokenizer: Any, skills: Sequence[Skill], site: Site, seed: int = 0, progress: bool = True, **settings: Any
+    model: nn.Module,
+    tokenizer: Any,
+    skills: Sequence[Skill],
+    site: Site,
+    seed: int = 0,
+    progress: bool = True,
+    **settings: Any,
 ) -> InterventionGraph:
     """Slices of one rotation, trained in mixed batches; each example is edited by its own skill's rows alone.
 
@@ -72,25 +86,53 @@ def learn_together(
 
 
 def learn_apart(
-    model: nn.Module, tokenizer: Any, skills: Sequence[Skill], site: Site, seed: int = 0, progress: bool = True, **settings: Any
+    model: nn.Module,
+    tokenizer: Any,
+    skills: Sequence[Skill],
+    site: Site,
+    seed: int = 0,
+    progress: bool = True,
+    **settings: Any,
 ) -> InterventionGraph:
     """One subspace for each skill, each trained by itself on its own examples."""
     nodes: dict[str, Interchange] = {}
     for skill in skills:
         node = _loreft_node(site, Subspace(_width(model), skill.rank, derive(seed, "rotation", skill.name)))
-        _fit(model, tokenizer, InterventionGraph(**{skill.name: node}), _examples(skill, tokenizer), seed, progress, settings)
+        _fit(
+            model,
+            tokenizer,
+            InterventionGraph(**{skill.name: node}),
+            _examples(skill, tokenizer),
+            seed,
+            progress,
+            settings,
+        )
         nodes[skill.name] = node
     return InterventionGraph(**nodes)
 
 
 def learn_jointly(
-    model: nn.Module, tokenizer: Any, skills: Sequence[Skill], site: Site, seed: int = 0, progress: bool = True, **settings: Any
+    model: nn.Module,
+    tokenizer: Any,
+    skills: Sequence[Skill],
+    site: Site,
+    seed: int = 0,
+    progress: bool = True,
+    **settings: Any,
 ) -> InterventionGraph:
     """One edit of the same total rank, trained on the examples of all skills alike: nothing to switch off."""
     frame = Subspace(_width(model), sum(skill.rank for skill in skills), derive(seed, "rotation"))
     graph = InterventionGraph(joint=_loreft_node(site, frame))
     pairs = [pair for skill in skills for pair in skill.pairs]
-    _fit(model, tokenizer, graph, as_examples(completions(pairs, tokenizer, end=False), tokenizer), seed, progress, settings)
+    _fit(
+        model,
+        tokenizer,
+        graph,
+        as_examples(completions(pairs, tokenizer, end=False), tokenizer),
+        seed,
+        progress,
+        settings,
+    )
     return graph
 
 
@@ -115,7 +157,9 @@ def added(graph: InterventionGraph, **coefficients: float) -> InterventionGraph:
     """
     for name in coefficients:
         graph[name]
-    return InterventionGraph(**{name: _scaled(name, node, coefficients.get(name, 1.0)) for name, node in graph.edits.items()})
+    return InterventionGraph(
+        **{name: _scaled(name, node, coefficients.get(name, 1.0)) for name, node in graph.edits.items()}
+    )
 
 
 def reordered(graph: InterventionGraph, *names: str) -> InterventionGraph:
@@ -126,7 +170,9 @@ def reordered(graph: InterventionGraph, *names: str) -> InterventionGraph:
 
 
 def orthogonalised(graph: InterventionGraph) -> InterventionGraph:
-    """Edits whose subspaces are made orthogonal, earlier ones first (Gram-Schmidt); each keeps its change in coordinates."""
+    """Edits whose subspaces are made orthogonal, earlier ones first (Gram-Schmidt); each keeps its change in
+    coordinates.
+    """
     nodes = graph.edits
     rows = torch.cat([_subspace(name, node).rotation.detach() for name, node in nodes.items()])
     slices = Subspace.from_rows(rows).split(**{name: _subspace(name, node).rank for name, node in nodes.items()})
@@ -160,8 +206,8 @@ def angles(graph: InterventionGraph) -> pd.DataFrame:
 def interference(model: nn.Module, graph: InterventionGraph, inputs: Mapping[str, Tensor]) -> pd.DataFrame:
     """What each edit does to the coordinates of every subspace, on given prompts.
 
-    Columns `edit`, `subspace`, `share`: the root mean square of the part of the edit's change that lies in the subspace,
-    over that of the whole change. 1 on the diagonal; 0 elsewhere where the subspaces are orthogonal.
+    Columns `edit`, `subspace`, `share`: the root mean square of the part of the edit's change that lies in the
+    subspace, over that of the whole change. 1 on the diagonal; 0 elsewhere where the subspaces are orthogonal.
     """
     changes = {name: _change(model, name, graph, inputs) for name in graph.edits}
     spaces = {name: _subspace(name, node) for name, node in graph.edits.items()}
@@ -172,7 +218,9 @@ def interference(model: nn.Module, graph: InterventionGraph, inputs: Mapping[str
     ])  # fmt: skip
 
 
-def _change(model: nn.Module, name: str, graph: InterventionGraph, inputs: Mapping[str, Tensor]) -> Float[Tensor, "token d_model"]:
+def _change(
+    model: nn.Module, name: str, graph: InterventionGraph, inputs: Mapping[str, Tensor]
+) -> Float[Tensor, "token d_model"]:
     """What one edit adds at its site, at the tokens that it names."""
     node = graph.edits[name]
     seen = InterventionGraph(seen=Collect(node.run, node.site))
@@ -215,7 +263,9 @@ def _subspace(name: str, node: Interchange) -> Subspace:
 def _learned(name: str, node: Interchange) -> LearnedSource:
     source = node.source
     if not isinstance(source, LearnedSource) or source.activation or source.weight is None or source.offset is None:
-        raise GraphError(f"Node {name!r} has {source!r}; only a linear LearnedSource with a bias (LoReFT) can be scaled or moved.")
+        raise GraphError(
+            f"Node {name!r} has {source!r}; only a linear LearnedSource with a bias (LoReFT) can be scaled or moved."
+        )
     return source
 
 
@@ -227,7 +277,15 @@ def _examples(skill: Skill, tokenizer: Any) -> Examples:
     return as_examples(completions(skill.pairs, tokenizer, end=False), tokenizer)
 
 
-def _fit(model: nn.Module, tokenizer: Any, graph: InterventionGraph, examples: Examples, seed: int, progress: bool, settings: Mapping[str, Any]) -> None:
+def _fit(
+    model: nn.Module,
+    tokenizer: Any,
+    graph: InterventionGraph,
+    examples: Examples,
+    seed: int,
+    progress: bool,
+    settings: Mapping[str, Any],
+) -> None:
     fit(IntervenedModel(model, graph, tokenizer), examples, seed=seed, progress=progress, **{**DEFAULTS, **settings})
 
 

@@ -73,13 +73,18 @@ class Experiment:
         data = [(s.name, s.rank, tuple(map(tuple, s.pairs))) for s in self.skills]
         names = [b.name for b in self.behaviours]
         prompts = [tuple(sorted(row.items())) for row in self.prompts]
-        return f"{derive(seed, method, weights, data, prompts, names, repr(self.site), sorted(self.settings.items()), self.max_new_tokens):016x}"
+        how = (repr(self.site), sorted(self.settings.items()), self.max_new_tokens)
+        return f"{derive(seed, method, weights, data, prompts, names, how):016x}"
 
 
 def run_composition(
-    experiment: Experiment, folder: str | os.PathLike[str], seeds: Sequence[int] = range(5), methods: Sequence[str] | None = None
+    experiment: Experiment,
+    folder: str | os.PathLike[str],
+    seeds: Sequence[int] = range(5),
+    methods: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """One row for each method x seed x subset x prompt: `method`, `seed`, `subset`, and the columns of `behaviour_rows`.
+    """One row for each method x seed x subset x prompt: `method`, `seed`, `subset`, and the columns of
+    `behaviour_rows`.
 
     Raises:
         DataError: an unknown method.
@@ -125,9 +130,17 @@ def _everything(experiment: Experiment, graph: InterventionGraph) -> Variants:
     yield subset_name([skill.name for skill in experiment.skills]), _intervened(experiment, graph)
 
 
-def _learned(learn: Callable[..., InterventionGraph], experiment: Experiment, seed: int, site: Site | None = None) -> InterventionGraph:
+def _learned(
+    learn: Callable[..., InterventionGraph], experiment: Experiment, seed: int, site: Site | None = None
+) -> InterventionGraph:
     return learn(
-        experiment.model, experiment.tokenizer, experiment.skills, site or experiment.site, seed, False, **experiment.settings
+        experiment.model,
+        experiment.tokenizer,
+        experiment.skills,
+        site or experiment.site,
+        seed,
+        False,
+        **experiment.settings,
     )
 
 
@@ -161,7 +174,9 @@ def _joint(experiment: Experiment, seed: int) -> Variants:
 
 
 def _lora_added(experiment: Experiment, seed: int) -> Variants:
-    """A LoRA adapter for each skill, trained apart on a copy of the model, and their sum (peft's linear combination)."""
+    """A LoRA adapter for each skill, trained apart on a copy of the model, and their sum (peft's linear
+    combination).
+    """
     from peft import LoraConfig, get_peft_model
 
     model = copy.deepcopy(experiment.model)

@@ -10,7 +10,9 @@ from causal_reft.demo.page import Page
 
 
 def run_demo(folder: Path, model: str | None = None) -> Path:
-    """Everything on the embedded model; with `model` (a folder or hub id) the finetuning on that one. Returns the page."""
+    """Everything on the embedded model; with `model` (a folder or hub id) the finetuning on that one. Returns the
+    page.
+    """
     started, page = time.perf_counter(), Page(folder)
     if model is None:
         _everything(page)

@@ -1,4 +1,6 @@
-"""The demo's third part: German and answering, learned as two slices of one rotation, alone and together; one text, one vector."""
+"""The demo's third part: German and answering, learned as two slices of one rotation, alone and together; one text,
+one vector.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ METHOD = "one rotation, mixed batches"
 
 
 def embedded_experiment(small: Embedded, split: str = "test", prompts_per_task: int | None = None) -> Experiment:
-    """The composition experiment on the embedded model: German prose, answering, and both at once on held-out prompts."""
+    """The composition experiment on the embedded model: German prose, answering, and both at once on held-out
+    prompts.
+    """
     skills = [
         Skill("german", [(row["prompt"], row["continuation"]) for row in small.german_examples]),
         Skill("answer", [(row["prompt"], row["continuation"]) for row in small.answer_examples]),
@@ -41,7 +45,9 @@ def show_composition(page: Page, small: Embedded) -> pd.DataFrame:
     prompts = [row["prompt"] for row in experiment.prompts[:: max(1, len(experiment.prompts) // 4)]][:4]
     shown = {"prompt": [prompt.strip() for prompt in prompts]}
     for subset in subsets(list(graph.nodes)):
-        shown[subset_name(subset)] = continuations(IntervenedModel(small.model, graph.only(*subset), small.tokenizer).eval(), prompts)
+        shown[subset_name(subset)] = continuations(
+            IntervenedModel(small.model, graph.only(*subset), small.tokenizer).eval(), prompts
+        )
     page.table("four_generations", pd.DataFrame(shown))
     names = [behaviour.name for behaviour in experiment.behaviours]
     rows = run_composition(experiment, page.folder / "composition", seeds=[0], methods=[METHOD])

@@ -16,12 +16,19 @@ def show_equality(page: Page, n_networks: int = 3, n_das_seeds: int = 2) -> pd.D
 
     page.heading("Does a network compute the variables that we think it computes?")
     page.text(
-        "The task: are w = x and y = z the same? Each network is asked where it holds the two relations (true hypotheses), and "
-        "where it holds which vector w is (a false one). Interchange intervention accuracy (IIA) is how often the network, "
+        "The task: are w = x and y = z the same? Each network is asked where it holds the two relations (true "
+        "hypotheses), and "
+        "where it holds which vector w is (a false one). Interchange intervention accuracy (IIA) is how often the "
+        "network, "
         "with the found subspace swapped in from another input, answers as the hypothesis says; guessing scores 0.5."
     )
     table = alignment_distribution(
-        n_networks, n_das_seeds, page.folder / "equality", layers=(0, 1, 2), ranks=(8,), effort=Effort(steps=300, random_subspaces=20)
+        n_networks,
+        n_das_seeds,
+        page.folder / "equality",
+        layers=(0, 1, 2),
+        ranks=(8,),
+        effort=Effort(steps=300, random_subspaces=20),
     )
     found = summary(table)
     page.table("equality", found)
@@ -31,7 +38,11 @@ def show_equality(page: Page, n_networks: int = 3, n_das_seeds: int = 2) -> pd.D
     title = f"Alignment by layer, {n_networks} networks x {n_das_seeds} DAS seeds, k = 8"
     ax = curves_with_intervals(trained, x="layer", y="iia", group="hypothesis", title=title)
     ax.axhline(trained["random_subspaces_95"].max(), color="0.6", linestyle=":", linewidth=1)
-    page.figure("equality", ax, "IIA by layer and hypothesis, 95 % intervals over networks; dotted: the best 5 % of random subspaces.")
+    page.figure(
+        "equality",
+        ax,
+        "IIA by layer and hypothesis, 95 % intervals over networks; dotted: the best 5 % of random subspaces.",
+    )
     return table
 
 

@@ -1,4 +1,6 @@
-"""The demo's second half: LoReFT teaches a language model a sentence and a few answers; saved, and loaded in a new process."""
+"""The demo's second half: LoReFT teaches a language model a sentence and a few answers; saved, and loaded in a new
+process.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ PAIRS = (
 )
 
 
-def show_finetuning(page: Page, model: nn.Module, tokenizer: Any, pairs: Sequence[tuple[str, str]] = PAIRS) -> IntervenedModel:
+def show_finetuning(
+    page: Page, model: nn.Module, tokenizer: Any, pairs: Sequence[tuple[str, str]] = PAIRS
+) -> IntervenedModel:
     """Finetune, generate, save, load in a new process, compare the logits."""
     page.heading("The same edit with a learned source: LoReFT finetuning")
     config = model_config(model)
@@ -38,7 +42,7 @@ def show_finetuning(page: Page, model: nn.Module, tokenizer: Any, pairs: Sequenc
     page.text(f"{learned:,} learned numbers beside {base:,} of the model, which stay as they are.")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     examples = as_examples(completions(pairs, tokenizer, end=tokenizer.eos_token_id is not None), tokenizer)
-    history = fit(reft, examples, epochs=300, batch_size=len(pairs), lr=1e-2, schedule="cosine", warmup=0.0)
+    history = fit(reft, examples, epochs=600, batch_size=len(pairs), lr=1e-2, schedule="cosine", warmup=0.0)
     page.text(f"Training: {history!r}")
     page.figure("finetuning", history.plot(), "Training loss, nats per token.")
     reft.eval()
@@ -48,19 +52,32 @@ def show_finetuning(page: Page, model: nn.Module, tokenizer: Any, pairs: Sequenc
     folder = page.folder / "reft"
     reft.save_pretrained(folder, overwrite=True)
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1024
-    page.text(f"Saved to {folder} ({size:.0f} KB). Loaded in a new process, the logits are equal: {_equal_elsewhere(page, reft, pairs)}.")
+    page.text(
+        f"Saved to {folder} ({size:.0f} KB). Loaded in a new process, the logits are equal: "
+        f"{_equal_elsewhere(page, reft, pairs)}."
+    )
     return reft
 
 
-def _before_and_after(reft: IntervenedModel, model: nn.Module, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+def _before_and_after(
+    reft: IntervenedModel, model: nn.Module, tokenizer: Any, pairs: Sequence[tuple[str, str]]
+) -> pd.DataFrame:
     prompts = [prompt for prompt, _ in pairs]
     longest = max(len(tokenizer(answer)["input_ids"]) for _, answer in pairs) + 2
     plain = IntervenedModel(model, type(reft.graph)(), tokenizer)
-    rows = zip(pairs, generate_texts(plain, prompts, max_new_tokens=longest), generate_texts(reft, prompts, max_new_tokens=longest), strict=True)
-    return pd.DataFrame([
-        {"prompt": prompt.strip(), "taught": answer.strip(), "before": old.strip(), "after": new.strip(), "exact": new.strip().startswith(answer.strip())}
-        for (prompt, answer), old, new in rows
-    ])  # fmt: skip
+    rows = zip(
+        pairs,
+        generate_texts(plain, prompts, max_new_tokens=longest),
+        generate_texts(reft, prompts, max_new_tokens=longest),
+        strict=True,
+    )
+    return pd.DataFrame([_compared(prompt, answer, old, new) for (prompt, answer), old, new in rows])
+
+
+def _compared(prompt: str, answer: str, old: str, new: str) -> dict[str, object]:
+    exact = new.strip().startswith(answer.strip())
+    shown = {"prompt": prompt, "taught": answer, "before": old, "after": new}
+    return {**{name: text.strip() for name, text in shown.items()}, "exact": exact}
 
 
 @torch.no_grad()
@@ -70,5 +87,8 @@ def _equal_elsewhere(page: Page, reft: IntervenedModel, pairs: Sequence[tuple[st
     reft.base_model.save_pretrained(base_folder)  # type: ignore[operator]
     ids = reft.tokenizer(pairs[0][0], return_tensors="pt")["input_ids"]
     save_file({"input_ids": ids}, exchange)
-    subprocess.run([sys.executable, "-m", "causal_reft.demo.reload", str(page.folder / "reft"), str(base_folder), str(exchange)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "causal_reft.demo.reload", str(page.folder / "reft"), str(base_folder), str(exchange)],
+        check=True,
+    )
     return torch.equal(load_file(exchange)["logits"], reft(input_ids=ids).logits)

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; font-size: 0.9rem; margin: 1rem 0 } td, th { padding: 0.25rem 0.7rem; text-align: left }
-th { border-bottom: 1px solid #888 } tr:nth-child(even) td { background: #f5f5f5 }
-img { max-width: 100%; height: auto } pre { background: #f5f5f5; padding: 0.8rem; overflow-x: auto; white-space: pre-wrap }
+table { border-collapse: collapse; font-size: 0.9rem; margin: 1rem 0 } td, th { padding: 0.25rem 0.7rem; text-align:
+left } th { border-bottom: 1px solid #888 } tr:nth-child(even) td { background: #f5f5f5 }
+img { max-width: 100%; height: auto } pre { background: #f5f5f5; padding: 0.8rem; overflow-x: auto; white-space:
+pre-wrap }
 """
 
 
@@ -59,11 +60,16 @@ class Page:
         figure = ax.figure
         figure.savefig(self.folder / f"{name}.png", dpi=150, bbox_inches="tight")
         plt.close(figure)  # type: ignore[arg-type]
-        self.parts.append(f'<p><img src="{name}.png" alt="{html.escape(caption)}"><br><i>{html.escape(caption)}</i></p>')
+        self.parts.append(
+            f'<p><img src="{name}.png" alt="{html.escape(caption)}"><br><i>{html.escape(caption)}</i></p>'
+        )
 
     def write(self, title: str) -> Path:
         """The page with everything so far."""
         target = self.folder / "index.html"
-        head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title><style>{STYLE}</style>"
+        head = (
+            f"<!doctype html><html lang='en'><meta "
+            f"charset='utf-8'><title>{html.escape(title)}</title><style>{STYLE}</style>"
+        )
         target.write_text("\n".join([head, f"<h1>{html.escape(title)}</h1>", *self.parts, "</html>"]), encoding="utf-8")
         return target

@@ -35,14 +35,21 @@ class Interchange:
         if not 0 <= self.dropout < 1:
             raise GraphError(f"Interchange(dropout={self.dropout}): a probability in [0, 1).")
         if not self.run.isidentifier():
-            raise GraphError(f"Interchange(run={self.run!r}): a run is a keyword of the call, so its name must be an identifier.")
+            raise GraphError(
+                f"Interchange(run={self.run!r}): a run is a keyword of the call, so its name must be an identifier."
+            )
         self._refuse_cancelling_rotation()
         inner = self.source.source if isinstance(self.source, Shift) else self.source
         if isinstance(inner, LearnedSource):
             self._check_learned(inner)
-        if isinstance(inner, Collect) and inner.featurizer is not None and inner.featurizer.rank != self.featurizer.rank:
+        if (
+            isinstance(inner, Collect)
+            and inner.featurizer is not None
+            and inner.featurizer.rank != self.featurizer.rank
+        ):
             raise GraphError(
-                f"{inner!r} reads {inner.featurizer.rank} coordinates, but {self.featurizer!r} writes {self.featurizer.rank}. "
+                f"{inner!r} reads {inner.featurizer.rank} coordinates, but {self.featurizer!r} writes "
+                f"{self.featurizer.rank}. "
                 f"Read as many as are written."
             )
 
@@ -55,21 +62,30 @@ class Interchange:
         reads_same = isinstance(self.source, Collect) and self.source.featurizer in (None, F)
         if isinstance(F, Subspace) and F.rank == F.d_model and reads_same:
             raise GraphError(
-                f"Interchange(featurizer={F!r}, source={self.source!r}): a full rotation cancels (h + R^T (R s - R h) = s), "
+                f"Interchange(featurizer={F!r}, source={self.source!r}): a full rotation cancels (h + R^T (R s - R "
+                f"h) = s), "
                 f"so this is plain activation patching and the gradient of R is rounding noise. "
-                f"Write featurizer=Identity({F.d_model}) to patch, Mask({F!r}) to learn how many coordinates, or a lower rank."
+                f"Write featurizer=Identity({F.d_model}) to patch, Mask({F!r}) to learn how many coordinates, or a "
+                f"lower rank."
             )
 
     def _check_learned(self, learned: LearnedSource) -> None:
         F = self.featurizer
         if learned.rank != F.rank:
-            raise GraphError(f"{learned!r} writes {learned.rank} coordinates, but {F!r} has {F.rank}. Use LearnedSource(rank={F.rank}, ...).")
+            raise GraphError(
+                f"{learned!r} writes {learned.rank} coordinates, but {F!r} has {F.rank}. Use "
+                f"LearnedSource(rank={F.rank}, ...)."
+            )
         if learned.reads is None and learned.reads_input and learned.d_model != F.d_model:
-            raise GraphError(f"{learned!r} reads width {learned.d_model}, but the site has d_model={F.d_model} for {F!r}.")
+            raise GraphError(
+                f"{learned!r} reads width {learned.d_model}, but the site has d_model={F.d_model} for {F!r}."
+            )
         if learned.reads is not None and learned.reads.run != self.run:
             raise GraphError(
-                f"{learned!r} reads run {learned.reads.run!r}, but edits run {self.run!r}; a learned source reads the run that "
-                f"it edits. Write reads=Collect({self.run!r}, ...), or source=Collect({learned.reads.run!r}) for an interchange."
+                f"{learned!r} reads run {learned.reads.run!r}, but edits run {self.run!r}; a learned source reads "
+                f"the run that "
+                f"it edits. Write reads=Collect({self.run!r}, ...), or source=Collect({learned.reads.run!r}) for an "
+                f"interchange."
             )
         learned.start_from(F, shifted=isinstance(self.source, Shift))
 

@@ -1,11 +1,11 @@
 """An intervention graph: named nodes over named runs. A value: it prints, draws, compares, slices and joins.
 
-A node is a `Collect` (read) or an `Interchange` (edit). An edit whose source is collected from another run makes its run
-wait for that one; so runs have an order, found topologically, and "serial" and "parallel" are not modes.
+A node is a `Collect` (read) or an `Interchange` (edit). An edit whose source is collected from another run makes its
+run wait for that one; so runs have an order, found topologically, and "serial" and "parallel" are not modes.
 
-Several edits at one site: every source sees the state as it was before any of them, and the writes follow in the order of
-the graph. In orthogonal subspaces that is their sum; in overlapping ones the later write wins. A `Collect` node sees the
-state that its run goes on with.
+Several edits at one site: every source sees the state as it was before any of them, and the writes follow in the order
+of the graph. In orthogonal subspaces that is their sum; in overlapping ones the later write wins. A `Collect` node
+sees the state that its run goes on with.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import html
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from causal_reft.errors import GraphError, nearest
-from causal_reft.featurizers import Featurizer
 from causal_reft.graph.interchange import Interchange
 from causal_reft.graph.sources import Collect, LearnedSource, Shift
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Node = Union[Collect, Interchange]
+Node = Collect | Interchange
 _TORCH_NAMES = frozenset(dir(nn.ModuleDict())) | {""}
 RESERVED = ("base_model", "active", "spans", "labels", "prompt_lengths")
 
@@ -65,7 +64,7 @@ class InterventionGraph:
         """Everything that holds parameters, as `{node: {"featurizer": ..., "source": ...}}`."""
         parts: dict[str, nn.Module] = {}
         for name, node in self._nodes.items():
-            held = {role: module for role, module in held_modules(node).items()}
+            held = held_modules(node)
             if held:
                 parts[name] = nn.ModuleDict(held)
         return nn.ModuleDict(parts)
@@ -90,7 +89,10 @@ class InterventionGraph:
         """Both graphs in one; names must differ."""
         shared = set(self._nodes) & set(other._nodes)
         if shared:
-            raise GraphError(f"Both graphs have a node named {', '.join(map(repr, sorted(shared)))}. Rename one: renamed({{'old': 'new'}}).")
+            raise GraphError(
+                f"Both graphs have a node named {', '.join(map(repr, sorted(shared)))}. Rename one: "
+                f"renamed({{'old': 'new'}})."
+            )
         return InterventionGraph(**{**self._nodes, **other._nodes})
 
     def renamed(self, names: Mapping[str, str]) -> InterventionGraph:
@@ -130,7 +132,10 @@ class InterventionGraph:
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def __repr__(self) -> str:
-        head = f"InterventionGraph: {len(self.edits)} edits, {len(self.collects)} collects, runs {' -> '.join(self.runs)}, {self.learned_numbers:,} learned numbers"
+        head = (
+            f"InterventionGraph: {len(self.edits)} edits, {len(self.collects)} collects, runs "
+            f"{' -> '.join(self.runs)}, {self.learned_numbers:,} learned numbers"
+        )
         width = max((len(name) for name in self._nodes), default=0)
         return "\n".join([head, *(f"  {name:<{width}}  {node!r}" for name, node in self._nodes.items())])
 
@@ -142,11 +147,15 @@ class InterventionGraph:
             for name, node in self._nodes.items()
         )
         title = html.escape(repr(self).splitlines()[0])
-        heads = "".join(f"<th style='text-align:left'>{h}</th>" for h in ("node", "run", "site", "featurizer", "source"))
+        heads = "".join(
+            f"<th style='text-align:left'>{h}</th>" for h in ("node", "run", "site", "featurizer", "source")
+        )
         return f"<p><b>{title}</b></p><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
     def draw(self, ax: Axes | None = None) -> Axes:
-        """Runs as lanes, sites along them, collects and edits as marks, and arrows from what is read to what is written."""
+        """Runs as lanes, sites along them, collects and edits as marks, and arrows from what is read to what is
+        written.
+        """
         from causal_reft.graph.drawing import draw_graph
 
         return draw_graph(self, ax)
@@ -191,13 +200,23 @@ def run_dependencies(nodes: Iterable[Node]) -> dict[str, set[str]]:
 
 def _check_node(name: str, node: Node) -> None:
     if not isinstance(node, (Collect, Interchange)):
-        raise GraphError(f"Node {name!r} is a {type(node).__name__}; a node is a Collect or an Interchange(site, featurizer, source).")
+        raise GraphError(
+            f"Node {name!r} is a {type(node).__name__}; a node is a Collect or an Interchange(site, featurizer, "
+            f"source)."
+        )
     if name in RESERVED or name.startswith("_"):
-        raise GraphError(f"{name!r} cannot name a node; choose a name without a leading underscore other than {', '.join(RESERVED)}.")
+        raise GraphError(
+            f"{name!r} cannot name a node; choose a name without a leading underscore other than {', '.join(RESERVED)}."
+        )
     if name in _TORCH_NAMES or "." in name:
-        raise GraphError(f"{name!r} cannot name a node, because torch modules use that name themselves. Write e.g. {name.replace('.', '_')}_.")
+        raise GraphError(
+            f"{name!r} cannot name a node, because torch modules use that name themselves. Write e.g. "
+            f"{name.replace('.', '_')}_."
+        )
     if isinstance(node, Collect) and node.site is None:
-        raise GraphError(f"Node {name!r}: a Collect of its own needs a site. Write {name}=Collect({node.run!r}, Site(3)).")
+        raise GraphError(
+            f"Node {name!r}: a Collect of its own needs a site. Write {name}=Collect({node.run!r}, Site(3))."
+        )
 
 
 def _order(nodes: Mapping[str, Node]) -> tuple[str, ...]:
@@ -205,6 +224,7 @@ def _order(nodes: Mapping[str, Node]) -> tuple[str, ...]:
         return tuple(TopologicalSorter(run_dependencies(nodes.values())).static_order())
     except CycleError as error:
         raise GraphError(
-            f"The runs wait for each other: {' -> '.join(error.args[1])}. An edit may only take what an earlier run collected; "
+            f"The runs wait for each other: {' -> '.join(error.args[1])}. An edit may only take what an earlier run "
+            f"collected; "
             f"give the middle run a name of its own, e.g. Interchange(..., run='mid')."
         ) from error

@@ -1,4 +1,5 @@
-"""Every method of the table as a graph: three to six lines each. What differs between them is the featurizer and the source.
+"""Every method of the table as a graph: three to six lines each. What differs between them is the featurizer and the
+source.
 
 A preset takes the sites (one or several, e.g. from `grid`), the width of the representation there, and the rank. With
 several sites every site gets its own parameters and a node of its own.
@@ -45,41 +46,73 @@ def steer(sites: Sites, vector: Tensor, scale: float = 1.0) -> InterventionGraph
 
 
 def loreft(
-    sites: Sites, d_model: int, rank: int, seed: int = 0, init: str = "identity", activation: str | None = None, dropout: float = 0.0
+    sites: Sites,
+    d_model: int,
+    rank: int,
+    seed: int = 0,
+    init: str = "identity",
+    activation: str | None = None,
+    dropout: float = 0.0,
 ) -> InterventionGraph:
     """LoReFT: h + R^T (act(W h + b) - R h), 2 d r + r numbers (Wu et al. 2024, arXiv 2404.03592)."""
-    return _graph(sites, seed, lambda s: (Subspace(d_model, rank, s), LearnedSource(rank, d_model, activation=activation, init=init, seed=s)), dropout)
+    return _graph(
+        sites,
+        seed,
+        lambda s: (Subspace(d_model, rank, s), LearnedSource(rank, d_model, activation=activation, init=init, seed=s)),
+        dropout,
+    )
 
 
 def consreft(sites: Sites, d_model: int, rank: int, seed: int = 0) -> InterventionGraph:
     """ConsReFT: h + R^T (b - R h), d r + r numbers."""
-    return _graph(sites, seed, lambda s: (Subspace(d_model, rank, s), LearnedSource(rank, d_model, reads_input=False, seed=s)))
+    return _graph(
+        sites, seed, lambda s: (Subspace(d_model, rank, s), LearnedSource(rank, d_model, reads_input=False, seed=s))
+    )
 
 
 def lobireft(sites: Sites, d_model: int, rank: int, seed: int = 0) -> InterventionGraph:
     """LobiReFT: h + R^T b, d r + r numbers."""
-    return _graph(sites, seed, lambda s: (Subspace(d_model, rank, s), Shift(LearnedSource(rank, d_model, reads_input=False, seed=s))))
+    return _graph(
+        sites,
+        seed,
+        lambda s: (Subspace(d_model, rank, s), Shift(LearnedSource(rank, d_model, reads_input=False, seed=s))),
+    )
 
 
-def direft(sites: Sites, d_model: int, rank: int, seed: int = 0, init: str = "identity", activation: str | None = None) -> InterventionGraph:
+def direft(
+    sites: Sites, d_model: int, rank: int, seed: int = 0, init: str = "identity", activation: str | None = None
+) -> InterventionGraph:
     """DiReFT: h + R^T act(W h + b), 2 d r + r numbers."""
     return _graph(
-        sites, seed, lambda s: (Subspace(d_model, rank, s), Shift(LearnedSource(rank, d_model, activation=activation, init=init, seed=s)))
+        sites,
+        seed,
+        lambda s: (
+            Subspace(d_model, rank, s),
+            Shift(LearnedSource(rank, d_model, activation=activation, init=init, seed=s)),
+        ),
     )
 
 
 def noreft(sites: Sites, d_model: int, rank: int, seed: int = 0, init: str = "identity") -> InterventionGraph:
     """NoReFT: h + A^T (W h + b - A h) with unconstrained rows A, 2 d r + r numbers."""
-    return _graph(sites, seed, lambda s: (Projection(d_model, rank, s), LearnedSource(rank, d_model, init=init, seed=s)))
+    return _graph(
+        sites, seed, lambda s: (Projection(d_model, rank, s), LearnedSource(rank, d_model, init=init, seed=s))
+    )
 
 
 def nodireft(sites: Sites, d_model: int, rank: int, seed: int = 0, init: str = "identity") -> InterventionGraph:
     """NodiReFT: h + A^T (W h + b) with unconstrained rows A, 2 d r + r numbers."""
-    return _graph(sites, seed, lambda s: (Projection(d_model, rank, s), Shift(LearnedSource(rank, d_model, init=init, seed=s))))
+    return _graph(
+        sites, seed, lambda s: (Projection(d_model, rank, s), Shift(LearnedSource(rank, d_model, init=init, seed=s)))
+    )
 
 
-def _graph(sites: Sites, seed: int, parts: Callable[[int], tuple[Featurizer, Source]], dropout: float = 0.0) -> InterventionGraph:
-    """One node for each site; a single one is called `edit`, several `edit_0`, `edit_1`, ..., with seeds of their own."""
+def _graph(
+    sites: Sites, seed: int, parts: Callable[[int], tuple[Featurizer, Source]], dropout: float = 0.0
+) -> InterventionGraph:
+    """One node for each site; a single one is called `edit`, several `edit_0`, `edit_1`, ..., with seeds of their
+    own.
+    """
     listed = [sites] if isinstance(sites, Site) else list(sites)
     nodes = {}
     for index, site in enumerate(listed):

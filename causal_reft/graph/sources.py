@@ -4,6 +4,8 @@
     LearnedSource(...)   z = act(W h + b)     a function that training finds     LoReFT, ConsReFT, ...
     Constant, Noise      z = c,  z ~ N(0, std^2)                                 ablations
     Shift(source)        z = F.read(h) + source                                  adds to what is there: steering, DiReFT
+
+A node holds its source as it holds its site: exchanging it gives another method.
 """
 
 from __future__ import annotations
@@ -23,7 +25,13 @@ from causal_reft.seeds import derive
 from causal_reft.sites import Site
 from causal_reft.tensors import Coordinates, Hidden, Int, Tensor
 
-ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": nn.functional.silu}
+ACTIVATIONS = {
+    "relu": torch.relu,
+    "gelu": nn.functional.gelu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "silu": nn.functional.silu,
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,9 @@ class Collect:
 
     def __post_init__(self) -> None:
         if not self.run.isidentifier():
-            raise GraphError(f"Collect(run={self.run!r}): a run is a keyword of the call, so its name must be an identifier.")
+            raise GraphError(
+                f"Collect(run={self.run!r}): a run is a keyword of the call, so its name must be an identifier."
+            )
 
     def at(self, site: Site) -> Collect:
         """This collect with its site filled in where it was left open."""
@@ -86,7 +96,9 @@ class Given(ABC):
 
 @dataclass(frozen=True)
 class Constant:
-    """A fixed value in the featurizer's coordinates: a number, (rank,), or (n_positions, rank) in the order of a row's tokens."""
+    """A fixed value in the featurizer's coordinates: a number, (rank,), or (n_positions, rank) in the order of a
+    row's tokens.
+    """
 
     value: float | int | Sequence[float | int] | Tensor
 
@@ -94,7 +106,8 @@ class Constant:
         value = torch.as_tensor(self.value, dtype=None if isinstance(self.value, Tensor) else torch.float32)
         if value.ndim > 2 or not value.is_floating_point():
             raise GraphError(
-                f"Constant(value of shape {tuple(value.shape)}, {value.dtype}): give a float, (rank,) or (n_positions, rank). "
+                f"Constant(value of shape {tuple(value.shape)}, {value.dtype}): give a float, (rank,) or "
+                f"(n_positions, rank). "
                 f"For another value in each row, collect it from a run: Collect('source')."
             )
         object.__setattr__(self, "value", value.detach().clone())
@@ -111,7 +124,9 @@ class Constant:
             raise GraphError(f"{self!r} has width {value.shape[-1]}, but {featurizer!r} has rank {featurizer.rank}.")
         if value.ndim == 2:
             if len(given.ordinal) and int(given.ordinal.max()) >= len(value):
-                raise GraphError(f"{self!r} holds {len(value)} positions, but a row names {int(given.ordinal.max()) + 1} tokens.")
+                raise GraphError(
+                    f"{self!r} holds {len(value)} positions, but a row names {int(given.ordinal.max()) + 1} tokens."
+                )
             value = value[given.ordinal].reshape(*h.shape[:-1], featurizer.rank)
         dtype = torch.promote_types(computing(h), value.dtype)
         return value.to(dtype).expand(*h.shape[:-1], featurizer.rank)
@@ -127,8 +142,8 @@ class Constant:
 class Noise:
     """Gaussian noise with a standard deviation in the units of the coordinates.
 
-    One draw for each named position, the same in every row and at every call, so that batching changes nothing; for more
-    draws use more seeds. `Noise` replaces; `Shift(Noise(...))` adds.
+    One draw for each named position, the same in every row and at every call, so that batching changes nothing; for
+    more draws use more seeds. `Noise` replaces; `Shift(Noise(...))` adds.
     """
 
     std: float = 1.0
@@ -160,8 +175,8 @@ class LearnedSource(nn.Module):
         bias: whether there is a b.
         activation: None (linear), "relu", "gelu", "tanh", "sigmoid" or "silu".
         reads: read another site of the same run instead: `Collect("base", site)` (schematic ReFT).
-        init: "identity" starts W at the featurizer's rows (at 0 under `Shift`) and b at 0 when the node is built, so that
-            training starts from no edit; "random" as `nn.Linear` does.
+        init: "identity" starts W at the featurizer's rows (at 0 under `Shift`) and b at 0 when the node is built,
+            so that training starts from no edit; "random" as `nn.Linear` does.
         seed: of the random start.
     """
 
@@ -184,19 +199,25 @@ class LearnedSource(nn.Module):
         if not reads_input and (reads is not None or not bias):
             raise GraphError("LearnedSource(reads_input=False) is only its bias: it takes bias=True and no reads=.")
         if reads is not None and (reads.site is None or reads.featurizer is not None):
-            raise GraphError("LearnedSource(reads=Collect(...)) needs the site whose whole vector it reads: Collect('base', Site(3)).")
+            raise GraphError(
+                "LearnedSource(reads=Collect(...)) needs the site whose whole vector it reads: Collect('base', "
+                "Site(3))."
+            )
         self.rank, self.d_model, self.reads_input, self.bias = rank, d_model, reads_input, bias
         self.activation, self.reads, self.init, self.seed = activation, reads, init, seed
         self.started = init == "random"
         generator = torch.Generator().manual_seed(derive(seed, "learned source"))
         bound = d_model**-0.5
-        weight, offset = ((torch.rand(*shape, generator=generator) * 2 - 1) * bound for shape in ((rank, d_model), (rank,)))
+        weight, offset = (
+            (torch.rand(*shape, generator=generator) * 2 - 1) * bound for shape in ((rank, d_model), (rank,))
+        )
         self.weight = nn.Parameter(weight) if reads_input else None
         self.offset = nn.Parameter(offset) if bias else None
 
     @torch.no_grad()
     def start_from(self, featurizer: Featurizer, shifted: bool) -> None:
-        """Called when a node is built: with init="identity", start from no edit. Later nodes share what the first started.
+        """Called when a node is built: with init="identity", start from no edit. Later nodes share what the first
+        started.
 
         Raises:
             GraphError: no W and b exist for which the edit does nothing.
@@ -209,14 +230,25 @@ class LearnedSource(nn.Module):
             rows = featurizer.rows()
             if shifted and self.activation in ("relu", "sigmoid"):
                 raise GraphError(
-                    f"LearnedSource(init='identity', activation={self.activation!r}) under Shift cannot start from no edit: at 0 "
-                    f"the activation is {'flat, so nothing would be learned' if self.activation == 'relu' else 'not 0'}. Pass init='random'."
+                    f"LearnedSource(init='identity', activation={self.activation!r}) under Shift cannot start from "
+                    f"no edit: at 0 "
+                    f"the activation is "
+                    f"{'flat, so nothing would be learned' if self.activation == 'relu' else 'not 0'}. Pass "
+                    f"init='random'."
                 )
             if shifted:
                 self.weight.zero_()
             elif self.reads is not None or self.activation is not None or rows is None:
-                reason = "another site is read" if self.reads else "the activation is not linear" if self.activation else f"{featurizer!r} is not linear"
-                raise GraphError(f"LearnedSource(init='identity') cannot start from no edit here: {reason}. Pass init='random'.")
+                reason = (
+                    "another site is read"
+                    if self.reads
+                    else "the activation is not linear"
+                    if self.activation
+                    else f"{featurizer!r} is not linear"
+                )
+                raise GraphError(
+                    f"LearnedSource(init='identity') cannot start from no edit here: {reason}. Pass init='random'."
+                )
             else:
                 self.weight.copy_(rows)
         self.started = True
@@ -224,7 +256,9 @@ class LearnedSource(nn.Module):
     def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
         read = h if self.reads is None else given.state(self.reads)
         if read.shape[-1] != self.d_model:
-            raise GraphError(f"{self!r} reads states of width {read.shape[-1]}. Build it with d_model={read.shape[-1]}.")
+            raise GraphError(
+                f"{self!r} reads states of width {read.shape[-1]}. Build it with d_model={read.shape[-1]}."
+            )
         masters = [master for master in (self.weight, self.offset) if master is not None]
         dtype = computing(h, *masters)
         z = torch.zeros(*h.shape[:-1], self.rank, dtype=dtype, device=h.device)

@@ -34,7 +34,9 @@ FEATURIZERS: dict[str, type[Featurizer]] = {
 
 
 def register_featurizer(kind: type[Featurizer]) -> None:
-    """Let graphs with a featurizer of your own be saved and loaded: its `config()` must be its constructor's arguments."""
+    """Let graphs with a featurizer of your own be saved and loaded: its `config()` must be its constructor's
+    arguments.
+    """
     FEATURIZERS[kind.__name__] = kind
 
 
@@ -61,7 +63,9 @@ def load_graph(folder: str | os.PathLike[str]) -> InterventionGraph:
     try:
         data = json.loads((path / "graph.json").read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise StorageError(f"{path / 'graph.json'} is no JSON ({error}); was it cut off while it was copied?") from error
+        raise StorageError(
+            f"{path / 'graph.json'} is no JSON ({error}); was it cut off while it was copied?"
+        ) from error
     return graph_from_data(data, load_file(path / "weights.safetensors"))
 
 
@@ -73,7 +77,9 @@ def load_weights(graph: InterventionGraph, folder: str | os.PathLike[str]) -> No
     """
     saved, (data, _) = load_graph(folder), graph_to_data(graph)
     if graph_to_data(saved)[0] != data:
-        raise StorageError(f"{folder} holds another graph than the one it should be loaded into:\n{saved!r}\ninstead of\n{graph!r}")
+        raise StorageError(
+            f"{folder} holds another graph than the one it should be loaded into:\n{saved!r}\ninstead of\n{graph!r}"
+        )
     with torch.no_grad():
         for mine, theirs in zip(graph.parameters(), saved.parameters(), strict=True):
             mine.copy_(theirs)
@@ -119,7 +125,9 @@ def graph_from_data(data: Data, tensors: Mapping[str, Tensor]) -> InterventionGr
     graph = InterventionGraph(**{name: reader.node(node) for name, node in data["nodes"].items()})
     unused = set(tensors) - reader.used
     if unused:
-        raise StorageError(f"weights.safetensors holds tensors that graph.json does not name: {', '.join(sorted(unused))}.")
+        raise StorageError(
+            f"weights.safetensors holds tensors that graph.json does not name: {', '.join(sorted(unused))}."
+        )
     return graph
 
 
@@ -128,7 +136,9 @@ def _only(data: Mapping[str, Any], allowed: set[str], where: str) -> None:
     unknown, missing = set(data) - allowed, allowed - set(data)
     if unknown:
         name = sorted(unknown)[0]
-        raise StorageError(f"{where} has an unknown field {name!r}. {nearest(name, allowed)} Was it written by a newer version?")
+        raise StorageError(
+            f"{where} has an unknown field {name!r}. {nearest(name, allowed)} Was it written by a newer version?"
+        )
     if missing:
         raise StorageError(f"{where} lacks the field {sorted(missing)[0]!r}.")
 
@@ -179,7 +189,10 @@ class _Writer:
 
     def featurizer(self, featurizer: Featurizer) -> str:
         if type(featurizer) is not FEATURIZERS.get(type(featurizer).__name__):
-            raise StorageError(f"{featurizer!r} is no featurizer that a folder can name. Register it: register_featurizer({type(featurizer).__name__}).")
+            raise StorageError(
+                f"{featurizer!r} is no featurizer that a folder can name. Register it: "
+                f"register_featurizer({type(featurizer).__name__})."
+            )
         extra: Data = {}
         if isinstance(featurizer, Subspace):
             extra["basis"] = self._module(featurizer.basis, "rotation", {})
@@ -258,13 +271,19 @@ class _Reader:
         return self._built[name]
 
     def _build(self, name: str, kind: str, config: Data) -> nn.Module:
-        builders: dict[str, Callable[..., nn.Module]] = {**FEATURIZERS, "LearnedSource": LearnedSource, "Rotation": Rotation}
+        builders: dict[str, Callable[..., nn.Module]] = {
+            **FEATURIZERS,
+            "LearnedSource": LearnedSource,
+            "Rotation": Rotation,
+        }
         if kind not in builders:
             raise StorageError(f"graph.json: module {name!r} is of unknown kind {kind!r}. {nearest(kind, builders)}")
         if kind == "Rotation":
             return Rotation(self._tensor(f"{name}.master"))
         if kind == "Autoencoder":
-            weights = {key: self._tensor(f"{name}.{key}") for key in ("encoder", "decoder", "encoder_bias", "decoder_bias")}
+            weights = {
+                key: self._tensor(f"{name}.{key}") for key in ("encoder", "decoder", "encoder_bias", "decoder_bias")
+            }
             threshold = self._tensor(f"{name}.threshold") if config["activation"] == "jumprelu" else None
             return Autoencoder(**weights, threshold=threshold, activation=config["activation"], k=config["k"])
         if kind == "Subspace":
@@ -273,7 +292,8 @@ class _Reader:
             rows, width = basis.master.shape
             if width != config["d_model"] or not 0 <= start < stop <= rows or stop - start != config["rank"]:
                 raise StorageError(
-                    f"graph.json: module {name!r} is rows {start} to {stop - 1} of width {config['d_model']}, but its rotation "
+                    f"graph.json: module {name!r} is rows {start} to {stop - 1} of width {config['d_model']}, but "
+                    f"its rotation "
                     f"in weights.safetensors has {rows} rows of width {width}."
                 )
             config["_basis"], config["_slice"] = basis, (start, stop)
@@ -284,7 +304,9 @@ class _Reader:
         try:
             module = builders[kind](**config)
         except TypeError as error:
-            raise StorageError(f"graph.json: module {name!r} of kind {kind} has fields that this version does not know: {error}.") from error
+            raise StorageError(
+                f"graph.json: module {name!r} of kind {kind} has fields that this version does not know: {error}."
+            ) from error
         if isinstance(module, LearnedSource):
             module.started = True
         return module

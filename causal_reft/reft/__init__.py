@@ -1,4 +1,6 @@
-"""REFT: prompt-completion data and a drop-in trainer. The methods themselves are graphs: see `causal_reft.graph.presets`."""
+"""REFT: prompt-completion data and a drop-in trainer. The methods themselves are graphs: see
+`causal_reft.graph.presets`.
+"""
 
 from causal_reft.reft.data import ReftCollator, as_examples, completions
 from causal_reft.reft.trainer import ReftTrainer, generate_texts

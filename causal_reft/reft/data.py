@@ -1,7 +1,7 @@
 """Prompt-completion pairs, tokenised so that training sees exactly the prompt tokens that generation will see.
 
-The prompt is tokenised alone, as it will be for generation; the completion is what follows. Labels cover the completion,
-and `prompt_lengths` tells the position language where each prompt ends.
+The prompt is tokenised alone, as it will be for generation; the completion is what follows. Labels cover the
+completion, and `prompt_lengths` tells the position language where each prompt ends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ IGNORED = -100
 Record = dict[str, Any]
 
 
-def completions(pairs: Sequence[tuple[str, str]], tokenizer: Any, end: bool = True, max_length: int | None = None) -> list[Record]:
+def completions(
+    pairs: Sequence[tuple[str, str]], tokenizer: Any, end: bool = True, max_length: int | None = None
+) -> list[Record]:
     """Tokenised training records, one for each (prompt, completion).
 
     Args:
@@ -42,9 +44,13 @@ def completions(pairs: Sequence[tuple[str, str]], tokenizer: Any, end: bool = Tr
         prompt_ids, answer_ids = _split(prompt, completion, tokenizer)
         answer_ids = [*answer_ids, tokenizer.eos_token_id] if end else answer_ids
         if not prompt_ids or not answer_ids:
-            raise DataError(f"Pair {row} has an empty {'prompt' if not prompt_ids else 'completion'}: {(prompt, completion)!r}.")
+            raise DataError(
+                f"Pair {row} has an empty {'prompt' if not prompt_ids else 'completion'}: {(prompt, completion)!r}."
+            )
         if max_length is not None and len(prompt_ids) + len(answer_ids) > max_length:
-            raise DataError(f"Pair {row} has {len(prompt_ids) + len(answer_ids)} tokens, more than max_length={max_length}.")
+            raise DataError(
+                f"Pair {row} has {len(prompt_ids) + len(answer_ids)} tokens, more than max_length={max_length}."
+            )
         ids, labels = [*prompt_ids, *answer_ids], [IGNORED] * len(prompt_ids) + answer_ids
         records.append({"input_ids": ids, "labels": labels, "prompt_lengths": len(prompt_ids)})
     return records

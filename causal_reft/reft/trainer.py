@@ -1,6 +1,7 @@
-"""`transformers.Trainer` for a model under a graph: same arguments, checkpoints that hold the graph alone, a frozen base.
+"""`transformers.Trainer` for a model under a graph: same arguments, checkpoints that hold the graph alone, a frozen
+base.
 
-    ReftTrainer(reft, args=TrainingArguments(...), train_dataset=completions(pairs, tokenizer)).train()
+ReftTrainer(reft, args=TrainingArguments(...), train_dataset=completions(pairs, tokenizer)).train()
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class ReftTrainer(Trainer):
         **options: Any,
     ) -> None:
         if not isinstance(model, IntervenedModel):
-            raise DataError(f"ReftTrainer trains an IntervenedModel, not a {type(model).__name__}. Write IntervenedModel(model, graph, tokenizer).")
+            raise DataError(
+                f"ReftTrainer trains an IntervenedModel, not a {type(model).__name__}. Write IntervenedModel(model, "
+                f"graph, tokenizer)."
+            )
         if not train_base and not list(model.trainable_parameters()):
             raise DataError("The graph has nothing to train. Give it a LearnedSource, a Subspace or a Mask.")
         args.remove_unused_columns = False
@@ -88,7 +92,10 @@ class ReftTrainer(Trainer):
 
 def _pad(tokenizer: Any) -> int:
     if tokenizer is None:
-        raise DataError("Records are padded with the tokenizer's pad token: give IntervenedModel(..., tokenizer) or data_collator=...")
+        raise DataError(
+            "Records are padded with the tokenizer's pad token: give IntervenedModel(..., tokenizer) or "
+            "data_collator=..."
+        )
     return pad_id(tokenizer)
 
 

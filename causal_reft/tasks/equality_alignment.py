@@ -1,9 +1,10 @@
-"""How well does a hypothesis of hierarchical equality align with a network? A distribution over networks, not one number.
+"""How well does a hypothesis of hierarchical equality align with a network? A distribution over networks, not one
+number.
 
-For each trained network, each hypothesis, layer, rank k and DAS seed: learn k orthonormal rows for every variable (slices
-of one rotation), and report the interchange intervention accuracy (IIA) on fresh counterfactuals, beside what random
-subspaces of the same rank and a network with random weights reach. One seed of this experiment is noise: the replication of
-Sutter et al. 2025 has "both relations", layer 1, k=8 at 0.842 +- 0.082 over ten networks.
+For each trained network, each hypothesis, layer, rank k and DAS seed: learn k orthonormal rows for every variable
+(slices of one rotation), and report the interchange intervention accuracy (IIA) on fresh counterfactuals, beside what
+random subspaces of the same rank and a network with random weights reach. One seed of this experiment is noise: the
+replication of Sutter et al. 2025 has "both relations", layer 1, k=8 at 0.842 +- 0.082 over ten networks.
 """
 
 from __future__ import annotations
@@ -105,10 +106,12 @@ def alignment_distribution(
     effort: Effort | None = None,
     recipe: Recipe | None = None,
 ) -> pd.DataFrame:
-    """A tidy table with one row for each network x hypothesis x layer x k x DAS seed, and random-weight networks beside.
+    """A tidy table with one row for each network x hypothesis x layer x k x DAS seed, and random-weight networks
+    beside.
 
-    Columns: network_seed, weights ("trained" or "random"), task_accuracy, hypothesis, layer (1 is the first), k, das_seed,
-    iia, random_subspaces_mean, random_subspaces_95. Finished networks are kept in `folder` and not computed again.
+    Columns: network_seed, weights ("trained" or "random"), task_accuracy, hypothesis, layer (1 is the first), k,
+    das_seed, iia, random_subspaces_mean, random_subspaces_95. Finished networks are kept in `folder` and not computed
+    again.
     """
     effort, recipe = effort or Effort(), recipe or Recipe()
     target = Path(folder)
@@ -165,6 +168,5 @@ def _row(seed, weights, accuracy, name, layer, k, das_seed, scores) -> dict[str,
 
 def _digest(n_das_seeds, hypotheses, layers, ranks, effort: Effort, recipe: Recipe) -> str:
     """Eight letters that change with every setting, so that a folder never mixes two experiments."""
-    return f"{derive(0, n_das_seeds, tuple(hypotheses), tuple(layers), tuple(ranks), asdict(effort), asdict(recipe)):016x}"[
-        :8
-    ]
+    settings = (n_das_seeds, tuple(hypotheses), tuple(layers), tuple(ranks), asdict(effort), asdict(recipe))
+    return f"{derive(0, *settings):016x}"[:8]

@@ -45,4 +45,7 @@ class History:
     def __repr__(self) -> str:
         if not self.steps:
             return f"History(no steps, {self.stopped})"
-        return f"History({len(self.steps)} steps, {self.stopped}, loss {self.steps[0]['loss']:.4g} -> {self.final_loss:.4g})"
+        return (
+            f"History({len(self.steps)} steps, {self.stopped}, loss {self.steps[0]['loss']:.4g} -> "
+            f"{self.final_loss:.4g})"
+        )

@@ -24,7 +24,7 @@ def logit_difference(logits: Float[Tensor, "read classes"], targets: Int[Tensor,
     return others.amax(1) - target[:, 0]
 
 
-def _at_least_single(logits: Tensor):  # noqa: ANN202
+def _at_least_single(logits: Tensor):
     import torch
 
     return torch.promote_types(logits.dtype, torch.float32)

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORDS = "<pad> <end> <unk> a the cat dog owl sees hears who what is it that in tower old grey \n".split(" ")
+WORDS = [*"<pad> <end> <unk> a the cat dog owl sees hears who what is it that in tower old grey".split(), "\n"]  # noqa: SIM905
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ def model() -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(WORDS), hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3, pad_token_id=0, bos_token_id=None, eos_token_id=1,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3, pad_token_id=0, bos_token_id=None,
+        eos_token_id=1,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()

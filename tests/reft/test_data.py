@@ -24,7 +24,9 @@ def test_records_score_the_completion_alone_and_end_it(tokenizer):
 
 
 def test_training_positions_are_generation_positions(tokenizer, model):
-    """The edit of f1+l2 is seen at the same tokens in a padded training batch and while the prompts are read to generate."""
+    """The edit of f1+l2 is seen at the same tokens in a padded training batch and while the prompts are read to
+    generate.
+    """
     graph = cr.InterventionGraph(seen=cr.Collect("base", cr.Site(1, positions="f1+l2")))
     reft = cr.IntervenedModel(model, graph, tokenizer)
     records = cr.completions(PAIRS[:2], tokenizer)
@@ -46,7 +48,10 @@ def test_the_reads_of_examples_are_the_completion_tokens(tokenizer):
 @given(st.permutations(range(3)), st.integers(1, 3))
 def test_rows_and_padding_do_not_change_a_record(order, size):
 
-    records = [{"input_ids": list(range(2, 4 + i)), "labels": [-100] * (i + 1) + [3], "prompt_lengths": i + 1} for i in range(3)]
+    records = [
+        {"input_ids": list(range(2, 4 + i)), "labels": [-100] * (i + 1) + [3], "prompt_lengths": i + 1}
+        for i in range(3)
+    ]
     examples = cr.Examples({"base": cr.ReftCollator(0)(records)}, cr.ReftCollator(0)(records)["labels"])
     picked = examples.rows(torch.tensor(order[:size]))
     base = picked.runs["base"]

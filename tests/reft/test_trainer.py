@@ -1,4 +1,6 @@
-"""The trainer: what `transformers.Trainer` users expect, a base model left as it was, checkpoints of the graph alone."""
+"""The trainer: what `transformers.Trainer` users expect, a base model left as it was, checkpoints of the graph
+alone.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,10 @@ PAIRS = [("who is it", "the cat"), ("a dog sees", "the old grey owl"), ("what", 
 
 def arguments(folder, **changes):
     settings = {
-        "output_dir": str(folder), "max_steps": 40, "learning_rate": 3e-2, "per_device_train_batch_size": 3, "report_to": [],
-        "disable_tqdm": True, "save_strategy": "no", "use_cpu": True, "dataloader_pin_memory": False, "logging_steps": 1000,
+        "output_dir": str(folder), "max_steps": 40, "learning_rate": 3e-2, "per_device_train_batch_size": 3,
+        "report_to": [],
+        "disable_tqdm": True, "save_strategy": "no", "use_cpu": True, "dataloader_pin_memory": False,
+        "logging_steps": 1000,
     }  # fmt: skip
     return TrainingArguments(**{**settings, **changes})
 
@@ -59,7 +63,8 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tokenizer, mode
 def test_the_best_checkpoint_is_loaded_at_the_end(tokenizer, model, tmp_path):
     records = cr.completions(PAIRS, tokenizer)
     options = {
-        "save_strategy": "steps", "eval_strategy": "steps", "save_steps": 10, "eval_steps": 10, "load_best_model_at_end": True,
+        "save_strategy": "steps", "eval_strategy": "steps", "save_steps": 10, "eval_steps": 10,
+        "load_best_model_at_end": True,
         "learning_rate": 0.5, "label_names": ["labels"],
     }  # fmt: skip
     reft = reft_of(model, tokenizer)

@@ -1,0 +1,209 @@
+"""The training loop over one or several graphs: the logits of all come from one call, everything else is each graph's own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from causal_reft.errors import DataError
+from causal_reft.execution import Examples, IntervenedModel, Passes, Scored, plan_all
+from causal_reft.featurizers import Mask, computed_once
+from causal_reft.seeds import derive
+from causal_reft.tensors import Tensor
+from causal_reft.training.history import History
+from causal_reft.training.losses import Loss
+from causal_reft.training.recipe import ROLES, Recipe
+from causal_reft.training.schedules import anneal, learning_rate
+
+
+@dataclass(frozen=True)
+class Data:
+    """Examples, how the logits of all graphs are computed for some of their rows, and edits that cannot matter."""
+
+    examples: Examples
+    scored: Callable[[Tensor], Sequence[Scored]]
+    dead: Mapping[int, Mapping[str, str]]
+
+    @staticmethod
+    def of(examples: Examples, passes: Callable[[Examples], Passes]) -> Data:
+        """For one graph."""
+        made = passes(examples)
+        return Data(examples, lambda rows: [made.scored(rows)], {0: made.dead} if made.dead else {})
+
+    @staticmethod
+    def jointly(models: Sequence[IntervenedModel], examples: Examples) -> Data:
+        """For several."""
+        joint = plan_all(models, examples)
+        return Data(examples, joint.scored, joint.dead)
+
+
+class Learner:
+    """One graph in training: its optimizer, schedules, history and best state."""
+
+    def __init__(self, model: IntervenedModel, recipe: Recipe, n_rows: int, loss: Loss) -> None:
+        self.model, self.recipe, self.loss = model, recipe, loss
+        self.history = History({**vars(recipe), "rows": n_rows, "loss": getattr(loss, "__name__", repr(loss))})
+        self.total = recipe.steps(n_rows)
+        self.optimizer = torch.optim.AdamW(_groups(model, recipe.lr), weight_decay=recipe.weight_decay)
+        self.scheduler = learning_rate(recipe.schedule, self.optimizer, recipe.warmup, self.total)
+        self.masks = [module for module in model.interventions.modules() if isinstance(module, Mask)]
+        self.best, self.best_state, self.waited, self.value = float("inf"), None, 0, 0.0
+
+    @property
+    def running(self) -> bool:
+        """Whether there are steps to come."""
+        return self.history.stopped == "finished" and len(self.history.steps) < self.total
+
+    def begin(self) -> None:
+        """Before the batches of a step."""
+        anneal(self.masks, len(self.history.steps) / max(self.total - 1, 1))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.value = 0.0
+
+    def objective(self, scored: Scored, share: float) -> Tensor:
+        """What one batch, `share` of the step's reads, adds to what is minimised."""
+        value = self.loss(scored.logits, scored.targets).mean()
+        self.value += float(value.detach()) * share
+        total = value + self.recipe.penalty * sum(mask.penalty() for mask in self.masks) if self.masks else value
+        return total * share
+
+    def end(self, epoch: int) -> None:
+        """After the batches of a step."""
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.trainable_parameters(), self.recipe.clip)
+        lr = self.scheduler.get_last_lr()[-1]
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        record: dict[str, Any] = {"step": len(self.history.steps), "epoch": epoch, "loss": self.value, "lr": lr}
+        self.history.steps.append(record | ({"temperature": self.masks[0].temperature} if self.masks else {}))
+
+    def measured(self, validation_loss: float) -> None:
+        """After an epoch: keep the best state, stop when it is old."""
+        self.history.steps[-1]["validation_loss"] = validation_loss
+        if self.recipe.patience is None:
+            return
+        if validation_loss < self.best:
+            self.best, self.waited = validation_loss, 0
+            self.best_state = copy.deepcopy(self.model.interventions.state_dict())
+        elif (waited := self.waited + 1) >= self.recipe.patience:
+            self.history.stopped = "early"
+        else:
+            self.waited = waited
+
+    def close(self) -> History:
+        """Back to the best state, where one was kept."""
+        if self.best_state is not None:
+            self.model.interventions.load_state_dict(self.best_state)
+        return self.history
+
+
+def train(learners: Sequence[Learner], data: Data, validation: Data | None, progress: bool) -> list[History]:
+    """All epochs; Ctrl-C keeps what was learned.
+
+    Raises:
+        DataError: a graph none of whose edits can change what the loss reads.
+    """
+    _refuse_dead(learners, data)
+    recipe = learners[0].recipe
+    generator = torch.Generator().manual_seed(derive(recipe.seed, "data order"))
+    try:
+        with tqdm(total=learners[0].total, disable=not progress, desc="fit", leave=False) as bar:
+            for epoch in range(recipe.epochs):
+                running = [learner for learner in learners if learner.running]
+                order = torch.randperm(len(data.examples), generator=generator)
+                for _ in _epoch(learners, data, order, epoch):
+                    bar.update()
+                    losses = [learner.value for learner in running]
+                    bar.set_postfix(loss=f"{sum(losses) / max(len(losses), 1):.4g}")
+                if validation is not None and running:
+                    _validate(learners, running, validation)
+    except KeyboardInterrupt:
+        for learner in learners:
+            learner.history.stopped = "interrupted"
+        tqdm.write(f"Interrupted after {len(learners[0].history.steps)} steps; what was learned is kept.")
+        return [learner.history for learner in learners]
+    return [learner.close() for learner in learners]
+
+
+def mean_loss(passes: Passes, examples: Examples, loss: Loss, batch_size: int) -> float:
+    """The mean of a loss over all reads of some examples."""
+    return _mean_losses(lambda rows: [passes.scored(rows)], examples, [loss], batch_size)[0]
+
+
+def _epoch(learners: Sequence[Learner], data: Data, order: Tensor, epoch: int) -> Iterator[None]:
+    """One optimizer step after the other."""
+    recipe = learners[0].recipe
+    batches = list(data.examples.batches(recipe.batch_size, order))
+    for start in range(0, len(batches), recipe.accumulate):
+        running = {number: learner for number, learner in enumerate(learners) if learner.running}
+        if not running:
+            return
+        _step(running, data, batches[start : start + recipe.accumulate])
+        for learner in running.values():
+            learner.end(epoch)
+        yield
+
+
+def _step(running: Mapping[int, Learner], data: Data, batches: Sequence[Tensor]) -> None:
+    """The gradients of one optimizer step: of the mean loss over all reads of its batches."""
+    for learner in running.values():
+        learner.begin()
+    counts = [data.examples.n_reads(rows) for rows in batches]
+    for rows, count in zip(batches, counts, strict=True):
+        with computed_once():
+            scored = data.scored(rows)
+            objectives = [learner.objective(scored[number], count / sum(counts)) for number, learner in running.items()]
+            torch.stack(objectives).sum().backward()
+
+
+def _validate(learners: Sequence[Learner], running: Sequence[Learner], validation: Data) -> None:
+    for learner in learners:
+        learner.model.train(False)
+    losses = [learner.loss for learner in learners]
+    found = _mean_losses(validation.scored, validation.examples, losses, learners[0].recipe.batch_size)
+    for learner, value in zip(learners, found, strict=True):
+        learner.model.train(True)
+        if learner in running:
+            learner.measured(value)
+
+
+def _mean_losses(
+    scored: Callable[[Tensor], Sequence[Scored]], examples: Examples, losses: Sequence[Loss], batch_size: int
+) -> list[float]:
+    totals, count = [0.0] * len(losses), 0
+    with torch.no_grad(), computed_once():
+        for rows in examples.batches(batch_size):
+            found = scored(rows)
+            count += len(found[0].targets)
+            for number, (loss, one) in enumerate(zip(losses, found, strict=True)):
+                totals[number] += float(loss(one.logits, one.targets).sum())
+    return [total / count for total in totals]
+
+
+def _refuse_dead(learners: Sequence[Learner], data: Data) -> None:
+    for number, dead in data.dead.items():
+        if set(dead) >= set(learners[number].model.graph.edits):
+            name, reason = next(iter(dead.items()))
+            raise DataError(
+                f"Node {name!r} cannot be trained: {reason}, so its gradient is exactly zero. Name a position that the loss reads "
+                f"('last'), or an earlier layer."
+            )
+
+
+def _groups(model: IntervenedModel, lr: float | Mapping[str, float]) -> list[dict[str, object]]:
+    """Parameter groups by role, each parameter once."""
+    groups: dict[str, list[nn.Parameter]] = {role: [] for role in ROLES}
+    seen: set[int] = set()
+    for name, parameter in model.interventions.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad and id(parameter) not in seen:
+            seen.add(id(parameter))
+            groups["source" if name.split(".")[1] == "source" else "featurizer"].append(parameter)
+    rates = lr if isinstance(lr, Mapping) else dict.fromkeys(ROLES, lr)
+    return [{"params": params, "lr": rates[role]} for role, params in groups.items() if params]

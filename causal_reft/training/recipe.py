@@ -1,0 +1,50 @@
+"""Every setting of a fit, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from causal_reft.errors import DataError, nearest
+
+ROLES = ("featurizer", "source")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every setting of a fit. `lr` is one number, or one for each role: {"featurizer": 1e-3, "source": 4e-3}."""
+
+    epochs: int = 1
+    batch_size: int = 32
+    lr: float | Mapping[str, float] = 1e-3
+    schedule: str = "linear"
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    accumulate: int = 1
+    clip: float | None = None
+    penalty: float = 0.0
+    patience: int | None = None
+    max_steps: int | None = None
+    seed: int = 0
+
+    def steps(self, n_rows: int) -> int:
+        """Optimizer steps for this many rows."""
+        batches = -(-n_rows // self.batch_size)
+        steps = self.epochs * -(-batches // self.accumulate)
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    @staticmethod
+    def of(settings: Mapping[str, object]) -> Recipe:
+        """From the keywords of a call.
+
+        Raises:
+            DataError: a setting that does not exist; learning rates for other roles.
+        """
+        known = Recipe.__dataclass_fields__
+        for name in settings:
+            if name not in known:
+                raise DataError(f"fit has no setting {name!r}. {nearest(name, known)}")
+        recipe = Recipe(**settings)  # type: ignore[arg-type]
+        if isinstance(recipe.lr, Mapping) and set(recipe.lr) != set(ROLES):
+            raise DataError(f"lr={dict(recipe.lr)} must name exactly {' and '.join(ROLES)}.")
+        return recipe
