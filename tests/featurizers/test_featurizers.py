@@ -1,6 +1,8 @@
-"""What a featurizer is: rows, slices, principal directions, masks, features; what is refused; which precision is kept."""
+"""What a featurizer is: rows, slices, principal directions, masks, features; refusals; which precision is kept."""
 
 from __future__ import annotations
+
+import inspect
 
 import numpy as np
 import pytest
@@ -157,7 +159,9 @@ def test_mask_over_everything_is_a_whole_swap_and_over_nothing_no_edit() -> None
 
 def test_mask_refuses_an_unknown_kind() -> None:
     with pytest.raises(FeaturizerError, match="'boundary' and 'coordinates'"):
-        cr.Mask.__init__.__wrapped__(cr.Mask.__new__(cr.Mask), cr.Identity(4), "soft")  # past the run-time type checker
+        inspect.unwrap(cr.Mask.__init__)(
+            cr.Mask.__new__(cr.Mask), cr.Identity(4), "soft"
+        )  # past the run-time type checker
 
 
 def test_mask_kinds_have_both_ends_of_an_annealing() -> None:
