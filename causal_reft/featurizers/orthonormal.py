@@ -20,7 +20,20 @@ from causal_reft.seeds import derive
 from causal_reft.tensors import Float, Rows, Tensor
 
 _WORST_PIVOT = 1e-2
-_memo: ContextVar[dict[tuple[object, ...], Tensor] | None] = ContextVar("rotations computed in this step", default=None)
+
+
+class _Memo:
+    """The rotations computed in this step, by context; travels empty when the code is sent to a server."""
+
+    def __init__(self) -> None:
+        current: ContextVar[dict[tuple[object, ...], Tensor] | None] = ContextVar("rotations computed in this step", default=None)
+        self.get, self.set, self.reset = current.get, current.set, current.reset
+
+    def __reduce__(self) -> tuple[type[_Memo], tuple[()]]:
+        return _Memo, ()
+
+
+_memo = _Memo()
 
 
 def orthonormal_rows(master: Float[Tensor, "*stack rank d_model"]) -> Float[Tensor, "*stack rank d_model"]:

@@ -6,7 +6,6 @@ Nothing here knows a family: it reads the architecture table, the model's config
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -49,7 +48,6 @@ class Location:
         return _features(self.layout, self.heads, self.head, self.part in ("attention_key", "attention_value"), width)
 
 
-@lru_cache(maxsize=512)
 def _features(layout: str, heads: tuple[int, int], head: int | None, of_keys: bool, width: int) -> Int[Tensor, " feature"]:
     queries, keys = heads
     order, _, part = layout.partition(":")
