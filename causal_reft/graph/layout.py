@@ -18,6 +18,7 @@ from causal_reft.sites import Site
 from causal_reft.sites.site import COMPONENTS
 
 WIDE, TURNED, SLIM, GAP = 1.26, 0.5, 0.5, 0.16  # inches: a box, a box written upwards, a circle, between sites
+IN_ORDER = [*(component for component in COMPONENTS if component != "block_output"), "block_output"]
 CROWDED = 8  # more boxes than this are written upwards
 LETTER = 0.062  # inches of a letter at the size of the site names
 
@@ -181,7 +182,7 @@ def _depth(site: Site) -> tuple[float, int, int]:
         return (float(found[0]) if found else float("inf")), 0, 0
     ends = {"embeddings": -1.0, "final_norm": float("inf")}
     layer = ends.get(site.component, 0.0) if site.layer is None else float(site.layer)
-    return layer, COMPONENTS.index(site.component), -1 if site.head is None else site.head
+    return layer, IN_ORDER.index(site.component), -1 if site.head is None else site.head
 
 
 def _same(node: Interchange | Collect, collect: Collect) -> bool:

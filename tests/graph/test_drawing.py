@@ -1,4 +1,4 @@
-"""Drawn graphs: one lane a run, one box an edit, one circle a state, and an arrow for each read that ends at its edit."""
+"""Drawn graphs: one lane a run, one box an edit, one circle a state, one arrow a read, and nothing on anything else."""
 
 from __future__ import annotations
 
