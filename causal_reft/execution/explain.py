@@ -146,14 +146,14 @@ def _mean(counts) -> str:  # noqa: ANN001
     return f"{float(counts.double().mean()):.1f}"
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g} {letter}"
     return f"{value:.3g}"
 
 
-def _bytes(value: float) -> str:
+def _bytes(value: float | int) -> str:
     return f"{_number(value)}B".replace("kB", "kB") if value >= 1e3 else f"{value:.0f} B"
 
 

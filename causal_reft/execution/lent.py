@@ -60,6 +60,10 @@ class LentPasses(Passes):
     def explain(self) -> str:
         return "states of other runs once for every example, the base run for every batch"
 
+    @property
+    def dead(self) -> Mapping[str, str]:
+        return {}
+
     def forget(self) -> None:
         """Drop what was kept."""
         self.kept, self.early, self.rebuilds = None, {}, False

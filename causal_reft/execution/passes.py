@@ -7,6 +7,7 @@ the same numbers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,11 @@ class Passes(ABC):
     def explain(self) -> str:
         """What is run, how often, and why a shortcut is not taken."""
 
+    @property
+    @abstractmethod
+    def dead(self) -> Mapping[str, str]:
+        """Edits that are known to change nothing that the loss reads, and why."""
+
 
 class FullPasses(Passes):
     """Every run in full for every batch."""
@@ -63,6 +69,10 @@ class FullPasses(Passes):
 
     def explain(self) -> str:
         return f"every run in full for every batch: {' -> '.join(self.model.graph.runs)}"
+
+    @property
+    def dead(self) -> Mapping[str, str]:
+        return {}
 
 
 def logits_of(output: object) -> Tensor:

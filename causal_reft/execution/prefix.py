@@ -8,6 +8,7 @@ one prefix serves many steps and autograd sees a plain concatenation.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,20 +82,12 @@ def _behind(past: Tensor, new: Tensor) -> Tensor:
 
 def recording_cache(n_layers: int, keep: Callable[[int, Tensor, Tensor], None]) -> Cache:
     """A cache that hands over (layer, keys, values) of every layer."""
-
-    def layer(index: int) -> RecordingLayer:
-        return RecordingLayer(lambda keys, values: keep(index, keys, values))
-
-    return Cache(layers=[layer(index) for index in range(n_layers)])
+    return Cache(layers=[RecordingLayer(partial(keep, index)) for index in range(n_layers)])
 
 
 def prefix_cache(n_layers: int, length: int, read: Callable[[int], KeysValues]) -> Cache:
     """A cache of `length` past tokens that reads the keys and values of a layer when they are needed."""
-
-    def layer(index: int) -> PrefixLayer:
-        return PrefixLayer(length, lambda: read(index))
-
-    return Cache(layers=[layer(index) for index in range(n_layers)])
+    return Cache(layers=[PrefixLayer(length, partial(read, index)) for index in range(n_layers)])
 
 
 def left_aligned(states: Float[Tensor, "row head pos width"], start: Int[Tensor, " row"], length: int) -> Tensor:

@@ -6,12 +6,15 @@ the memory budget, it is recorded again for each batch and dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
+from torch import nn
 
+from causal_reft.errors import RunError
 from causal_reft.execution.decoder import Decoder
 from causal_reft.execution.hooks import StopForward
 from causal_reft.execution.inputs import Inputs
@@ -113,55 +116,47 @@ class Place:
 @torch.no_grad()
 def record(decoder: Decoder, inputs: Inputs, wanted: Wanted) -> Record:
     """One forward of the base run of some rows, left as soon as all is there."""
-    found = Record(wanted.prefix)
-    length = wanted.length
-    layers = set(wanted.layers) if length else set()
-    blocks = {block for block, _ in wanted.entries}
-    pending: set[tuple[str, int]] = {("layer", i) for i in layers} | {("block", i) for i in blocks}
-    if not pending:
-        return found
-    starts = wanted.windows[0].text
-
-    def done(what: tuple[str, int]) -> None:
-        pending.discard(what)
-        if not pending:
-            raise StopForward
-
-    def keep_layer(layer: int, keys: Tensor, values: Tensor) -> None:
-        if layer in layers:
-            found.keys_values[layer] = (
-                left_aligned(keys, starts, length).clone(),
-                left_aligned(values, starts, length).clone(),
-            )
-            done(("layer", layer))
-
-    def keep_block(block: int, output: object) -> None:
-        found.tuples = len(output) if isinstance(output, tuple) else 0
-        h, _ = find_tensor(output, Location(f"{decoder.blocks.path}.{block}", decoder.blocks.modules[block], "output"))
-        for entry in wanted.entries:
-            if entry[0] == block:
-                columns = wanted.windows[entry[1]].columns().to(h.device)
-                found.entries[entry] = h.gather(1, columns[..., None].expand(*columns.shape, h.shape[-1]))
-        done(("block", block))
-
+    taping = _Taping(decoder, wanted)
+    if not taping.pending:
+        return taping.found
     arguments = {k: v for k, v in inputs.kwargs.items() if k != "labels"}
-    if layers:
-        arguments |= {"past_key_values": recording_cache(decoder.n_blocks, keep_layer), "use_cache": True}
-    with _watched(decoder, blocks, keep_block):
+    if taping.layers:
+        arguments |= {"past_key_values": recording_cache(decoder.n_blocks, taping.keep_layer), "use_cache": True}
+    with ExitStack() as stack:
+        for block in taping.blocks:
+            stack.callback(decoder.blocks.modules[block].register_forward_hook(partial(taping.keep_block, block)).remove)
         try:
             decoder.model(*inputs.args, **arguments)
         except StopForward:
-            return found
-    raise RuntimeError(f"the model never reached {sorted(pending)}")
+            return taping.found
+    raise RunError(f"The model's forward never reached {sorted(taping.pending)}; its keys and values are not kept in the usual cache.")
 
 
-@contextmanager
-def _watched(decoder: Decoder, blocks: set[int], keep) -> Iterator[None]:  # noqa: ANN001
-    with ExitStack() as stack:
-        for block in blocks:
+class _Taping:
+    """What is still to be recorded in one forward."""
 
-            def after(module: object, args: object, output: object, block: int = block) -> None:
-                keep(block, output)
+    def __init__(self, decoder: Decoder, wanted: Wanted) -> None:
+        self.decoder, self.wanted, self.found = decoder, wanted, Record(wanted.prefix)
+        self.layers = set(wanted.layers) if wanted.length else set()
+        self.blocks = {block for block, _ in wanted.entries}
+        self.pending = {("layer", layer) for layer in self.layers} | {("block", block) for block in self.blocks}
 
-            stack.callback(decoder.blocks.modules[block].register_forward_hook(after).remove)
-        yield
+    def keep_layer(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        if layer in self.layers:
+            start, length = self.wanted.windows[0].text, self.wanted.length
+            self.found.keys_values[layer] = (left_aligned(keys, start, length).clone(), left_aligned(values, start, length).clone())
+            self._done("layer", layer)
+
+    def keep_block(self, block: int, module: nn.Module, args: Any, output: Any) -> None:
+        self.found.tuples = len(output) if isinstance(output, tuple) else 0
+        h, _ = find_tensor(output, Location(f"{self.decoder.blocks.path}.{block}", module, "output"))
+        for entry in self.wanted.entries:
+            if entry[0] == block:
+                columns = self.wanted.windows[entry[1]].columns().to(h.device)
+                self.found.entries[entry] = h.gather(1, columns[..., None].expand(*columns.shape, h.shape[-1]))
+        self._done("block", block)
+
+    def _done(self, kind: str, number: int) -> None:
+        self.pending.discard((kind, number))
+        if not self.pending:
+            raise StopForward

@@ -50,7 +50,8 @@ def compare(
     began = time.perf_counter()
     with without_dropout(models), computed_once():
         mine, theirs = fast(), full()
-        found = [_difference(model, a, b) for model, a, b in zip(models, mine, theirs, strict=True)]
+        gradients = zip(_gradients(models, mine), _gradients(models, theirs), strict=True)
+        found = [_difference(a, b, *g) for a, b, g in zip(mine, theirs, gradients, strict=True)]
     seconds = (time.perf_counter() - began) / max(len(models), 1)
     return [Check(rows, seconds, *differences) for differences in found]
 
@@ -68,27 +69,40 @@ def without_dropout(models: Sequence[IntervenedModel]) -> Iterator[None]:
             model.training = mode
 
 
-def _difference(model: IntervenedModel, fast: Scored, full: Scored) -> tuple[float, float, float]:
-    a, b = fast.logits, full.logits
-    tolerance = TOLERANCE.get(b.dtype, 1e-1)
-    wide = torch.promote_types(b.dtype, torch.float32)
-    scale = float(b.detach().to(wide).norm())
-    logits = float((a.detach().to(wide) - b.detach().to(wide)).norm()) / (scale + 1e-30)
-    if not (b.requires_grad and a.requires_grad):
+def _difference(fast: Scored, full: Scored, mine: Tensor | None, theirs: Tensor | None) -> tuple[float, float, float]:
+    """Relative differences of logits and gradient, and how much is allowed; reads that the model itself leaves undefined aside."""
+    a, b = fast.logits.detach(), full.logits.detach()
+    defined = ~b.isnan().any(1)
+    a, b = a[defined], b[defined]
+    wide, tolerance = torch.promote_types(b.dtype, torch.float32), TOLERANCE.get(b.dtype, 1e-1)
+    scale = float(b.to(wide).norm())
+    logits = float((a.to(wide) - b.to(wide)).norm()) / (scale + 1e-30)
+    if mine is None or theirs is None:
         return logits, float("nan"), tolerance
-    weights = (
-        torch.randn(b.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(b.device, wide)
-        / b.shape[-1] ** 0.5
-    )
-    mine, theirs = _gradient(model, (a.to(wide) * weights).sum()), _gradient(model, (b.to(wide) * weights).sum())
     noise = 1e3 * torch.finfo(b.dtype).eps * (1 + scale)
-    gap, size = float((mine - theirs).norm()), float(theirs.norm())
-    return logits, gap / (size + noise / tolerance), tolerance
+    return logits, float((mine - theirs).norm()) / (float(theirs.norm()) + noise / tolerance), tolerance
 
 
-def _gradient(model: IntervenedModel, value: Tensor) -> Tensor:
-    """The gradient of every trained number, side by side."""
-    parameters = list(model.trainable_parameters())
-    found = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
-    parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-    return torch.cat([part.flatten().double() for part in parts]) if parts else torch.zeros(1)
+def _gradients(models: Sequence[IntervenedModel], scored: Sequence[Scored]) -> list[Tensor | None]:
+    """For each model, the gradient of all its trained numbers side by side; one backward pass for all models.
+
+    Rotations of this step are shared with the step itself, so their graph is kept.
+    """
+    values = [_projection(s.logits) for s in scored if s.logits.requires_grad]
+    parameters = list(dict.fromkeys(p for model in models for p in model.trainable_parameters()))
+    if not values or not parameters:
+        return [None] * len(models)
+    found = torch.autograd.grad(torch.stack(values).sum(), parameters, allow_unused=True, retain_graph=True)
+    by_parameter = {p: torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)}
+    return [_side_by_side([by_parameter[p] for p in model.trainable_parameters()]) for model in models]
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor | None:
+    return torch.cat([part.flatten().double().cpu() for part in parts]) if parts else None
+
+
+def _projection(logits: Tensor) -> Tensor:
+    """A weighted sum of logits, the same weights at every call."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(logits.shape, generator=generator) / logits.shape[-1] ** 0.5
+    return (logits.double() * weights.to(logits.device)).sum()

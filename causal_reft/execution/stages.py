@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from causal_reft.execution.passes import logits_of
 from causal_reft.execution.transform import Edit, Place, States, transform
 from causal_reft.execution.visit import PortWork, find_input, find_tensor
 from causal_reft.execution.window import Table, WindowTokens
-from causal_reft.sites import Location, Positions
+from causal_reft.sites import Location, Positions, Site
 from causal_reft.tensors import Float, Tensor
 
 Tables = Mapping[tuple[str | None, Positions], Table]
@@ -74,25 +75,22 @@ class Stage:
             for index, block in enumerate(self.decoder.blocks.modules):
                 before, after = self.under_way(index), self.under_way(index + 1)
                 if before < len(self.guests):
-                    stack.enter_context(forward_is(block, self._forward(index, block.forward, before, after - before)))
+                    forward = partial(self._forward, index, block.forward, before, after - before)
+                    stack.enter_context(forward_is(block, forward))
             yield
 
-    def _forward(self, index: int, own: Callable[..., Any], before: int, joining: int) -> Callable[..., Any]:
+    def _forward(self, index: int, own: Callable[..., Any], before: int, joining: int, *args: Any, **kwargs: Any) -> Any:
         """What a block does while not all guests are under way."""
+        if not before:
+            hidden = _first_tensor(args, kwargs) if not joining else self._joined(index, None, joining)
+            return (hidden, *[None] * (self.tuples - 1)) if self.tuples else hidden
         total, rows = len(self.guests) * self.batch, before * self.batch
+        output = own(*_rows(args, total, rows), **_rows(kwargs, total, rows))
+        if not joining:
+            return output
         location = Location(f"{self.decoder.blocks.path}.{index}", self.decoder.blocks.modules[index], "output")
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if not before:
-                hidden = _first_tensor(args, kwargs) if not joining else self._joined(index, None, joining)
-                return (hidden, *[None] * (self.tuples - 1)) if self.tuples else hidden
-            output = own(*_rows(args, total, rows), **_rows(kwargs, total, rows))
-            if not joining:
-                return output
-            hidden, rebuild = find_tensor(output, location)
-            return rebuild(self._joined(index, hidden, joining))
-
-        return forward
+        hidden, rebuild = find_tensor(output, location)
+        return rebuild(self._joined(index, hidden, joining))
 
     def _joined(self, index: int, hidden: Tensor | None, joining: int) -> Tensor:
         new = self.entering(index)
@@ -111,31 +109,24 @@ class Stage:
         with ExitStack() as stack:
             for visitors in ports.values():
                 location = visitors[0][1].location
-                stack.callback(_attached(location, self._seen_by(visitors, location)).remove)
+                stack.callback(_attached(location, partial(self._see, location, visitors)).remove)
             yield
 
-    def _seen_by(self, visitors: Sequence[tuple[int, PortWork]], location: Location) -> Callable[[Any], Any]:
+    def _see(self, location: Location, visitors: Sequence[tuple[int, PortWork]], value: Any) -> Any:
         """The value at a port, each guest's rows handed to `transform` on their own."""
-
-        def see(value: Any) -> Any:
-            stream, rebuild = find_tensor(value, location)
-            shaped = stream if stream.ndim == 3 else stream.unflatten(0, (-1, self.width))
-            parts = list(shaped.split(self.batch)) if len(shaped) > self.batch else [shaped]
-            for number, port in visitors:
-                parts[number] = self._changed(self.guests[number], port, parts[number])
-            return rebuild((torch.cat(parts) if len(parts) > 1 else parts[0]).reshape(stream.shape))
-
-        return see
+        stream, rebuild = find_tensor(value, location)
+        shaped = stream if stream.ndim == 3 else stream.unflatten(0, (-1, self.width))
+        parts = list(shaped.split(self.batch)) if len(shaped) > self.batch else [shaped]
+        for number, port in visitors:
+            parts[number] = self._changed(self.guests[number], port, parts[number])
+        return rebuild((torch.cat(parts) if len(parts) > 1 else parts[0]).reshape(stream.shape))
 
     def _changed(self, guest: Guest, port: PortWork, stream: Tensor) -> Tensor:
-        def place(node: str | None, site: Any, location: Location) -> Place:
-            return Place(site, location, self.tokens.of(guest.tables[node, site.where]))
-
         new, kept = transform(
             stream,
             "base",
-            [Edit(name, node, place(name, node.site, where)) for name, node, where in port.edits],
-            [place(None, site, where) for site, where in port.reads],
+            [Edit(name, node, self._place(guest, name, node.site, where)) for name, node, where in port.edits],
+            [self._place(guest, None, site, where) for site, where in port.reads],
             [],
             guest.states,
             guest.training,
@@ -143,21 +134,24 @@ class Stage:
         guest.states.update(kept)
         return new
 
+    def _place(self, guest: Guest, node: str | None, site: Site, location: Location) -> Place:
+        return Place(site, location, self.tokens.of(guest.tables[node, site.where]))
+
 
 def _attached(location: Location, see: Callable[[Any], Any]) -> RemovableHandle:
     """A hook that hands the value at a port to `see` and puts back what comes out."""
     if location.port == "output":
         return location.module.register_forward_hook(lambda module, args, output: see(output))
+    return location.module.register_forward_pre_hook(partial(_with_input_seen, location, see), with_kwargs=True)
 
-    def before(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        name = find_input(module, args, kwargs, location)
-        if name is None:
-            return (see(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, name: see(kwargs[name])}
 
-    return location.module.register_forward_pre_hook(before, with_kwargs=True)
+def _with_input_seen(
+    location: Location, see: Callable[[Any], Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    name = find_input(module, args, kwargs, location)
+    if name is None:
+        return (see(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, name: see(kwargs[name])}
 
 
 @contextmanager
@@ -177,10 +171,7 @@ def forward_is(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]
 def _only_at(head: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
     """The head sees one row that holds the named cells."""
 
-    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][rows, columns][None], *args[1:])
-
-    handle = head.register_forward_pre_hook(before)
+    handle = head.register_forward_pre_hook(lambda module, args: (args[0][rows, columns][None], *args[1:]))
     try:
         yield
     finally:

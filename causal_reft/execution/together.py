@@ -8,7 +8,7 @@ hidden states at the entries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,8 @@ from causal_reft.execution.window import Windows, WindowTokens
 from causal_reft.tensors import Int, Tensor
 
 CHUNK = 32
+TOKENS_AT_ONCE = 1024
+PAST_TOKENS = 16  # reading so many past tokens costs about as much memory traffic as computing one
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Together:
         recorded, lent, index = self._recorded(rows)
         reads = self.data.reads.reads(rows)
         found: dict[int, Scored] = {}
-        for number, group in enumerate(self.groups):
+        for number, group in self._parts(rows):
             windows = self._windows(group.windows).rows(rows)
             tokens = WindowTokens(rows, windows.start, windows.width, self._device)
             guests = [
@@ -101,9 +103,19 @@ class Together:
             )
             arguments = self._arguments(rows, windows, len(guests), recorded, index)
             assert reads.columns is not None
-            logits = stage.logits(arguments, reads.rows, reads.columns - windows.start[reads.rows])
+            logits = stage.logits(arguments, reads.rows, reads.columns - windows.start[reads.rows]).unbind(0)
             found |= {n: Scored(logits[i], reads) for i, n in enumerate(group.numbers)}
         return [found[n] for n in range(len(self.members))]
+
+    def _parts(self, rows: Tensor) -> Iterator[tuple[int, Group]]:
+        """The groups, with their numbers, in parts that fit a processor's caches: larger ones are slower for each row."""
+        for number, group in enumerate(self.groups):
+            windows = self._windows(group.windows).rows(rows)
+            size = len(rows) * (windows.width + int(windows.prefix.max()) // PAST_TOKENS)
+            most = max(1, TOKENS_AT_ONCE // size)
+            for start in range(0, len(group.members), most):
+                stop = start + most
+                yield number, Group(group.windows, group.members[start:stop], group.numbers[start:stop])
 
     def forget(self) -> None:
         """Drop what was kept, so that it is computed again."""

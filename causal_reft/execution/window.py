@@ -151,6 +151,11 @@ class WindowTokens:
             tokens = table.tokens(self.index)
             columns = tokens.columns - self.start[tokens.rows]
             inside = (columns >= 0) & (columns < self.width)
-            parts = (tokens.rows[inside], columns[inside], tokens.ordinal[inside], tokens.counts)
-            self._known[id(table)] = Tokens(*(part.to(self.device) for part in parts), False)
+            self._known[id(table)] = Tokens(
+                tokens.rows[inside].to(self.device),
+                columns[inside].to(self.device),
+                tokens.ordinal[inside].to(self.device),
+                tokens.counts.to(self.device),
+                False,
+            )
         return self._known[id(table)]

@@ -1,7 +1,7 @@
-"""One small loop that trains a graph: AdamW over the graph's parameters, the base model frozen and left as it was
-found.
+"""One small loop that trains a graph: AdamW over its parameters, the base model frozen and left as it was found.
 
     history = fit(model, examples, epochs=3, lr=1e-3)
+    histories = fit_many(models, examples, epochs=3, lr=1e-3)
 
 Data order and initialisation have separate seeds. Ctrl-C stops and keeps what was learned.
 """
@@ -16,11 +16,9 @@ from torch import nn
 from causal_reft.errors import DataError
 from causal_reft.execution import Examples, IntervenedModel, Passes, plan
 from causal_reft.training.history import History
-from causal_reft.training.learner import Data, Learner, mean_loss, train
+from causal_reft.training.learner import Data, Learner, train
 from causal_reft.training.losses import Loss, cross_entropy
 from causal_reft.training.recipe import Recipe
-
-__all__ = ["Recipe", "check", "fit", "fit_many", "frozen", "mean_loss"]
 
 
 def fit(
@@ -43,32 +41,51 @@ def fit(
         progress: whether to show a bar.
         passes: how logits are computed; `plan` computes only what must be, `FullPasses` everything.
         settings: the fields of `Recipe` (epochs, batch_size, lr, schedule, warmup, weight_decay, accumulate, clip,
-        penalty
-            on masks, patience in epochs, max_steps, seed of the data order).
+            penalty on masks, patience in epochs, max_steps, seed of the data order).
 
     Returns:
         The history; the graph's parameters are trained in place.
 
     Raises:
-        DataError: nothing to train, no examples, an unknown setting, patience without validation.
+        DataError: nothing to train, no examples, an unknown setting, patience without validation, edits that cannot
+            change anything that the loss reads.
     """
-    recipe = _recipe(settings)
-    if not list(model.trainable_parameters()):
-        raise DataError(
-            "The graph has nothing to train. Use a Subspace, a Mask or a LearnedSource, or evaluate it as it is."
-        )
-    if not len(examples):
-        raise DataError("There are no examples to fit to.")
-    if recipe.patience is not None and validation is None:
-        raise DataError("patience needs validation=...: rows that training does not see.")
-    history = History({**vars(recipe), "rows": len(examples), "loss": getattr(loss, "__name__", repr(loss))})
-    with frozen(model.base_model), _training(model):
-        try:
-            _Loop(model, examples, loss, recipe, passes).run(history, validation, progress)
-        except KeyboardInterrupt:
-            history.stopped = "interrupted"
-            tqdm.write(f"Interrupted after {len(history.steps)} steps; what was learned is kept.")
-    return history
+    recipe = Recipe.of(settings)
+    _check(recipe, [model], examples, validation)
+    with frozen(model.base_model), _training([model]):
+        data = Data.of(examples, passes(model, examples))
+        held_out = None if validation is None else Data.of(validation, passes(model, validation))
+        return train([Learner(model, recipe, len(examples), loss)], data, held_out, progress)[0]
+
+
+def fit_many(
+    models: Sequence[IntervenedModel],
+    examples: Examples,
+    *,
+    loss: Loss = cross_entropy,
+    validation: Examples | None = None,
+    progress: bool = True,
+    **settings: object,
+) -> list[History]:
+    """Train several independent graphs on one base model at once: the same numbers as one `fit` after the other.
+
+    What they share is computed once, and graphs that edit the same tokens share their forward passes: all layers of
+    one position cost little more than the lowest of them. Every graph sees the same batches, keeps its own optimizer,
+    and stops on its own.
+
+    Args:
+        models: one model object under several graphs that share no parameter.
+        examples, loss, validation, progress, settings: as `fit` takes them.
+
+    Raises:
+        DataError: as `fit`; graphs that share parameters, whose trainings would not be independent.
+    """
+    recipe = Recipe.of(settings)
+    _check(recipe, models, examples, validation)
+    with frozen(models[0].base_model), _training(models):
+        data = Data.jointly(models, examples)
+        held_out = None if validation is None else Data.jointly(models, validation)
+        return train([Learner(model, recipe, len(examples), loss) for model in models], data, held_out, progress)
 
 
 @contextmanager
@@ -100,3 +117,24 @@ def _training(models: Sequence[IntervenedModel]) -> Iterator[None]:
     finally:
         for model, was in modes:
             model.train(was)
+
+
+def _check(recipe: Recipe, models: Sequence[IntervenedModel], examples: Examples, validation: Examples | None) -> None:
+    seen: set[nn.Parameter] = set()
+    for model in models:
+        own = set(model.trainable_parameters())
+        if not own:
+            raise DataError(
+                "The graph has nothing to train. Use a Subspace, a Mask or a LearnedSource, or evaluate it as it is."
+            )
+        if own & seen:
+            raise DataError(
+                "Two of the graphs share parameters, so they cannot be trained apart. Join them into one graph: a + b."
+            )
+        seen |= own
+    if not models:
+        raise DataError("There are no graphs to fit.")
+    if not len(examples):
+        raise DataError("There are no examples to fit to.")
+    if recipe.patience is not None and validation is None:
+        raise DataError("patience needs validation=...: rows that training does not see.")

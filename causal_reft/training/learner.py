@@ -1,4 +1,4 @@
-"""The training loop over one or several graphs: the logits of all come from one call, everything else is each graph's own."""
+"""The training loop over one or several graphs: all logits come from one call, all else is each graph's own."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ class Data:
     dead: Mapping[int, Mapping[str, str]]
 
     @staticmethod
-    def of(examples: Examples, passes: Callable[[Examples], Passes]) -> Data:
+    def of(examples: Examples, passes: Passes) -> Data:
         """For one graph."""
-        made = passes(examples)
-        return Data(examples, lambda rows: [made.scored(rows)], {0: made.dead} if made.dead else {})
+        return Data(examples, lambda rows: [passes.scored(rows)], {0: passes.dead} if passes.dead else {})
 
     @staticmethod
     def jointly(models: Sequence[IntervenedModel], examples: Examples) -> Data:
@@ -192,8 +191,8 @@ def _refuse_dead(learners: Sequence[Learner], data: Data) -> None:
         if set(dead) >= set(learners[number].model.graph.edits):
             name, reason = next(iter(dead.items()))
             raise DataError(
-                f"Node {name!r} cannot be trained: {reason}, so its gradient is exactly zero. Name a position that the loss reads "
-                f"('last'), or an earlier layer."
+                f"Node {name!r} cannot be trained: {reason}, so its gradient is exactly zero. Name a position "
+                f"that the loss reads ('last'), or an earlier layer."
             )
 
 
@@ -205,5 +204,5 @@ def _groups(model: IntervenedModel, lr: float | Mapping[str, float]) -> list[dic
         if parameter.requires_grad and id(parameter) not in seen:
             seen.add(id(parameter))
             groups["source" if name.split(".")[1] == "source" else "featurizer"].append(parameter)
-    rates = lr if isinstance(lr, Mapping) else dict.fromkeys(ROLES, lr)
+    rates: Mapping[str, float] = lr if isinstance(lr, Mapping) else dict.fromkeys(ROLES, lr)
     return [{"params": params, "lr": rates[role]} for role, params in groups.items() if params]

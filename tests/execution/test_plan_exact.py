@@ -13,7 +13,7 @@ import torch
 import transformers
 
 import causal_reft as cr
-from causal_reft.execution import Examples, FullPasses, IntervenedModel, plan, plan_all
+from causal_reft.execution import Examples, FullPasses, IntervenedModel, Scored, plan, plan_all
 from causal_reft.featurizers import computed_once
 from tests.families import DECODERS, VOCABULARY, inputs_of, model_of
 
@@ -21,6 +21,7 @@ LAYERS, POSITIONS = (0, 1, 2), ("last", -3, "f2+l1")
 COMPONENTS = ("block_output", "attention_output", "mlp_output", "attention_head_output")
 LENGTHS = (7, 5, 6, 7)
 BOUND = 1e-12
+NAN_BEHIND_LEFT_PADDING = ("bloom", "gemma2")  # their eager attention, by itself
 
 
 @cache
@@ -37,10 +38,16 @@ def three_blocks(name: str) -> torch.nn.Module:
 
 
 def examples(name: str, padding: str, **more: object) -> Examples:
-    """Four rows of base and source, one class each."""
+    """Four rows of base and source, one class each. Mixed: rows without padding, padded on the left, padded on the right."""
+    if padding == "mixed" and name in NAN_BEHIND_LEFT_PADDING:
+        padding = "right"
     lengths = LENGTHS if padding != "no" else (7,) * 4
-    side = "left" if padding == "left" else "right"
-    runs = {run: {**inputs_of(name, seed, lengths, side), **more} for seed, run in enumerate(("base", "source", "other"))}
+    runs = {}
+    for seed, run in enumerate(("base", "source", "other")):
+        inputs = inputs_of(name, seed, lengths, "left" if padding == "left" else "right")
+        if padding == "mixed":
+            inputs = {key: torch.stack([value[0], value[1].roll(2), *value[2:]]) for key, value in inputs.items()}
+        runs[run] = {**inputs, **more}
     return Examples(runs, torch.tensor([3, 1, 2, 7]))
 
 
@@ -56,42 +63,51 @@ def widths(name: str) -> dict[str, int]:
     return dict.fromkeys(COMPONENTS, config.hidden_size) | {"attention_head_output": head * config.num_attention_heads}
 
 
-def gradient(model: IntervenedModel, loss: torch.Tensor) -> torch.Tensor:
-    parameters = list(model.trainable_parameters())
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return torch.cat([torch.zeros(p.numel(), dtype=p.dtype) if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)])
+def gradients(models: Sequence[IntervenedModel], losses: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The gradient of each model's own loss; the models share no parameters."""
+    parameters = [list(model.trainable_parameters()) for model in models]
+    found = iter(torch.autograd.grad(sum(losses, torch.zeros(())), [p for own in parameters for p in own], retain_graph=True))
+    return [torch.cat([next(found).flatten() for _ in own]) for own in parameters]
 
 
-def assert_equal(models: Sequence[IntervenedModel], data: Examples, fast, rows: torch.Tensor) -> None:  # noqa: ANN001
+def assert_equal(models: Sequence[IntervenedModel], data: Examples, fast: Sequence[Scored], rows: torch.Tensor) -> None:
     """Loss and gradient of every model within the bound of full passes."""
-    with computed_once():
-        for model, mine in zip(models, fast, strict=True):
-            theirs = FullPasses(model, data).scored(rows)
-            assert torch.equal(mine.targets, theirs.targets)
-            assert torch.equal(mine.reads.rows, theirs.reads.rows)
-            losses = [torch.nn.functional.cross_entropy(s.logits, s.targets) for s in (mine, theirs)]
-            assert abs(float(losses[0].detach() - losses[1].detach())) <= BOUND * abs(float(losses[1].detach()))
-            a, b = (gradient(model, loss) for loss in losses)
-            assert float((a - b).norm()) <= BOUND * max(float(b.norm()), 1e-3), model.graph
+    full = [FullPasses(model, data).scored(rows) for model in models]
+    mine, theirs = ([torch.nn.functional.cross_entropy(s.logits, s.targets) for s in scored] for scored in (fast, full))
+    for a, b in zip(fast, full, strict=True):
+        assert torch.equal(a.targets, b.targets)
+        assert torch.equal(a.reads.rows, b.reads.rows)
+    for a, b in zip(mine, theirs, strict=True):
+        assert abs(float((a - b).detach())) <= BOUND * float(b.detach())
+    for model, a, b in zip(models, gradients(models, mine), gradients(models, theirs), strict=True):
+        assert float((a - b).norm()) <= BOUND * max(float(b.norm()), 1e-3), model.graph
 
 
-@pytest.mark.parametrize("padding", ["no", "left", "right"])
 @pytest.mark.parametrize("name", DECODERS)
-def test_every_family(name: str, padding: str) -> None:
-    base, data, width = three_blocks(name), examples(name, padding), widths(name)
+def test_every_family(name: str) -> None:
+    base, width = three_blocks(name), widths(name)
     models = [
         IntervenedModel(base, double(cr.das(cr.Site(layer, component, positions=where), width[component], 3, seed=layer)))
         for component in COMPONENTS
         for layer in LAYERS
         for where in POSITIONS
     ]
-    joint = plan_all(models, data)
+    together(models, examples(name, "mixed"))
+    for padding in ("no", "left"):
+        if padding == "no" or name not in NAN_BEHIND_LEFT_PADDING:
+            together(models[:: len(models) // 4 - 2], examples(name, padding))
+
+
+def together(models: Sequence[IntervenedModel], data: Examples) -> None:
+    """All graphs in one joint plan, every position a staircase of its own."""
+    joint = plan_all(models, data, check=False)
     rows = torch.tensor([2, 0, 1])
     with computed_once():
         assert_equal(models, data, joint.scored(rows), rows)
     assert not joint.refused
-    assert joint.together is not None and joint.together.uses_prefix
-    assert len(joint.together.groups) == len(POSITIONS)
+    assert joint.together is not None
+    assert joint.together.uses_prefix
+    assert len(joint.together.groups) == min(len(models), len(POSITIONS))
 
 
 def check_alone(base: torch.nn.Module, graph: cr.InterventionGraph, data: Examples, **options: object):  # noqa: ANN202
@@ -169,7 +185,7 @@ def test_rows_where_an_edit_is_off() -> None:
     check_alone(three_blocks("llama"), cr.loreft(cr.Site(1, positions=-2), 16, 3, init="random"), data)
 
 
-@pytest.mark.parametrize("memory", [0, 20_000, 1 << 30])
+@pytest.mark.parametrize("memory", [0, 1000, 1 << 30])
 def test_a_budget_changes_no_number(memory: int) -> None:
     passes = check_alone(three_blocks("gemma3"), cr.das(cr.Site(1, positions="last"), 16, 3), examples("gemma3", "left"), memory=memory)
     assert passes.joint.together.rebuilds == (memory < 1 << 30)
