@@ -149,7 +149,7 @@ def _attention(inputs: Mapping[str, Any]) -> Tensor | None:
 
 def _kept_columns(inputs: RunInputs) -> slice | None:
     mask = None if isinstance(inputs, Tensor) else inputs.get("attention_mask")
-    if mask is None or mask.ndim != 2:
+    if mask is None or mask.ndim != 2 or not len(mask):
         return None
     used = (mask != 0).any(0).nonzero().flatten()
     return slice(int(used[0]), int(used[-1]) + 1)
