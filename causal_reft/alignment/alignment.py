@@ -48,9 +48,13 @@ class Alignment:
     def __post_init__(self) -> None:
         for name, node in self.graph.nodes.items():
             if name not in self.causal_model.variables:
-                raise GraphError(f"Node {name!r} is no variable of the causal model. {nearest(name, self.causal_model.variables)}")
+                raise GraphError(
+                    f"Node {name!r} is no variable of the causal model. {nearest(name, self.causal_model.variables)}"
+                )
             if not isinstance(node, Interchange) or not isinstance(node.source, Collect):
-                raise GraphError(f"Node {name!r} must interchange with another run: {name}=Interchange(site, featurizer, source=Collect('source')).")
+                raise GraphError(
+                    f"Node {name!r} must interchange with another run: {name}=Interchange(site, featurizer, source=Collect('source'))."
+                )
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -87,7 +91,9 @@ class Alignment:
         model = IntervenedModel(network, self.graph_for(joined))
         return fit(model, as_encoding(encoding).examples(joined), loss=loss, progress=progress, **vars(recipe))
 
-    def iia(self, network: nn.Module, data: Data, encoding: Any, *, draws: int = 100, seed: int = 0, batch_size: int = 64) -> Score:
+    def iia(
+        self, network: nn.Module, data: Data, encoding: Any, *, draws: int = 100, seed: int = 0, batch_size: int = 64
+    ) -> Score:
         """Interchange intervention accuracy over all of the data, beside its controls.
 
         `draws` random subspaces of the same rank, PCA of the same rank, the identity patch and the whole vector are scored on
@@ -107,12 +113,18 @@ class Alignment:
     def summary(self, network: nn.Module, data: Data, encoding: Any, *, batch_size: int = 64) -> dict[str, float]:
         """Means of every metric, and cause, isolate, disentangle."""
         records = self.records(network, data, encoding, batch_size=batch_size)
-        values = {name: records[name].to_numpy() for name in ("iia", "log_odds", "logit_difference", "kl") if name in records}
+        values = {
+            name: records[name].to_numpy() for name in ("iia", "log_odds", "logit_difference", "kl") if name in records
+        }
         return summary(values, records["kind"].to_numpy())
 
-    def illusion(self, network: nn.Module, data: CounterfactualDataset, encoding: Any, reading: Rows | None = None) -> IllusionReport:
+    def illusion(
+        self, network: nn.Module, data: CounterfactualDataset, encoding: Any, reading: Rows | None = None
+    ) -> IllusionReport:
         """Does the subspace work through what the network reads, or beside it? See `causal_reft.alignment.illusion`."""
-        return illusion_report(network, self.graph_for(data), as_encoding(encoding).examples(data), clusters_of(data), reading)
+        return illusion_report(
+            network, self.graph_for(data), as_encoding(encoding).examples(data), clusters_of(data), reading
+        )
 
     def __repr__(self) -> str:
         return f"Alignment of {', '.join(self.variables)}\n{self.graph!r}"

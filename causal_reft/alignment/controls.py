@@ -46,11 +46,15 @@ class StackedSubspaces(Featurizer):
 
     def read(self, h: Hidden) -> Coordinates:
         rows = self._rows(h)
-        return einsum(rows, self._blocks(h).to(rows.dtype), "draw rank d_model, draw token d_model -> draw token rank").flatten(0, 1)
+        return einsum(
+            rows, self._blocks(h).to(rows.dtype), "draw rank d_model, draw token d_model -> draw token rank"
+        ).flatten(0, 1)
 
     def write(self, h: Hidden, z: Coordinates) -> Hidden:
         rows = self._rows(h, z)
-        change = self._blocks(z).to(rows.dtype) - einsum(rows, self._blocks(h).to(rows.dtype), "draw rank d, draw token d -> draw token rank")
+        change = self._blocks(z).to(rows.dtype) - einsum(
+            rows, self._blocks(h).to(rows.dtype), "draw rank d, draw token d -> draw token rank"
+        )
         return add_in(h, einsum(change, rows, "draw token rank, draw rank d_model -> draw token d_model").flatten(0, 1))
 
     def config(self) -> dict[str, object]:
@@ -78,7 +82,10 @@ def random_scores(
     Variables at one site get orthogonal slices of one random frame. A batch of rows is repeated once for each draw of a
     chunk, so that one pass scores many subspaces.
     """
-    frames = {site: random_frames(draws, sum(ranks.values()), width, derive(seed, "random control", *named(site))) for site, width, ranks in by_site(graph)}
+    frames = {
+        site: random_frames(draws, sum(ranks.values()), width, derive(seed, "random control", *named(site)))
+        for site, width, ranks in by_site(graph)
+    }
     size = max(1, min(rows_at_once // max(len(examples), 1), draws))
     chunks = []
     for some in torch.arange(draws).split(size):
@@ -87,7 +94,9 @@ def random_scores(
     return {metric: np.concatenate([chunk[metric] for chunk in chunks]) for metric in chunks[0]}
 
 
-def _repeated_scores(network: nn.Module, graph: InterventionGraph, examples: Examples, times: int, batch: int) -> dict[str, np.ndarray]:
+def _repeated_scores(
+    network: nn.Module, graph: InterventionGraph, examples: Examples, times: int, batch: int
+) -> dict[str, np.ndarray]:
     """metric -> "draw rows" of a graph of stacked subspaces, `batch` rows of the examples at a time."""
     with torch.no_grad(), frozen(network), computed_once():
         passes = _exact(evaluated(network, graph), examples, times)
@@ -150,7 +159,9 @@ def named(site: Site) -> tuple[str, str]:
     return site.name, str(site.where)
 
 
-def _with_rows(graph: InterventionGraph, rows: dict[Site, Tensor], build: Callable[[Tensor], Featurizer]) -> InterventionGraph:
+def _with_rows(
+    graph: InterventionGraph, rows: dict[Site, Tensor], build: Callable[[Tensor], Featurizer]
+) -> InterventionGraph:
     """The graph with other featurizers: rows "... rank d_model" of each site, cut into slices for its variables."""
     nodes = {}
     for site, _, ranks in by_site(graph):

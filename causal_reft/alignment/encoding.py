@@ -101,7 +101,9 @@ class Texts(Encoding):
     def examples(self, data: CounterfactualDataset) -> Examples:
         spans = data.token_spans(self.tokenizer)
         expected, own = (self._answers(data.base, frame[TEXT]) for frame in (data.labels, data.base))
-        runs = {run: self._run(self._prompts(frame), spans.get(run)) for run, frame in data.runs.items() if run != "base"}
+        runs = {
+            run: self._run(self._prompts(frame), spans.get(run)) for run, frame in data.runs.items() if run != "base"
+        }
         base, labels = self._answered(self._prompts(data.base), expected, spans.get("base"))
         info: dict[str, list[Any]] = {RIVAL: [_rival(a, b) for a, b in zip(expected, own, strict=True)]}
         return Examples({"base": base, **runs}, labels, info | self._choices(data.base, expected))
@@ -135,7 +137,10 @@ class Texts(Encoding):
     def _answers(self, frame: pd.DataFrame, texts: pd.Series) -> list[tuple[int, ...]]:
         """The tokens with which each prompt goes on when its answer follows."""
         whole = self.tokenizer([p + a for p, a in zip(frame[PROMPT], texts, strict=True)])["input_ids"]
-        return [self._rest(list(a), b, *text) for a, b, text in zip(whole, self._prompts(frame), zip(frame[PROMPT], texts, strict=True), strict=True)]
+        return [
+            self._rest(list(a), b, *text)
+            for a, b, text in zip(whole, self._prompts(frame), zip(frame[PROMPT], texts, strict=True), strict=True)
+        ]
 
     def _choices(self, frame: pd.DataFrame, answers: list[tuple[int, ...]]) -> dict[str, list[Any]]:
         """For each row the tokens of all choices, where answers are single tokens."""
@@ -143,7 +148,9 @@ class Texts(Encoding):
             return {}
         tokens = [self._answers(frame, pd.Series([choice] * len(frame))) for choice in self.choices]
         if any(len(answer) != 1 for column in (*tokens, answers) for answer in column):
-            raise DataError(f"The choices {self.choices} are not single tokens here; leave choices= out to compare whole answers with the full vocabulary.")
+            raise DataError(
+                f"The choices {self.choices} are not single tokens here; leave choices= out to compare whole answers with the full vocabulary."
+            )
         return {CHOICES: [tuple(answer[0] for answer in row) for row in zip(*tokens, strict=True)]}
 
     def _rest(self, whole: list[int], prompt: list[int], text: str, answer: str) -> tuple[int, ...]:
@@ -163,7 +170,9 @@ class Texts(Encoding):
         inputs: dict[str, Any] = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}
         return inputs if spans is None else inputs | {"spans": {name: spans[name].tolist() for name in spans}}
 
-    def _answered(self, prompts: list[list[int]], answers: list[tuple[int, ...]], spans: pd.DataFrame | None) -> tuple[dict[str, Any], Tensor]:
+    def _answered(
+        self, prompts: list[list[int]], answers: list[tuple[int, ...]], spans: pd.DataFrame | None
+    ) -> tuple[dict[str, Any], Tensor]:
         """Prompts with one label each where all answers are one token; otherwise with the answers behind them."""
         if all(len(answer) == 1 for answer in answers):
             return self._run(prompts, spans), torch.tensor([answer[0] for answer in answers])

@@ -60,14 +60,21 @@ class IllusionReport:
         return "\n".join([self._read_sentence(), *self._effect_sentences(effects), self._distance_sentence()])
 
     def _read_sentence(self) -> str:
-        head = f"{self.variable}: {self.share_read:.1%} of the subspace lies where the network reads, by {self.reading}."
+        head = (
+            f"{self.variable}: {self.share_read:.1%} of the subspace lies where the network reads, by {self.reading}."
+        )
         if self.share_read >= MOSTLY:
             return head + " It is nearly all used."
-        return head + f" {1 - self.share_read:.1%} of it lies where nothing is read: a dormant part that a good score does not need."
+        return (
+            head
+            + f" {1 - self.share_read:.1%} of it lies where nothing is read: a dormant part that a good score does not need."
+        )
 
     def _effect_sentences(self, effects: pd.DataFrame) -> list[str]:
         iia = {name: effects.loc[name, "iia"] for name in effects.index}
-        shown = "; ".join(f"{name} {row.iia:.3f} [{row.iia_low:.3f}, {row.iia_high:.3f}]" for name, row in effects.iterrows())
+        shown = "; ".join(
+            f"{name} {row.iia:.3f} [{row.iia_low:.3f}, {row.iia_high:.3f}]" for name, row in effects.iterrows()
+        )
         sentences = [f"IIA: {shown}."]
         gain = iia["subspace"] - iia["no edit"]
         if gain <= SMALL:
@@ -75,14 +82,18 @@ class IllusionReport:
         reads_little = "part read" in iia and iia["part read"] - iia["no edit"] < 0.5 * gain
         whole_little = "whole vector" in iia and iia["whole vector"] - iia["no edit"] < 0.5 * gain
         if reads_little:
-            sentences.append("The part that is read does less than half of it alone: the dormant part sets how far the read part moves.")
+            sentences.append(
+                "The part that is read does less than half of it alone: the dormant part sets how far the read part moves."
+            )
             sentences.append(
                 "The whole vector does less than half of it too: this is the mark of an illusion."
                 if whole_little
                 else "But the whole vector does it as well, so this component carries the variable, in a larger or other subspace than this."
             )
         elif "part read" in iia and self.share_read < MOSTLY:
-            sentences.append("The part that is read does as well alone: the variable is there, but this subspace is not where it is; its dormant part is a passenger.")
+            sentences.append(
+                "The part that is read does as well alone: the variable is there, but this subspace is not where it is; its dormant part is a passenger."
+            )
         if whole_little and not reads_little:
             sentences.append(
                 "The whole vector does less than half of it: it brings the source's other variables along, or the subspace sets "
@@ -92,14 +103,23 @@ class IllusionReport:
 
     def _distance_sentence(self) -> str:
         head = f"Patched states: median distance {self.distance:.2f} times that of natural states, {self.far:.1%} beyond 99 % of them"
-        return head + (": they look like states of the network." if self.far < 0.1 else ": many are states that the network never has by itself.")
+        return head + (
+            ": they look like states of the network."
+            if self.far < 0.1
+            else ": many are states that the network never has by itself."
+        )
 
     def __repr__(self) -> str:
         return self.words
 
 
 def illusion_report(
-    network: nn.Module, graph: InterventionGraph, examples: Examples, clusters: np.ndarray, given: Rows | None = None, batch_size: int = 64
+    network: nn.Module,
+    graph: InterventionGraph,
+    examples: Examples,
+    clusters: np.ndarray,
+    given: Rows | None = None,
+    batch_size: int = 64,
 ) -> IllusionReport:
     """The report of a graph with one interchange in linear coordinates.
 
@@ -107,22 +127,34 @@ def illusion_report(
         GraphError: several edits, or coordinates that are not linear.
     """
     if len(graph.edits) != 1 or (rows := next(iter(graph.edits.values())).featurizer.rows()) is None:
-        raise GraphError("An illusion report is about one variable in linear coordinates. Report each variable alone: alignment.illusion(network, data of one variable, ...).")
+        raise GraphError(
+            "An illusion report is about one variable in linear coordinates. Report each variable alone: alignment.illusion(network, data of one variable, ...)."
+        )
     (name, node), rows = next(iter(graph.edits.items())), _orthonormal_rows(rows)
     assert isinstance(node.source, Collect)
     reading = reading_of(network, node.site, node.featurizer.d_model, examples, given, batch_size)
     if reading.rows.shape[1] != node.featurizer.d_model:
-        raise GraphError(f"The reading matrix has width {reading.rows.shape[1]}, but {node.site!r} has {node.featurizer.d_model}. Give it as (outputs, d_model).")
+        raise GraphError(
+            f"The reading matrix has width {reading.rows.shape[1]}, but {node.site!r} has {node.featurizer.d_model}. Give it as (outputs, d_model)."
+        )
     parts = {"part read": reading.part_read(rows), "part not read": rows - reading.part_read(rows)}
     patches: dict[str, InterventionGraph | None] = {"subspace": graph}
     patches |= {patch: _patched(graph, name, node, part) for patch, part in parts.items()}
     patches |= {"whole vector": full_patch(graph), "no edit": NO_EDIT}
-    effects = [_effect(network, patch, edit, examples, clusters, batch_size) for patch, edit in patches.items() if edit is not None]
+    effects = [
+        _effect(network, patch, edit, examples, clusters, batch_size)
+        for patch, edit in patches.items()
+        if edit is not None
+    ]
     states = states_at(network, node.site, examples, ["base", node.source.run], batch_size)
     base, source = states["base"], states[node.source.run]
     patched = node.featurizer.write(base, node.featurizer.read(source)).detach()
     far, distance = off_manifold(torch.cat([base, source]), patched)
-    directions = {"subspace": rows, "read": _independent(parts["part read"]), "not read": _independent(parts["part not read"])}
+    directions = {
+        "subspace": rows,
+        "read": _independent(parts["part read"]),
+        "not read": _independent(parts["part not read"]),
+    }
     return IllusionReport(
         variable=name,
         reading=reading.origin,
@@ -134,7 +166,9 @@ def illusion_report(
     )
 
 
-def off_manifold(natural: Float[Tensor, "token d_model"], patched: Float[Tensor, "token d_model"]) -> tuple[float, float]:
+def off_manifold(
+    natural: Float[Tensor, "natural d_model"], patched: Float[Tensor, "patched d_model"]
+) -> tuple[float, float]:
     """Share of patched states beyond 99 % of natural ones, and the ratio of median distances.
 
     Mahalanobis distances from half of the natural states (every other one), compared with the other half.
@@ -171,17 +205,28 @@ def _patched(graph: InterventionGraph, name: str, node: Interchange, part: Tenso
     return graph.replace(**{name: replace(node, featurizer=featurizer)})
 
 
-def _effect(network: nn.Module, patch: str, graph: InterventionGraph, examples: Examples, clusters: np.ndarray, batch_size: int) -> dict[str, object]:
+def _effect(
+    network: nn.Module, patch: str, graph: InterventionGraph, examples: Examples, clusters: np.ndarray, batch_size: int
+) -> dict[str, object]:
     found = score_rows(network, graph, examples, batch_size)
     iia: Interval = mean_interval(found["iia"], clusters)
     difference = mean_interval(found["logit_difference"], clusters, share=False)
-    return {"patch": patch, "iia": iia.value, "iia_low": iia.low, "iia_high": iia.high, "logit_difference": difference.value, "rows": iia.rows}
+    return {
+        "patch": patch,
+        "iia": iia.value,
+        "iia_low": iia.low,
+        "iia_high": iia.high,
+        "logit_difference": difference.value,
+        "rows": iia.rows,
+    }
 
 
 def _projections(states: dict[str, Tensor], directions: dict[str, Tensor]) -> pd.DataFrame:
     """Long table of every state's coordinates along each direction."""
     parts = [
-        pd.DataFrame({"state": state, "direction": name, "coordinate": i, "value": (h.double() @ row.to(h.device)).cpu().numpy()})
+        pd.DataFrame(
+            {"state": state, "direction": name, "coordinate": i, "value": (h.double() @ row.to(h.device)).cpu().numpy()}
+        )
         for state, h in states.items()
         for name, rows in directions.items()
         for i, row in enumerate(rows)

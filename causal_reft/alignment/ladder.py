@@ -28,7 +28,9 @@ class FlowOfRank:
             return Flow(d_model, min(self.rank, d_model), seed=seed)
 
 
-def ladder_recipes(recipes: Sequence[FeaturizerRecipe], labels: Sequence[str], width: int) -> Mapping[str, FeaturizerRecipe]:
+def ladder_recipes(
+    recipes: Sequence[FeaturizerRecipe], labels: Sequence[str], width: int
+) -> Mapping[str, FeaturizerRecipe]:
     """The steps that the study itself does not fit, by label; none unless it fits a subspace."""
     built = [build(width, 0) for build in recipes]
     ranks = [featurizer.rank for featurizer in built if isinstance(featurizer, Subspace)]

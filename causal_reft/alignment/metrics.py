@@ -30,7 +30,10 @@ CAUSE, ISOLATE, NEUTRAL = "cause", "isolate", "neutral"
 
 
 def row_metrics(
-    scored: Scored, n_rows: int, rivals: Sequence[tuple[int, int] | None], choices: Sequence[tuple[int, ...]] | None = None
+    scored: Scored,
+    n_rows: int,
+    rivals: Sequence[tuple[int, int] | None],
+    choices: Sequence[tuple[int, ...]] | None = None,
 ) -> dict[str, np.ndarray]:
     """`iia`, `log_odds` and `logit_difference` of the rows of one batch; `choices` has the tokens of each row's choices."""
     logits, rows = scored.logits.double(), scored.reads.rows.to(scored.logits.device)
@@ -65,7 +68,9 @@ def row_kl(patched: Scored, target: Scored, n_rows: int) -> np.ndarray:
     return patched.per_row((p.exp() * (p - q)).sum(-1), n_rows).cpu().numpy()
 
 
-def _logit_difference(logits: Tensor, scored: Scored, n_rows: int, rivals: Sequence[tuple[int, int] | None]) -> np.ndarray:
+def _logit_difference(
+    logits: Tensor, scored: Scored, n_rows: int, rivals: Sequence[tuple[int, int] | None]
+) -> np.ndarray:
     first = torch.searchsorted(scored.reads.rows, torch.arange(n_rows))
     found = np.full(n_rows, np.nan)
     compared = [(row, int(first[row]) + rival[0], rival[1]) for row, rival in enumerate(rivals) if rival is not None]

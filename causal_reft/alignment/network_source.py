@@ -72,7 +72,11 @@ class NetworkSource:
         """The folder, the hub id, or the class or factory in words."""
         if isinstance(self.given, nn.Module):
             return f"a live {type(self.given).__name__}"
-        return str(self.given) if isinstance(self.given, (str, os.PathLike)) else getattr(self.given, "__name__", type(self.given).__name__)
+        return (
+            str(self.given)
+            if isinstance(self.given, (str, os.PathLike))
+            else getattr(self.given, "__name__", type(self.given).__name__)
+        )
 
     def check_sendable(self) -> None:
         """Refuse what cannot reach another worker.
@@ -89,7 +93,9 @@ class NetworkSource:
         try:
             pickle.dumps(self.given)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise StudyError(f"The factory {self.name} cannot be sent to workers ({error}). Define it with def at the top of a module.") from error
+            raise StudyError(
+                f"The factory {self.name} cannot be sent to workers ({error}). Define it with def at the top of a module."
+            ) from error
 
 
 def digest_of(network: nn.Module) -> str:
@@ -109,7 +115,9 @@ def _built(given: Any, device: str) -> nn.Module:
 
         return AutoModelForCausalLM.from_pretrained(os.fspath(given)).to(device).eval()
     if not callable(given):
-        raise StudyError(f"A study's model is a module, a folder or hub id, or a function that returns a module, not {type(given).__name__}.")
+        raise StudyError(
+            f"A study's model is a module, a folder or hub id, or a function that returns a module, not {type(given).__name__}."
+        )
     network = given()
     if not isinstance(network, nn.Module):
         raise StudyError(f"The factory {given!r} returned a {type(network).__name__}, not a torch module.")

@@ -75,7 +75,9 @@ def sampled(task: Task | CausalModel, variables: Sequence[str], how: Sampling) -
     """Training, selection and report rows without a common setting."""
     causal = task.causal_model if isinstance(task, Task) else task
     pool = causal.run(_pool(task, causal, how.seed))
-    parts = split_settings(pool, *how.fractions, by=list(_columns(how.split_by, causal)), seed=derive(how.seed, "split"))
+    parts = split_settings(
+        pool, *how.fractions, by=list(_columns(how.split_by, causal)), seed=derive(how.seed, "split")
+    )
     drawn = []
     for name, settings, rows in zip(PARTS, parts, how.rows, strict=True):
         if len(settings) < 2:
@@ -108,7 +110,11 @@ def prepare(
         paired = part[encoding.pairs_up(part, [site.where for site in sites])]
         solved = _solved(network, encoding, paired, batch_size) if how.solved and len(paired) else paired
         kept[name] = solved if name == "train" else _different(solved)
-        counts = {"unequal tokens": len(part) - len(paired), "not solved": len(paired) - len(solved), "repeated prompts": len(solved) - len(kept[name])}
+        counts = {
+            "unequal tokens": len(part) - len(paired),
+            "not solved": len(paired) - len(solved),
+            "repeated prompts": len(solved) - len(kept[name]),
+        }
         dropped |= {f"{name}: {why}": count for why, count in counts.items()}
         if len(kept[name]) < FEWEST:
             raise StudyError(
@@ -123,7 +129,10 @@ def prepare(
         train=encoding.examples(kept["train"]),
         select=_part(encoding, kept["select"], None, how.unit),
         report=_part(encoding, report, task, how.unit),
-        permuted={seed: (_permuted(encoding, kept["train"], seed), _permuted(encoding, report, seed)) for seed in control_seeds},
+        permuted={
+            seed: (_permuted(encoding, kept["train"], seed), _permuted(encoding, report, seed))
+            for seed in control_seeds
+        },
     )
     digest = _digest([data.train, data.select.examples, data.report.examples])
     seconds = _seconds_per_row(network, encoding.own(kept["train"], "base"))
@@ -148,7 +157,9 @@ def _columns(split_by: str | tuple[str, ...] | None, causal: CausalModel) -> tup
     return tuple(causal.inputs) if split_by is None else (split_by,) if isinstance(split_by, str) else tuple(split_by)
 
 
-def _solved(network: nn.Module, encoding: Encoding, data: CounterfactualDataset, batch_size: int) -> CounterfactualDataset:
+def _solved(
+    network: nn.Module, encoding: Encoding, data: CounterfactualDataset, batch_size: int
+) -> CounterfactualDataset:
     right = {run: score_rows(network, NO_EDIT, encoding.own(data, run), batch_size)["iia"] == 1 for run in data.runs}
     return keep_solved(data, right).data
 
@@ -189,9 +200,15 @@ def _records(data: CounterfactualDataset, clusters: np.ndarray) -> pd.DataFrame:
             columns[f"{run}_prompt"] = frame[PROMPT].tolist()
         else:
             settings = frame[list(data.inputs)]
-            columns[f"{run}_setting"] = [str({k: _told(v) for k, v in row.items()}) for row in settings.to_dict("records")]
+            columns[f"{run}_setting"] = [
+                str({k: _told(v) for k, v in row.items()}) for row in settings.to_dict("records")
+            ]
     columns |= {f"expected_{name}": [_told(value) for value in data.labels[name]] for name in data.labels}
-    columns |= {f"base_{name}": [_told(value) for value in data.base[name]] for name in data.labels if name in data.base and name != TEXT}
+    columns |= {
+        f"base_{name}": [_told(value) for value in data.base[name]]
+        for name in data.labels
+        if name in data.base and name != TEXT
+    }
     return pd.DataFrame(columns)
 
 
@@ -199,7 +216,13 @@ def _told(value: Any) -> Any:
     """A value as JSON can hold it."""
     if isinstance(value, np.ndarray):
         return [round(float(x), 4) for x in value]
-    return value.item() if isinstance(value, np.generic) else value if isinstance(value, (str, int, float, bool)) else str(value)
+    return (
+        value.item()
+        if isinstance(value, np.generic)
+        else value
+        if isinstance(value, (str, int, float, bool))
+        else str(value)
+    )
 
 
 def _digest(parts: Sequence[Examples]) -> str:
@@ -214,7 +237,8 @@ def _digest(parts: Sequence[Examples]) -> str:
 
 
 def _tensors(part: Examples) -> list[Tensor]:
-    runs = [[inputs] if isinstance(inputs, Tensor) else [v for v in inputs.values() if isinstance(v, Tensor)] for inputs in part.runs.values()]
+    runs = [
+        [inputs] if isinstance(inputs, Tensor) else [v for v in inputs.values() if isinstance(v, Tensor)]
+        for inputs in part.runs.values()
+    ]
     return [part.labels.cpu(), *(tensor.cpu() for run in runs for tensor in run)]
-
-

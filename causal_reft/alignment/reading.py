@@ -35,7 +35,9 @@ class Reading:
         return directions.double() @ self.rows.mT @ self.rows
 
 
-def reading_of(network: nn.Module, site: Site, d_model: int, examples: Examples, given: Rows | None, batch_size: int = 64) -> Reading:
+def reading_of(
+    network: nn.Module, site: Site, d_model: int, examples: Examples, given: Rows | None, batch_size: int = 64
+) -> Reading:
     """The reading of a site, by the first way that applies (see above).
 
     Raises:
@@ -45,9 +47,16 @@ def reading_of(network: nn.Module, site: Site, d_model: int, examples: Examples,
         return _orthonormal(given, "the given reading matrix")
     location = locate(network, site)
     weight = getattr(location.module, "weight", None)
-    if location.port == "input" and isinstance(location.module, nn.Linear) and location.layout == "whole" and weight is not None:
+    if (
+        location.port == "input"
+        and isinstance(location.module, nn.Linear)
+        and location.layout == "whole"
+        and weight is not None
+    ):
         return _orthonormal(weight.detach(), f"the weight of {location.path}")
-    return _orthonormal(logit_gradients(network, site, d_model, examples, batch_size), "gradients of the logits over the data")
+    return _orthonormal(
+        logit_gradients(network, site, d_model, examples, batch_size), "gradients of the logits over the data"
+    )
 
 
 def logit_gradients(network: nn.Module, site: Site, d_model: int, examples: Examples, batch_size: int = 64) -> Tensor:
@@ -64,10 +73,12 @@ def logit_gradients(network: nn.Module, site: Site, d_model: int, examples: Exam
 
 
 def _orthonormal(matrix: Tensor, origin: str) -> Reading:
-    found = torch.linalg.svd(matrix.double(), full_matrices=False)
+    found = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
     kept = found.S > THRESHOLD * found.S.max()
     if not bool(kept.any()):
-        raise FeaturizerError(f"By {origin}, nothing is read at this site: every direction is dormant. Choose an earlier site or position.")
+        raise FeaturizerError(
+            f"By {origin}, nothing is read at this site: every direction is dormant. Choose an earlier site or position."
+        )
     return Reading(found.Vh[kept], f"{origin} ({int(kept.sum())} of {matrix.shape[1]} dimensions)")
 
 
@@ -75,6 +86,7 @@ class _Probe(Featurizer):
     """Lets the state pass unchanged and remembers it as a leaf that asks for a gradient."""
 
     is_lens = False
+
     def __init__(self, d_model: int) -> None:
         super().__init__()
         self.d_model = self.rank = d_model

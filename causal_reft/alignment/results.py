@@ -54,8 +54,15 @@ class StudyResult:
         expected = len(rows) * description["n_main"] * len(description["sites"]) * len(description["seeds"])
         found = len(tables.fits(role="study"))
         if found < expected or not any(cell.kind == "controls" for cell in cells):
-            raise StudyError(f"{folder} holds {found} of {expected} fits and {len(cells) - found} controls: the study is not finished. Run it again: study.run().")
-        return StudyResult(description, {name: columns["dropped"] for name, columns in rows.items()}, tables, sum(cell.seconds for cell in cells.values()))
+            raise StudyError(
+                f"{folder} holds {found} of {expected} fits and {len(cells) - found} controls: the study is not finished. Run it again: study.run()."
+            )
+        return StudyResult(
+            description,
+            {name: columns["dropped"] for name, columns in rows.items()},
+            tables,
+            sum(cell.seconds for cell in cells.values()),
+        )
 
     @property
     def table(self) -> pd.DataFrame:
@@ -94,10 +101,21 @@ class StudyResult:
             StudyError: the study made none (`Controls(illusion=False)`, several variables at once, a non-linear map).
         """
         name = self._variable(variable)
-        facts = next((found.facts for cell, found in self.tables.cells.items() if (cell.kind, cell.variable) == (ILLUSION, name)), None)
+        facts = next(
+            (
+                found.facts
+                for cell, found in self.tables.cells.items()
+                if (cell.kind, cell.variable) == (ILLUSION, name)
+            ),
+            None,
+        )
         if facts is None:
-            raise StudyError(f"The study holds no illusion report of {name!r}. It takes one variable in linear coordinates; make it from the network: alignment.illusion(...).")
-        return IllusionReport(**{**facts, "effects": pd.DataFrame(facts["effects"]), "projections": pd.DataFrame(facts["projections"])})
+            raise StudyError(
+                f"The study holds no illusion report of {name!r}. It takes one variable in linear coordinates; make it from the network: alignment.illusion(...)."
+            )
+        return IllusionReport(
+            **{**facts, "effects": pd.DataFrame(facts["effects"]), "projections": pd.DataFrame(facts["projections"])}
+        )
 
     def report(self, html: bool = False) -> str:
         """What was found, in words: the headline, each site, controls, ladder, illusion, and what was dropped."""
@@ -105,7 +123,9 @@ class StudyResult:
 
         return report_html(self) if html else report_text(self)
 
-    def heatmap(self, value: str = "iia", variable: str | None = None, featurizer: str | None = None, ax: Axes | None = None) -> Axes:
+    def heatmap(
+        self, value: str = "iia", variable: str | None = None, featurizer: str | None = None, ax: Axes | None = None
+    ) -> Axes:
         """A score by layer and position over all seeds, with its interval and the best control."""
         from causal_reft.plots import site_heatmap
 
@@ -135,7 +155,9 @@ class StudyResult:
         """
         shared = self.grid[list(KEYS)].merge(other.grid[list(KEYS)])
         if shared.empty:
-            raise StudyError("The two studies have no cell in common (variable, site, positions and featurizer must agree), so there is nothing to compare.")
+            raise StudyError(
+                "The two studies have no cell in common (variable, site, positions and featurizer must agree), so there is nothing to compare."
+            )
         rows, differences = [], []
         for _, key in shared.iterrows():
             a, b = self._pairs(dict(key), metric), other._pairs(dict(key), metric)
@@ -144,7 +166,9 @@ class StudyResult:
         table = pd.DataFrame(rows)
         for variable, part in table.groupby("variable", sort=False):
             stacked = np.stack([differences[i].to_numpy() for i in part.index])
-            table.loc[part.index, "p_corrected"] = max_statistic_p(stacked, np.arange(stacked.shape[1]), one_sided=False)
+            table.loc[part.index, "p_corrected"] = max_statistic_p(
+                stacked, np.arange(stacked.shape[1]), one_sided=False
+            )
         return table
 
     def _variable(self, name: str | None) -> str:
@@ -152,7 +176,9 @@ class StudyResult:
         if name is None and len(known) == 1:
             return known[0]
         if name not in known:
-            raise StudyError(f"variable={name!r}: this study looked for {', '.join(known)}. {nearest(str(name), known)}")
+            raise StudyError(
+                f"variable={name!r}: this study looked for {', '.join(known)}. {nearest(str(name), known)}"
+            )
         return name
 
     def _cell(self, which: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +187,9 @@ class StudyResult:
                 raise StudyError(f"The grid has no column {column!r}. {nearest(column, self.grid.columns)}")
         found = self.grid[np.logical_and.reduce([self.grid[column] == value for column, value in which.items()])]
         if len(found) != 1:
-            raise StudyError(f"{dict(which)} names {len(found)} cells of the grid; name exactly one by {', '.join(KEYS)} or layer.")
+            raise StudyError(
+                f"{dict(which)} names {len(found)} cells of the grid; name exactly one by {', '.join(KEYS)} or layer."
+            )
         return dict(found.iloc[0][list(KEYS)])
 
     def _pairs(self, key: Mapping[str, Any], metric: str) -> pd.Series:
@@ -183,8 +211,12 @@ class StudyResult:
 def _paired(one: pd.Series, two: pd.Series) -> pd.Series:
     difference = (one - two).dropna()
     if difference.empty:
-        raise StudyError("The two have no base/source pair in common. Draw both from the same task with the same Sampling.")
+        raise StudyError(
+            "The two have no base/source pair in common. Draw both from the same task with the same Sampling."
+        )
     values, clusters = difference.to_numpy(), np.arange(len(difference))
     found = mean_interval(values, clusters, share=False)
     p = float(max_statistic_p(values[None], clusters, one_sided=False)[0])
-    return pd.Series({"difference": found.value, "low": found.low, "high": found.high, "p": p, "clusters": found.clusters})
+    return pd.Series(
+        {"difference": found.value, "low": found.low, "high": found.high, "p": p, "clusters": found.clusters}
+    )

@@ -34,7 +34,9 @@ def target_settings(model: CausalModel, data: CounterfactualDataset) -> tuple[pd
         for name in _input_ancestors(model, variable):
             inputs[name] = data.sources[variable][name].copy()
     frame = model.run(pd.DataFrame(inputs))
-    wanted = {name: data.sources[name][name] for name in data.variables} | {name: data.labels[name] for name in model.outputs if name in data.labels}
+    wanted = {name: data.sources[name][name] for name in data.variables} | {
+        name: data.labels[name] for name in model.outputs if name in data.labels
+    }
     valid = np.logical_and.reduce([(frame[name].to_numpy() == column.to_numpy()) for name, column in wanted.items()])
     base = model.run(data.base[list(model.inputs)])
     return frame.where(pd.Series(valid), base), valid

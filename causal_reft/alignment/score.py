@@ -54,7 +54,13 @@ class Score:
 
 
 def controlled_score(
-    network: nn.Module, graph: InterventionGraph, data: CounterfactualDataset, encoding: Encoding, draws: int, seed: int, batch_size: int
+    network: nn.Module,
+    graph: InterventionGraph,
+    data: CounterfactualDataset,
+    encoding: Encoding,
+    draws: int,
+    seed: int,
+    batch_size: int,
 ) -> Score:
     """Score a graph and, on the same rows, the graph with other featurizers at the same sites."""
     examples, clusters = encoding.examples(data), clusters_of(data)

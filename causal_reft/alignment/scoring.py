@@ -22,7 +22,11 @@ NO_EDIT = InterventionGraph()
 
 @torch.no_grad()
 def score_rows(
-    network: nn.Module, graph: InterventionGraph, examples: Examples, batch_size: int = 64, target: Examples | None = None
+    network: nn.Module,
+    graph: InterventionGraph,
+    examples: Examples,
+    batch_size: int = 64,
+    target: Examples | None = None,
 ) -> dict[str, np.ndarray]:
     """Every metric of every row ("rows" of float64); `kl` only where `target` is given, nan in rows that it marks so."""
     with frozen(network), computed_once():
@@ -59,7 +63,9 @@ def _metrics(scored: Scored, examples: Examples, rows: Tensor) -> dict[str, np.n
 
 
 @torch.no_grad()
-def states_at(network: nn.Module, site: Site, examples: Examples, runs: Iterable[str], batch_size: int = 64) -> dict[str, Float[Tensor, "token d_model"]]:
+def states_at(
+    network: nn.Module, site: Site, examples: Examples, runs: Iterable[str], batch_size: int = 64
+) -> dict[str, Float[Tensor, "token d_model"]]:
     """The states at a site in some runs, all named tokens of all rows under one another."""
     names = list(runs)
     graph = InterventionGraph(**{run: Collect(run, site) for run in names})

@@ -57,7 +57,9 @@ class Clustered:
         return (weights @ self.sums.T) / (weights @ self.counts)[:, None]
 
 
-def mean_interval(values: np.ndarray, clusters: np.ndarray, seed: int = 0, level: float = LEVEL, share: bool = True) -> Interval:
+def mean_interval(
+    values: np.ndarray, clusters: np.ndarray, seed: int = 0, level: float = LEVEL, share: bool = True
+) -> Interval:
     """The mean of row scores (nan rows left out) with a cluster-bootstrap interval (BCa; Efron 1987).
 
     `share`: whether 0 and 1 are the ends of the scale, as for accuracies, and not for differences.
@@ -75,7 +77,9 @@ def crossed_interval(scores: np.ndarray, clusters: np.ndarray, seed: int = 0, le
     """The mean over seeds and rows, "seed rows", with an interval from resampling both seeds and clusters."""
     data = Clustered.of(scores, clusters)
     pooled = Clustered(data.sums.mean(0, keepdims=True), data.counts)
-    low, high = _degenerate(pooled, level) or np.quantile(_crossed(data, numpy_stream(seed, "crossed"))[0], _tails(level))
+    low, high = _degenerate(pooled, level) or np.quantile(
+        _crossed(data, numpy_stream(seed, "crossed"))[0], _tails(level)
+    )
     return Interval(float(pooled.means[0]), float(low), float(high), int(data.counts.sum()), len(data.counts))
 
 
@@ -92,7 +96,7 @@ def _tails(level: float) -> tuple[float, float]:
 
 
 def _bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int, level: float) -> tuple[float, float]:
-    def ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
+    def ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
         return sums.sum(axis) / counts.sum(axis)
 
     found = stats.bootstrap(

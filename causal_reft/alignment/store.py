@@ -44,7 +44,9 @@ class Store:
         if found.is_file():
             self._check_same(json.loads(found.read_text(encoding="utf-8")), description)
         elif self.folder.exists() and any(self.folder.iterdir()):
-            raise StudyError(f"{self.folder} is not empty and holds no study. Nothing was written. Choose another folder.")
+            raise StudyError(
+                f"{self.folder} is not empty and holds no study. Nothing was written. Choose another folder."
+            )
         (self.folder / CELLS).mkdir(parents=True, exist_ok=True)
         for name, content in ((ROWS, rows), (DESCRIPTION, description)):
             if not (self.folder / name).is_file():
@@ -66,7 +68,12 @@ class Store:
 
     def put(self, cell: Cell, digest: str, result: CellResult) -> None:
         """Write a finished cell."""
-        header = {"cell": json.dumps(asdict(cell)), "digest": cell.digest(digest), "facts": json.dumps(result.facts), "seconds": repr(result.seconds)}
+        header = {
+            "cell": json.dumps(asdict(cell)),
+            "digest": cell.digest(digest),
+            "facts": json.dumps(result.facts),
+            "seconds": repr(result.seconds),
+        }
         content = save({name: np.ascontiguousarray(array) for name, array in result.arrays.items()}, metadata=header)
         write_whole(self.folder / CELLS / cell.file_name(digest), content)
 
@@ -88,7 +95,9 @@ class Store:
             header, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         cell = Cell(**json.loads(header["cell"]))
         if header["digest"] != cell.digest(digest) or path.name != cell.file_name(digest):
-            raise StudyError(f"{path} does not belong to this study: it was renamed, copied or edited. Delete it and run the study again.")
+            raise StudyError(
+                f"{path} does not belong to this study: it was renamed, copied or edited. Delete it and run the study again."
+            )
         return cell, CellResult(arrays, json.loads(header["facts"]), float(header["seconds"]))
 
     def _read(self, name: str) -> dict[str, Any]:

@@ -114,7 +114,9 @@ class Study:
             splits = self._splits(variable, data, sampling)
             network, encoding = source.network(), _matching(as_encoding(tokenizer), match, task)
             self.prepared: dict[str, Prepared] = {
-                name: prepare(network, encoding, parts, task, self.sites, sampling, self.seeds[: controls.seeds], batch_size)
+                name: prepare(
+                    network, encoding, parts, task, self.sites, sampling, self.seeds[: controls.seeds], batch_size
+                )
                 for name, parts in splits.items()
             }
             first = next(iter(self.prepared.values())).data.train
@@ -143,7 +145,13 @@ class Study:
         self.digest = self.description["digest"]
         self._temporary = tempfile.TemporaryDirectory(prefix="causal_reft-study-") if folder is None else None
         self.store = Store(self._temporary.name if self._temporary else os.fspath(folder or ""))
-        self.store.open(self.description, {name: part.records.to_dict("list") | {"dropped": dict(part.dropped)} for name, part in self.prepared.items()})
+        self.store.open(
+            self.description,
+            {
+                name: part.records.to_dict("list") | {"dropped": dict(part.dropped)}
+                for name, part in self.prepared.items()
+            },
+        )
 
     # Running ----------------------------------------------------------------------------------------------------
 
@@ -161,7 +169,9 @@ class Study:
         if executor is not None:
             self.work.source.check_sendable()
         if self.work.source.live and digest_of(self.work.source.network()) != self.work.source.digest:
-            raise StudyError("The network's weights changed since the study was made. Make the study again from the network as it is now.")
+            raise StudyError(
+                "The network's weights changed since the study was made. Make the study again from the network as it is now."
+            )
         for stage, cells in (("fits", self._fits), ("controls", self._control_cells), ("ladder", self._last_cells)):
             self._compute(stage, cells(), executor, progress)
         return self.result()
@@ -218,8 +228,16 @@ class Study:
         """Every fit of the grid, and its twins on permuted labels and shuffled weights for the first seeds."""
         grid = [(v, s, f) for v in self.prepared for f in range(self.n_main) for s in range(len(self.sites))]
         main = [Cell(FIT, v, s, f, seed=seed) for v, s, f in grid for seed in self.seeds]
-        twins = [Cell(FIT, v, s, f, seed=seed, role="control") for v, s, f in grid for seed in self.seeds[: self.controls.seeds]]
-        return main + [replace(cell, labels=PERMUTED) for cell in twins] + [replace(cell, network=SHUFFLED) for cell in twins]
+        twins = [
+            Cell(FIT, v, s, f, seed=seed, role="control")
+            for v, s, f in grid
+            for seed in self.seeds[: self.controls.seeds]
+        ]
+        return (
+            main
+            + [replace(cell, labels=PERMUTED) for cell in twins]
+            + [replace(cell, network=SHUFFLED) for cell in twins]
+        )
 
     def _control_cells(self) -> list[Cell]:
         """The controls of every site for every total rank that a fit used there."""
@@ -261,9 +279,13 @@ class Study:
 
     # What it is -------------------------------------------------------------------------------------------------
 
-    def _splits(self, variable: str | Sequence[str] | None, data: Splits | Mapping[str, Splits] | None, sampling: Sampling) -> dict[str, Splits]:
+    def _splits(
+        self, variable: str | Sequence[str] | None, data: Splits | Mapping[str, Splits] | None, sampling: Sampling
+    ) -> dict[str, Splits]:
         if (self.task is None) == (data is None) and data is None:
-            raise StudyError("A study needs task=... (a Task or a CausalModel) or data=... (counterfactuals, split in three).")
+            raise StudyError(
+                "A study needs task=... (a Task or a CausalModel) or data=... (counterfactuals, split in three)."
+            )
         if isinstance(data, Splits):
             return {"+".join(data.train.variables): data}
         if data is not None:
@@ -289,7 +311,15 @@ class Study:
             "model": {"class": type(work.source.network()).__name__, "weights": work.source.digest},
             "rows": {name: part.digest for name, part in self.prepared.items()},
             "variables": {name: dict(part.data.runs) for name, part in self.prepared.items()},
-            "sites": [{"layer": site.layer, "component": site.name.partition(".")[0], "name": site.name, "positions": _plain(site)} for site in self.sites],
+            "sites": [
+                {
+                    "layer": site.layer,
+                    "component": site.name.partition(".")[0],
+                    "name": site.name,
+                    "positions": _plain(site),
+                }
+                for site in self.sites
+            ],
             "widths": list(work.widths),
             "labels": self.labels,
             "featurizers": [_fingerprint(build, work.widths[0]) for build in work.featurizers],
@@ -321,7 +351,9 @@ def _matching(encoding: Encoding, match: str, task: Task | CausalModel | None) -
     return replace(encoding, choices=task.choices)
 
 
-def _labelled(featurizer: FeaturizerRecipe | Mapping[str, FeaturizerRecipe], width: int) -> tuple[list[str], list[FeaturizerRecipe]]:
+def _labelled(
+    featurizer: FeaturizerRecipe | Mapping[str, FeaturizerRecipe], width: int
+) -> tuple[list[str], list[FeaturizerRecipe]]:
     if isinstance(featurizer, Mapping):
         return list(featurizer), list(featurizer.values())
     built = featurizer(width, 0)

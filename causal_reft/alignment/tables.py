@@ -14,7 +14,14 @@ import torch
 
 from causal_reft.alignment.cell import CONTROLS, FIT, PERMUTED, SHUFFLED, TRUE, Cell, CellResult
 from causal_reft.alignment.metrics import METRICS, summary
-from causal_reft.alignment.statistics import Interval, crossed_interval, max_statistic_p, mean_interval, percentile, separation
+from causal_reft.alignment.statistics import (
+    Interval,
+    crossed_interval,
+    max_statistic_p,
+    mean_interval,
+    percentile,
+    separation,
+)
 from causal_reft.featurizers import principal_angles
 
 COLUMNS = {
@@ -72,24 +79,40 @@ class Controlled:
         """What a row of a table says of the controls."""
         means = {name: rows.mean(1) for name, rows in self.rivals.items()}
         draws = means["random"]
-        found = {name: float(means[name].mean()) if name in means else float("nan") for name in ("no_edit", "pca", "permuted", "shuffled")}
-        random = {"random_mean": float(draws.mean()), "random_best": float(draws.max()), "random_percentile": percentile(score, draws)}
+        found = {
+            name: float(means[name].mean()) if name in means else float("nan")
+            for name in ("no_edit", "pca", "permuted", "shuffled")
+        }
+        random = {
+            "random_mean": float(draws.mean()),
+            "random_best": float(draws.max()),
+            "random_percentile": percentile(score, draws),
+        }
         return found | random | {"full_patch": self.full_patch}
 
 
 class Tables:
     """The tables of one study's finished cells."""
 
-    def __init__(self, description: Mapping[str, Any], rows: Mapping[str, Any], cells: Mapping[Cell, CellResult]) -> None:
+    def __init__(
+        self, description: Mapping[str, Any], rows: Mapping[str, Any], cells: Mapping[Cell, CellResult]
+    ) -> None:
         self.description, self.cells = description, cells
         self.labels = list(description["labels"])
-        self.rows = {name: pd.DataFrame({k: v for k, v in columns.items() if k != "dropped"}) for name, columns in rows.items()}
+        self.rows = {
+            name: pd.DataFrame({k: v for k, v in columns.items() if k != "dropped"}) for name, columns in rows.items()
+        }
 
     def fits(self, **wanted: Any) -> list[Cell]:
         """Fit cells with these fields, in order of variable, featurizer, site and seed."""
-        found = [c for c in self.cells if c.kind == FIT and all(getattr(c, key) == value for key, value in wanted.items())]
+        found = [
+            c for c in self.cells if c.kind == FIT and all(getattr(c, key) == value for key, value in wanted.items())
+        ]
         order = list(self.rows)
-        return sorted(found, key=lambda c: (order.index(c.variable), c.featurizer, c.site, self.description["seeds"].index(c.seed)))
+        return sorted(
+            found,
+            key=lambda c: (order.index(c.variable), c.featurizer, c.site, self.description["seeds"].index(c.seed)),
+        )
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -107,7 +130,9 @@ class Tables:
     def control_fits(self) -> pd.DataFrame:
         """One row per fit to permuted labels or on shuffled weights."""
         cells = self.fits(role="control")
-        return pd.DataFrame([{**self._place(c), "network": c.network, "labels": c.labels, **self._score(c)} for c in cells])
+        return pd.DataFrame(
+            [{**self._place(c), "network": c.network, "labels": c.labels, **self._score(c)} for c in cells]
+        )
 
     @cached_property
     def grid(self) -> pd.DataFrame:
@@ -116,7 +141,11 @@ class Tables:
         for cell in self.fits(role="study"):
             groups.setdefault((cell.variable, cell.featurizer, cell.site), []).append(cell)
         table = _ordered(self._grid_row(cells) for cells in groups.values())
-        corrected = [p for variable in self.rows for p in self._corrected([cells for key, cells in groups.items() if key[0] == variable])]
+        corrected = [
+            p
+            for variable in self.rows
+            for p in self._corrected([cells for key, cells in groups.items() if key[0] == variable])
+        ]
         table["p_corrected"] = corrected
         return table[[name for name in COLUMNS if name in table]]
 
@@ -142,21 +171,31 @@ class Tables:
     def controlled(self, cell: Cell) -> Controlled:
         """The controls of a fit's place in the grid."""
         rank = sum(self.cells[cell].facts["ranks"].values())
-        arrays = next(found.arrays for c, found in self.cells.items() if (c.kind, c.variable, c.site, c.rank) == (CONTROLS, cell.variable, cell.site, rank))
+        arrays = next(
+            found.arrays
+            for c, found in self.cells.items()
+            if (c.kind, c.variable, c.site, c.rank) == (CONTROLS, cell.variable, cell.site, rank)
+        )
         rivals = {"no_edit": arrays["no_edit.iia"][None], "random": arrays["random.iia"]}
         rivals |= {"pca": arrays["pca.iia"][None]} if "pca.iia" in arrays else {}
         place = {"variable": cell.variable, "site": cell.site, "featurizer": cell.featurizer}
         for name, wanted in (("permuted", {"labels": PERMUTED}), ("shuffled", {"network": SHUFFLED})):
             twins = self.fits(**place, **wanted)
             rivals |= {name: self.scores(twins)} if twins else {}
-        return Controlled(rivals, float(arrays["full_patch.iia"].mean()) if "full_patch.iia" in arrays else float("nan"))
+        return Controlled(
+            rivals, float(arrays["full_patch.iia"].mean()) if "full_patch.iia" in arrays else float("nan")
+        )
 
     @cached_property
     def records(self) -> pd.DataFrame:
         """One row per report row and fit of the grid: its place, the row's own columns, and every metric."""
         parts = []
         for cell in self.fits(role="study"):
-            metrics = {name: self.cells[cell].arrays[f"report.{name}"] for name in METRICS if f"report.{name}" in self.cells[cell].arrays}
+            metrics = {
+                name: self.cells[cell].arrays[f"report.{name}"]
+                for name in METRICS
+                if f"report.{name}" in self.cells[cell].arrays
+            }
             parts.append(self.rows[cell.variable].assign(**self._place(cell), **metrics))
         table = pd.concat(parts, ignore_index=True)
         first = [name for name in COLUMNS if name in table and name not in METRICS]
@@ -164,9 +203,20 @@ class Tables:
 
     def _place(self, cell: Cell) -> dict[str, Any]:
         site = self.description["sites"][cell.site]
-        named = {"layer": site["layer"], "component": site["component"], "positions": site["positions"], "site": site["name"]}
+        named = {
+            "layer": site["layer"],
+            "component": site["component"],
+            "positions": site["positions"],
+            "site": site["name"],
+        }
         rank = sum(self.cells[cell].facts["ranks"].values())
-        return {"variable": cell.variable, **named, "featurizer": self.labels[cell.featurizer], "rank": rank, "seed": cell.seed}
+        return {
+            "variable": cell.variable,
+            **named,
+            "featurizer": self.labels[cell.featurizer],
+            "rank": rank,
+            "seed": cell.seed,
+        }
 
     def _score(self, cell: Cell) -> dict[str, Any]:
         arrays = self.cells[cell].arrays
@@ -206,7 +256,9 @@ class Tables:
         for one, two in combinations(cells, 2):
             a, b = self.cells[one].arrays, self.cells[two].arrays
             names = [name for name in a if name.startswith("rotation.") and a[name].shape == b[name].shape]
-            found += [float(principal_angles(torch.from_numpy(a[name]), torch.from_numpy(b[name])).max()) for name in names]
+            found += [
+                float(principal_angles(torch.from_numpy(a[name]), torch.from_numpy(b[name])).max()) for name in names
+            ]
         return float(np.mean(found)) if found else float("nan")
 
     def _clusters(self, cell: Cell) -> np.ndarray:
@@ -214,7 +266,13 @@ class Tables:
 
 
 def _interval_columns(found: Interval) -> dict[str, Any]:
-    return {"iia": found.value, "iia_low": found.low, "iia_high": found.high, "rows": found.rows, "clusters": found.clusters}
+    return {
+        "iia": found.value,
+        "iia_low": found.low,
+        "iia_high": found.high,
+        "rows": found.rows,
+        "clusters": found.clusters,
+    }
 
 
 def _separation_columns(found: Any, score: float) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def describe_study(study: Study) -> str:
         f"  featurizers: {', '.join(study.labels[: study.n_main])}; seeds {', '.join(map(str, study.seeds))}",
         f"  controls: {study.controls.random} random subspaces, PCA, identity patch and whole vector at every site; {len(twins)} more fits "
         f"to permuted labels and on shuffled weights",
-        f"  at the best site: a ladder of {last} more maps" + (" and an illusion report" if study.controls.illusion else ""),
+        f"  at the best site: a ladder of {last} more maps"
+        + (" and an illusion report" if study.controls.illusion else ""),
         *[f"  {name}: {_row_counts(part.data)} rows{_dropped(part.dropped)}" for name, part in study.prepared.items()],
         f"  about {_round(forwards)} passes of one prompt, at most about {_duration(seconds)} for one worker",
         f"  folder {study.store.folder}: {study.finished} of {len(study.cells)} known cells finished",
@@ -51,14 +52,36 @@ def report_text(result: StudyResult) -> str:
     """The whole report."""
     parts = []
     for variable in result.tables.rows:
-        parts += [*_headline(result, variable), "", *_where(result, variable), "", *_controls(result, variable), *_ladder(result, variable), *_illusion(result, variable)]
+        parts += [
+            *_headline(result, variable),
+            "",
+            *_where(result, variable),
+            "",
+            *_controls(result, variable),
+            *_ladder(result, variable),
+            *_illusion(result, variable),
+        ]
         parts += ["", *_rows(result, variable), ""]
     return "\n".join([*parts, *_reading()])
 
 
 def report_html(result: StudyResult) -> str:
     """The whole report with the grid as a table."""
-    columns = ["variable", "site", "positions", "featurizer", "iia", "iia_low", "iia_high", "control", "best_control", "separation", "separation_low", "separation_high", "p_corrected"]
+    columns = [
+        "variable",
+        "site",
+        "positions",
+        "featurizer",
+        "iia",
+        "iia_low",
+        "iia_high",
+        "control",
+        "best_control",
+        "separation",
+        "separation_low",
+        "separation_high",
+        "p_corrected",
+    ]
     table = result.grid[columns].to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
     paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in report_text(result).splitlines() if line.strip())
     return f"<div>{paragraphs}{table}</div>"
@@ -94,20 +117,30 @@ def _where(result: StudyResult, variable: str) -> list[str]:
         place = _place(part, positions, component) + (f" with {featurizer}" if grid["featurizer"].nunique() > 1 else "")
         if apart.empty:
             highest = part.loc[part["iia"].idxmax()]
-            lines.append(f"At {place}: no effect beyond the controls at any of {len(part)} sites (highest IIA {_score(highest)}, control {highest.control:.3f}).")
+            lines.append(
+                f"At {place}: no effect beyond the controls at any of {len(part)} sites (highest IIA {_score(highest)}, control {highest.control:.3f})."
+            )
             continue
-        shown = "; ".join(f"{_layer(row)} {row.separation:+.3f} (IIA {row.iia:.3f}, whole vector {row.full_patch:.3f})" for _, row in apart.iterrows())
+        shown = "; ".join(
+            f"{_layer(row)} {row.separation:+.3f} (IIA {row.iia:.3f}, whole vector {row.full_patch:.3f})"
+            for _, row in apart.iterrows()
+        )
         lines.append(f"At {place}: separated at {len(apart)} of {len(part)} sites: {shown}.")
     return lines
 
 
 def _controls(result: StudyResult, variable: str) -> list[str]:
     best = result.best(variable)
-    angle = "" if pd.isna(best.seed_angle) else f" Subspaces of different seeds differ by {best.seed_angle:.0f} degrees (mean largest angle)."
+    angle = (
+        ""
+        if pd.isna(best.seed_angle)
+        else f" Subspaces of different seeds differ by {best.seed_angle:.0f} degrees (mean largest angle)."
+    )
     return [
         f"At {_cell(best)}: identity patch {best.no_edit:.3f}; random subspaces of rank {best['rank']:g} mean {best.random_mean:.3f}, best "
         f"{best.random_best:.3f} (the score beats {best.random_percentile:.0f} %); PCA {best.pca:.3f}; permuted labels {best.permuted:.3f}; "
-        f"shuffled weights {best.shuffled:.3f}; whole vector {best.full_patch:.3f}. Standard deviation over seeds {best.iia_sd:.3f}." + angle,
+        f"shuffled weights {best.shuffled:.3f}; whole vector {best.full_patch:.3f}. Standard deviation over seeds {best.iia_sd:.3f}."
+        + angle,
         f"Cause {best.cause:.3f}, isolate {best.isolate:.3f}, disentangle {best.disentangle:.3f} (nan: no such rows).",
     ]
 
@@ -117,7 +150,9 @@ def _ladder(result: StudyResult, variable: str) -> list[str]:
     mine = ladder[ladder["variable"] == variable] if len(ladder) else ladder
     if not len(mine):
         return []
-    steps = mine.groupby(["featurizer", "network"], sort=False)["iia"].agg(["mean", "min", "max", "count"]).reset_index()
+    steps = (
+        mine.groupby(["featurizer", "network"], sort=False)["iia"].agg(["mean", "min", "max", "count"]).reset_index()
+    )
     steps = steps.sort_values("network", kind="stable")
     shown = "; ".join(
         f"{row.featurizer}{' on shuffled weights' if row.network == SHUFFLED else ''} {row['mean']:.3f} [{row['min']:.3f} to {row['max']:.3f}, {row['count']} seeds]"
@@ -130,7 +165,10 @@ def _illusion(result: StudyResult, variable: str) -> list[str]:
     from causal_reft.errors import StudyError
 
     try:
-        return ["Illusion report of its first seed (a diagnostic, no verdict):", *(f"  {line}" for line in result.illusion(variable).words.splitlines())]
+        return [
+            "Illusion report of its first seed (a diagnostic, no verdict):",
+            *(f"  {line}" for line in result.illusion(variable).words.splitlines()),
+        ]
     except StudyError:
         return []
 

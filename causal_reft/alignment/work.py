@@ -17,7 +17,14 @@ import torch
 from torch import nn
 
 from causal_reft.alignment.cell import CONTROLS, FIT, PERMUTED, SHUFFLED, Cell, CellResult
-from causal_reft.alignment.controls import StackedSubspaces, effective_rank, full_patch, pca_graph, random_scores, shuffled
+from causal_reft.alignment.controls import (
+    StackedSubspaces,
+    effective_rank,
+    full_patch,
+    pca_graph,
+    random_scores,
+    shuffled,
+)
 from causal_reft.alignment.illusion import illusion_report
 from causal_reft.alignment.network_source import NetworkSource
 from causal_reft.alignment.scoring import NO_EDIT, score_rows
@@ -86,7 +93,9 @@ def build_graph(work: Work, cell: Cell) -> InterventionGraph:
     """The untrained graph of a fit: one featurizer, cut into equal slices where there are several variables."""
     site, runs = work.sites[cell.site], work.data[cell.variable].runs
     featurizer = work.featurizers[cell.featurizer](work.widths[cell.site], cell.seed)
-    return InterventionGraph(**{name: Interchange(site, part, Collect(runs[name])) for name, part in slices(featurizer, list(runs)).items()})
+    return InterventionGraph(
+        **{name: Interchange(site, part, Collect(runs[name])) for name, part in slices(featurizer, list(runs)).items()}
+    )
 
 
 def slices(featurizer: Featurizer, names: Sequence[str]) -> Mapping[str, Featurizer]:
@@ -135,9 +144,15 @@ def _controls(work: Work, cell: Cell) -> Outcome:
     examples, parts = data.report.examples, len(data.runs)
     frames = random_frames(1, min(cell.rank, width), width, 0).split(max(1, cell.rank // parts), dim=1)
     nodes = zip(data.runs.items(), frames, strict=False)
-    graph = InterventionGraph(**{name: Interchange(site, StackedSubspaces(rows), Collect(run)) for (name, run), rows in nodes})
+    graph = InterventionGraph(
+        **{name: Interchange(site, StackedSubspaces(rows), Collect(run)) for (name, run), rows in nodes}
+    )
     patches = {"no_edit": NO_EDIT, "pca": pca_graph(network, graph, data.train), "full_patch": full_patch(graph)}
-    found = {name: score_rows(network, patch, examples, work.batch_size) for name, patch in patches.items() if patch is not None}
+    found = {
+        name: score_rows(network, patch, examples, work.batch_size)
+        for name, patch in patches.items()
+        if patch is not None
+    }
     found["random"] = random_scores(network, graph, examples, work.draws, cell.seed)
     return {f"{name}.{metric}": rows for name, metrics in found.items() for metric, rows in metrics.items()}, {}
 
@@ -148,7 +163,11 @@ def _illusion(work: Work, cell: Cell) -> Outcome:
     graph = build_graph(work, cell)
     fit(IntervenedModel(network, graph), data.train, progress=False, **vars(replace(work.recipe, seed=cell.seed)))
     report = illusion_report(network, graph, data.report.examples, data.report.clusters, batch_size=work.batch_size)
-    facts = {**vars(report), "effects": report.effects.to_dict("list"), "projections": report.projections.round(6).to_dict("list")}
+    facts = {
+        **vars(report),
+        "effects": report.effects.to_dict("list"),
+        "projections": report.projections.round(6).to_dict("list"),
+    }
     return {}, facts
 
 

@@ -7,17 +7,21 @@ the answer goes with right alone.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from causal_reft.alignment import Tensors
+from causal_reft.alignment import Alignment, Tensors
 from causal_reft.causal import CausalModel, CounterfactualDataset
+from causal_reft.featurizers import Subspace
+from causal_reft.graph import Collect, Interchange, InterventionGraph
 from causal_reft.seeds import derive, numpy_stream
 from causal_reft.sites import Site
 
-SITE = Site.at("hidden")
+SITE, SAME_SITE = Site.at("hidden"), Site.at("read", port="input")
 WIDTH = 16
 N_REST = WIDTH - 2
 SLOPE = 2.0
@@ -26,7 +30,11 @@ SLOPE = 2.0
 def causal_model() -> CausalModel:
     return CausalModel(
         inputs=dict.fromkeys(("a", "b", "c")),
-        mechanisms={"left": lambda a: a.sum(-1) > 0, "right": lambda b: b.sum(-1) > 0, "answer": lambda left, right: left == right},
+        mechanisms={
+            "left": lambda a: a.sum(-1) > 0,
+            "right": lambda b: b.sum(-1) > 0,
+            "answer": lambda left, right: left == right,
+        },
     )
 
 
@@ -60,12 +68,19 @@ class Planted(nn.Module):
         return torch.stack([-agree, agree], -1)
 
 
+truth = partial(Planted, "independent", 0)
+
+
 def counterfactuals(n: int, seed: int) -> CounterfactualDataset:
     """Pairs that interchange left."""
     model, stream = causal_model(), numpy_stream(seed, "planted data")
-    base, source = (model.run({"a": stream.normal(size=(n, 4)), "b": stream.normal(size=(n, 4)), "c": stream.normal(size=(n, N_REST))}) for _ in range(2))
+    base, source = (model.run(_drawn(stream, n)) for _ in range(2))
     labels = model.interchange(base, left=source)[["answer"]]
     return CounterfactualDataset(base, {"left": source}, labels, ("left",), ("a", "b", "c"), seed)
+
+
+def _drawn(stream: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    return {"a": stream.normal(size=(n, 4)), "b": stream.normal(size=(n, 4)), "c": stream.normal(size=(n, N_REST))}
 
 
 def inputs(data: CounterfactualDataset) -> dict[str, Tensor]:
@@ -77,3 +92,8 @@ def _tensor(frame: pd.DataFrame) -> Tensor:
 
 
 ENCODING = Tensors(inputs, output="answer")
+
+
+def alignment(rank: int = 1, seed: int = 0, site: Site = SITE) -> Alignment:
+    edit = Interchange(site, Subspace(WIDTH, rank, seed), Collect())
+    return Alignment(causal_model(), InterventionGraph(left=edit))
