@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import nnsight
@@ -63,7 +64,7 @@ class NNsightExecutor(Executor):
 
     def forward(self, run: str, inputs: Inputs, states: States, *, training: bool, wants_output: bool) -> Any:
         self._refuse_what_would_be_wrong(run)
-        visit = Visit(run, _portable(self.work[run]), inputs, states, training)
+        visit = Visit(run, portable(self.work[run]), inputs, states, training)
         if not wants_output and not visit.work:
             return None
         with eagerly(self.model):
@@ -74,7 +75,7 @@ class NNsightExecutor(Executor):
         return output
 
     def generate(self, inputs: Inputs, states: States, **options: Any) -> Any:
-        visit = Visit("base", _portable(self.work["base"]), inputs, states, training=False, decoding=True)
+        visit = Visit("base", portable(self.work["base"]), inputs, states, training=False, decoding=True)
         with eagerly(self.model), _without_warning():
             return generated(self.envoy, visit, options, self.remote)
 
@@ -90,7 +91,7 @@ class NNsightExecutor(Executor):
 
 
 def opened(model: Any, tokenizer: Any = None, remote: bool | str = False) -> Envoy:
-    """An nnsight model around a module, from a repo id or folder, or as it was given.
+    """An nnsight model around a module, from a repo id or a folder with a language model, or as it was given.
 
     A repo id stays without weights where only a server will run it.
     """
@@ -100,7 +101,8 @@ def opened(model: Any, tokenizer: Any = None, remote: bool | str = False) -> Env
         return NNsight(unwrapped(model))
     from nnsight import TransformersModel
 
-    return TransformersModel(str(model), tokenizer=tokenizer, dispatch=remote is not True)
+    task = {"task": "text-generation"} if Path(model).is_dir() else {}
+    return TransformersModel(str(model), tokenizer=tokenizer, dispatch=remote is not True, **task)
 
 
 def traced(envoy: Any, visit: Visit, wants_output: bool, remote: bool | str) -> tuple[Any, States]:
@@ -214,7 +216,7 @@ def _check_operation(envoy: Envoy, port: PortWork) -> None:
         raise SiteError(f"{location.path!r} has no operation {first or location.port!r} in its forward. {nearest(first, names)}")
 
 
-def _portable(work: tuple[PortWork, ...]) -> tuple[PortWork, ...]:
+def portable(work: tuple[PortWork, ...]) -> tuple[PortWork, ...]:
     """The same ports without their modules: paths are enough in a trace, and weights must not travel."""
     nowhere = nn.Identity()
 

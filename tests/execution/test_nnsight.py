@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from copy import deepcopy
 from functools import cache
 
+import nnsight
 import pytest
 import torch
 from nnsight import NNsight
@@ -12,6 +16,7 @@ from nnsight import NNsight
 import causal_reft as cr
 from causal_reft.errors import GraphError, PositionError, RunError, SiteError
 from causal_reft.execution.nnsight import operations
+from causal_reft.execution.remote import apply, train_in_session
 from causal_reft.sites import ARCHITECTURES
 from tests.families import FAMILIES, NAN_ON_LEFT_PADDING, inputs_of, model_of, output_of
 
@@ -200,3 +205,79 @@ def test_remote_needs_a_model_that_a_server_can_load():
         cr.IntervenedModel(wrapped("llama"), graph)
     with pytest.raises(GraphError, match="Did you mean 'nnsight'"):
         cr.IntervenedModel(model_of("llama"), graph, executor="nnsigt")
+
+
+# --- behind nnsight: a rehearsal of a server, and a user's own trace ------------------------------------------------------
+
+REHEARSAL = """
+import sys, torch
+import causal_reft as cr
+from causal_reft.execution.remote import train_in_session
+from nnsight import TransformersModel
+
+torch.set_num_threads(1)
+model = TransformersModel(sys.argv[1], task="text-generation", dispatch=True)
+tokens = model.tokenizer(["Once upon a time", "Lily"], return_tensors="pt", padding=True)
+other = model.tokenizer(["The big dog was", "Tom"], return_tensors="pt", padding=True)
+site, results = cr.Site(2, positions="last"), {}
+seen = cr.InterventionGraph(seen=cr.Collect("base", cr.Site(1)), edit=cr.Interchange(site, cr.Subspace(64, 4), cr.Collect("source")))
+
+def loreft():
+    return cr.InterventionGraph(edit=cr.Interchange(site, cr.Subspace(64, 4), cr.LearnedSource(4, 64)))
+
+def steps():
+    return [{"base": {**tokens, "labels": torch.where(tokens["attention_mask"].cumsum(1) > 1, tokens["input_ids"] + i, -100)}} for i in range(5)]
+
+for where, options in {"here": {}, "nnsight": {"executor": "nnsight"}, "remote": {"executor": "nnsight", "remote": "local"}}.items():
+    base = model if options else model._module
+    collect = cr.IntervenedModel(base, cr.InterventionGraph(seen=seen["seen"]), **options).collect(tokens)["seen"]
+    output = cr.IntervenedModel(base, seen, **options)(tokens, source=other)
+    trained, losses = cr.IntervenedModel(base, loreft(), **options), []
+    if options:
+        losses = train_in_session(trained, steps(), learning_rate=1e-2)
+    else:
+        optimizer = torch.optim.Adam(trained.trainable_parameters(), 1e-2)
+        for batch in steps():
+            loss = trained(batch["base"]).loss
+            optimizer.zero_grad(); loss.backward(); optimizer.step()
+            losses.append(loss.item())
+    texts = cr.IntervenedModel(base, trained.graph, **options).generate(**tokens, max_new_tokens=5, do_sample=False)
+    results[where] = [collect, output.logits, output.collected["seen"], torch.tensor(losses), *trained.graph.parameters(), texts]
+for where in ("nnsight", "remote"):
+    torch.testing.assert_close(results[where], results["here"], rtol=0, atol=1e-6, equal_nan=True)
+assert results["here"][3][-1] != results["here"][3][0]
+print("equal")
+"""
+
+
+def test_a_rehearsal_of_a_server_collects_interchanges_trains_and_generates_as_here(shared, repository, tmp_path):
+    """In a process of its own: what is sent is source code, so the run-time type checker must not stand around it."""
+    script = tmp_path / "rehearsal.py"
+    script.write_text(REHEARSAL)
+    folder = shared / "models" / "stories260K-llama"
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder)], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(repository)}
+    )
+    assert done.stdout.strip().endswith("equal"), done.stderr[-3000:]
+
+
+def test_a_graph_inside_a_users_own_trace():
+    model, base, source = wrapped("llama"), inputs_of("llama", 0), inputs_of("llama", 1)
+    graph = cr.InterventionGraph(
+        late=cr.Interchange(cr.Site(1, positions="last"), cr.Subspace(16, 2), cr.Collect("source")),
+        seen=cr.Collect("base", cr.Site(0, "attention_value")),
+        early=cr.Interchange(cr.Site(0, "mlp_output", "f2"), cr.Identity(16), cr.Constant(1.0)),
+    )
+    wanted = cr.IntervenedModel(model_of("llama"), graph)(base, source=source)
+    with model.trace(**source):
+        states = nnsight.save(apply(graph, model, source, run="source").states)
+    with model.trace(**base):
+        seen = nnsight.save(apply(graph, model, base, states=states).collected)
+        logits = nnsight.save(model.output.logits)
+    torch.testing.assert_close(logits, wanted.logits, rtol=0, atol=0)
+    torch.testing.assert_close(seen, wanted.collected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_training_in_a_session_needs_nnsight():
+    with pytest.raises(GraphError, match="executor='hooks'"):
+        train_in_session(cr.IntervenedModel(model_of("llama"), cr.InterventionGraph()), [])
