@@ -110,8 +110,9 @@ def _edited(edit: Edit, original: Tensor, stream: Tensor, states: Mapping[tuple[
         return stream
     node, h_original, h = edit.node, edit.place.take(original), edit.place.take(stream)
     _check_width(edit, h)
-    z = node.source.coordinates(h_original, node.featurizer, _States(states, edit))
-    new = node.featurizer.write(h, z)
+    F = node.featurizer.of_rows(edit.place.tokens.rows // edit.repeats)
+    z = node.source.coordinates(h_original, F, _States(states, edit, h))
+    new = F.write(h, z)
     if training and node.dropout:
         new = h + nn.functional.dropout(new - h, node.dropout)
     return edit.place.put(stream, new)
@@ -129,8 +130,12 @@ def _check_width(edit: Edit, h: Hidden) -> None:
 class _States(Given):
     """The collected states, matched to the tokens of one edit: same row, same place in the row's list of tokens."""
 
-    def __init__(self, states: Mapping[tuple[str, Site], State], edit: Edit) -> None:
-        self._states, self._edit = states, edit
+    def __init__(self, states: Mapping[tuple[str, Site], State], edit: Edit, now: Hidden) -> None:
+        self._states, self._edit, self._now = states, edit, now
+
+    @property
+    def now(self) -> Hidden:
+        return self._now
 
     @property
     def ordinal(self) -> Int[Tensor, " token"]:

@@ -93,6 +93,11 @@ class Given(ABC):
     def ordinal(self) -> Int[Tensor, " token"]:
         """The number of each edited token among the named tokens of its row."""
 
+    @property
+    @abstractmethod
+    def now(self) -> Hidden:
+        """The edited tokens' states after the earlier edits at the same site, (token, d_model)."""
+
 
 @dataclass(frozen=True)
 class Constant:
@@ -288,16 +293,30 @@ class LearnedSource(nn.Module):
 
 @dataclass(frozen=True)
 class Shift:
-    """Adds the inner source to the coordinates that are there: z = F.read(h) + source."""
+    """Adds the inner source to the coordinates that are there: z = F.read(h) + source.
+
+    After other edits at the same site it adds to what they left, so several shifts are their sum in any order.
+    """
 
     source: Collect | Constant | Noise | LearnedSource
 
     def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
         change = self.source.coordinates(h, featurizer, given)
-        return featurizer.read(h).to(change.dtype) + change
+        return featurizer.read(given.now).to(change.dtype) + change
 
     def needs(self) -> tuple[Collect, ...]:
         return self.source.needs()
 
 
-Source = Collect | Constant | Noise | LearnedSource | Shift
+class PerRow(ABC):
+    """A source that differs by row of the batch; made when graphs are served together, never written by hand or saved."""
+
+    @abstractmethod
+    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
+        """The coordinates for the edited tokens, (token, rank)."""
+
+    def needs(self) -> tuple[Collect, ...]:
+        return ()
+
+
+Source = Collect | Constant | Noise | LearnedSource | Shift | PerRow
