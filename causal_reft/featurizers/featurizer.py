@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from causal_reft.errors import FeaturizerError
-from causal_reft.tensors import Coordinates, Float, Hidden, Rows, Tensor
+from causal_reft.tensors import Coordinates, Float, Hidden, Int, Rows, Tensor
 
 Config = Mapping[str, object]
 
@@ -46,6 +46,10 @@ class Featurizer(nn.Module, ABC):
     @abstractmethod
     def config(self) -> dict[str, object]:
         """What a JSON file needs, beside the tensors of `state_dict`, to build this again."""
+
+    def of_rows(self, rows: Int[Tensor, " token"]) -> Featurizer:
+        """The featurizer for tokens of these rows of a batch: itself, unless it differs by row (`execution/serving.py`)."""
+        return self
 
     def rows(self) -> Rows | None:
         """The matrix A with read(h) = A h, or `None` where reading is not linear."""

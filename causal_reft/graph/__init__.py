@@ -2,7 +2,7 @@
 
 from causal_reft.graph.interchange import Interchange
 from causal_reft.graph.intervention_graph import InterventionGraph, Node
-from causal_reft.graph.sources import Collect, Constant, Given, LearnedSource, Noise, Shift, Source
+from causal_reft.graph.sources import Collect, Constant, Given, LearnedSource, Noise, PerRow, Shift, Source
 from causal_reft.graph.storage import (
     graph_from_data,
     graph_to_data,
@@ -22,6 +22,7 @@ __all__ = [
     "LearnedSource",
     "Node",
     "Noise",
+    "PerRow",
     "Shift",
     "Source",
     "graph_from_data",

@@ -1,0 +1,253 @@
+"""Serving: one model, many graphs, another one for each row of a batch, and none for some.
+
+Edits of equal structure at one site are stacked: rows A (graph, rank, d_model), weights W and offsets b alike, and each row of
+a batch takes its own slice, so a batch costs the same whichever graphs its rows use:
+
+    h' = h + A_g^T (z - A_g h),   z = act(W_g h + b_g)   (z = A_g h + act(...) under `Shift`),   g the graph of the row
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from causal_reft.errors import GraphError, RunError, nearest
+from causal_reft.execution.inputs import RunInputs
+from causal_reft.execution.intervened_model import IntervenedModel
+from causal_reft.featurizers import Featurizer, Identity, Projection, Subspace
+from causal_reft.featurizers.featurizer import Config, add_in
+from causal_reft.graph import Constant, Interchange, InterventionGraph, LearnedSource, PerRow, Shift
+from causal_reft.graph.sources import ACTIVATIONS, Given
+from causal_reft.sites import Site
+from causal_reft.tensors import Coordinates, Hidden, Int, Tensor
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What edits must share to be computed together; `place` counts the edits of one graph at one site."""
+
+    place: int
+    site: Site
+    d_model: int
+    rank: int
+    whole: bool
+    weighted: bool
+    shifted: bool
+    activation: str | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One edit taken apart: A (None for the whole vector), W, b."""
+
+    rows: Tensor | None
+    weight: Tensor | None
+    offset: Tensor
+
+
+class Stack:
+    """The edits of one structure, stacked, and for the current call which of them each row of the batch takes."""
+
+    def __init__(self, structure: Structure, parts: Mapping[str, Parts]) -> None:
+        self.structure, self.names = structure, {name: i for i, name in enumerate(parts)}
+        self.rows = None if structure.whole else torch.stack([part.rows for part in parts.values() if part.rows is not None])
+        self.weight = torch.stack([part.weight for part in parts.values() if part.weight is not None]) if structure.weighted else None
+        self.offset = torch.stack([part.offset for part in parts.values()])
+        self.chosen = torch.zeros(0, dtype=torch.long)
+
+    def choose(self, graphs: Sequence[str | None]) -> list[bool]:
+        """Take one edit for each row of the batch; returns the rows that have one."""
+        indices = [self.names.get(name, -1) if name is not None else -1 for name in graphs]
+        self.chosen = torch.tensor(indices)
+        return [index >= 0 for index in indices]
+
+    def to(self, device: torch.device) -> None:
+        """Move the tensors, once."""
+        if self.offset.device != device:
+            self.rows, self.weight, self.offset = (None if t is None else t.to(device) for t in (self.rows, self.weight, self.offset))
+
+
+class StackedFeaturizer(Featurizer):
+    """The featurizers of a stack; bound to the rows of the edited tokens before it reads or writes."""
+
+    is_lens = False
+
+    def __init__(self, stack: Stack, rows: Int[Tensor, " token"] | None = None) -> None:
+        super().__init__()
+        self.stack, self.d_model, self.rank = stack, stack.structure.d_model, stack.structure.rank
+        if rows is not None:
+            self._bind(rows)
+
+    def of_rows(self, rows: Int[Tensor, " token"]) -> StackedFeaturizer:
+        return StackedFeaturizer(self.stack, rows)
+
+    def _bind(self, rows: Int[Tensor, " token"]) -> None:
+        """Lay the tokens out by row, (row, token of the row), because the tokens of a row share their matrices."""
+        self.stack.to(rows.device)
+        mine, self.row_of, counts = rows.unique_consecutive(return_inverse=True, return_counts=True)
+        first = counts.cumsum(0) - counts
+        self.slot_of = torch.arange(len(rows), device=rows.device) - first[self.row_of]
+        self.shape = len(mine), int(counts.max()) if len(counts) else 0
+        self.index = self.stack.chosen.to(rows.device)[mine]
+
+    def times(self, matrices: Tensor, x: Tensor) -> Tensor:
+        """Each token times the matrix of its row: (graph, out, in) and (token, in) -> (token, out)."""
+        laid_out = x.new_zeros(*self.shape, x.shape[-1]).index_put((self.row_of, self.slot_of), x)
+        return torch.bmm(laid_out, matrices[self.index].to(x.dtype).mT)[self.row_of, self.slot_of]
+
+    def read(self, h: Hidden) -> Coordinates:
+        x = h.to(torch.promote_types(h.dtype, self.stack.offset.dtype))
+        return x if self.stack.rows is None else self.times(self.stack.rows, x)
+
+    def write(self, h: Hidden, z: Coordinates) -> Hidden:
+        if self.stack.rows is None:
+            return z.to(h.dtype)
+        return add_in(h, self.times(self.stack.rows.mT, z - self.read(h)))
+
+    def config(self) -> Config:
+        raise GraphError("A stack of served graphs is not saved; save the graphs themselves.")
+
+
+class StackedSource(PerRow):
+    """The sources of a stack, for the rows that the featurizer is bound to."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+
+    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
+        assert isinstance(featurizer, StackedFeaturizer)
+        stack, structure = self.stack, self.stack.structure
+        x = h.to(torch.promote_types(h.dtype, stack.offset.dtype))
+        z = stack.offset[featurizer.index][featurizer.row_of].to(x.dtype)
+        if stack.weight is not None:
+            z = z + featurizer.times(stack.weight, x)
+        if structure.activation is not None:
+            z = ACTIVATIONS[structure.activation](z)
+        return z + featurizer.read(given.now) if structure.shifted else z
+
+
+class Served:
+    """A model under many graphs, each row of a batch under its own.
+
+    Args:
+        model: a transformers model or any module; used through hooks, one call at a time (a lock keeps threads apart).
+        tokenizer: kept for conveniences that need text.
+
+    Example:
+        >>> served = Served(model)
+        >>> served.add("formal", load_graph("formal")); served.add("german", load_graph("german"))
+        >>> served.generate(**prompts, graphs=["formal", None, "german"], max_new_tokens=20)
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.graphs: dict[str, InterventionGraph] = {}
+        self._stacks: dict[str, Stack] = {}
+        self._lock = threading.Lock()
+        self._restack({})
+
+    def add(self, name: str, graph: InterventionGraph) -> None:
+        """Serve one more graph from the next call on; its tensors are copied as they are now.
+
+        Raises:
+            GraphError: a name that is taken; a graph with several runs, or edits that do not stack.
+            SiteError: a site that the model does not have.
+        """
+        if name in self.graphs:
+            raise GraphError(f"A graph called {name!r} is served already. Remove it first: served.remove({name!r}).")
+        with self._lock:
+            self._restack({**self.graphs, name: graph})
+
+    def remove(self, name: str) -> None:
+        """Serve this graph no longer.
+
+        Raises:
+            GraphError: no such graph.
+        """
+        self._check(name)
+        with self._lock:
+            self._restack({other: graph for other, graph in self.graphs.items() if other != name})
+
+    @torch.no_grad()
+    def __call__(self, base: RunInputs | None = None, *, graphs: Sequence[str | None], **keywords: Any) -> Any:
+        """The model's own output, row i under `graphs[i]`.
+
+        Raises:
+            RunError: not one name (or None) for each row.
+            GraphError: a name that is not served.
+        """
+        with self._lock:
+            return self._intervened(base, active=self._choose(graphs, base, keywords), **keywords)
+
+    def generate(self, base: RunInputs | None = None, *, graphs: Sequence[str | None], **keywords: Any) -> Any:
+        """The model's own `generate`, row i under `graphs[i]`."""
+        with self._lock:
+            return self._intervened.generate(base, active=self._choose(graphs, base, keywords), **keywords)
+
+    def __repr__(self) -> str:
+        return f"Served({type(self.model).__name__}, {len(self.graphs)} graphs in {len(self._stacks)} stacks: {', '.join(self.graphs) or 'none'})"
+
+    def _choose(self, graphs: Sequence[str | None], base: Any, keywords: Mapping[str, Any]) -> dict[str, list[bool]]:
+        rows = next(len(v) for v in ((base,) if isinstance(base, Tensor) else (base or keywords).values()) if isinstance(v, Tensor))
+        if len(graphs) != rows:
+            raise RunError(f"graphs has {len(graphs)} entries for {rows} rows; give one name or None for each row.")
+        for name in set(graphs) - {None}:
+            self._check(str(name))
+        return {node: stack.choose(graphs) for node, stack in self._stacks.items()}
+
+    def _check(self, name: str) -> None:
+        if name not in self.graphs:
+            raise GraphError(f"No graph called {name!r} is served. {nearest(name, self.graphs)}")
+
+    def _restack(self, graphs: Mapping[str, InterventionGraph]) -> None:
+        """Sort all edits by structure, stack each kind, and make one graph of them."""
+        found: dict[Structure, dict[str, Parts]] = {}
+        dtype = torch.promote_types(next((p.dtype for p in self.model.parameters()), torch.float32), torch.float32)
+        for name, graph in graphs.items():
+            for structure, parts in taken_apart(name, graph, dtype).items():
+                found.setdefault(structure, {})[name] = parts
+        ordered = sorted(found, key=lambda structure: structure.place)
+        stacks = {f"stack_{i}": Stack(structure, found[structure]) for i, structure in enumerate(ordered)}
+        nodes = {key: Interchange(s.structure.site, StackedFeaturizer(s), StackedSource(s)) for key, s in stacks.items()}
+        self._intervened = IntervenedModel(self.model, InterventionGraph(**nodes), self.tokenizer).eval()
+        self.graphs, self._stacks = dict(graphs), stacks
+
+
+@torch.no_grad()
+def taken_apart(name: str, graph: InterventionGraph, dtype: torch.dtype) -> dict[Structure, Parts]:
+    """Each edit of a graph by its structure, its tensors copied in the precision in which they will be used.
+
+    Raises:
+        GraphError: more than the base run, or a featurizer or source that does not stack.
+    """
+    if graph.runs != ("base",) or graph.collects:
+        raise GraphError(f"Graph {name!r} has runs {', '.join(graph.runs)} and {len(graph.collects)} collects; only edits of the base run are served.")
+    parts: dict[Structure, Parts] = {}
+    for key, node in graph.edits.items():
+        place = sum(structure.site == node.site for structure in parts)
+        structure, part = _parts(f"{name}.{key}", node, place, dtype)
+        parts[structure] = part
+    return parts
+
+
+def _parts(name: str, node: Interchange, place: int, dtype: torch.dtype) -> tuple[Structure, Parts]:
+    F, shifted = node.featurizer, isinstance(node.source, Shift)
+    source = node.source.source if isinstance(node.source, Shift) else node.source
+    stackable = isinstance(source, LearnedSource) and source.reads is None or isinstance(source, Constant) and source.tensor.ndim < 2
+    if not isinstance(F, (Subspace, Projection, Identity)) or not stackable:
+        raise GraphError(f"Edit {name} does not stack: {node!r}. Served are Subspace, Projection and Identity with LearnedSource or Constant.")
+    rows = None if isinstance(F, Identity) else deepcopy(F).to(dtype).rows()
+    if isinstance(source, Constant):
+        weight, offset, activation = None, source.tensor.expand(F.rank), None
+    else:
+        assert isinstance(source, LearnedSource)
+        weight, activation = source.weight, source.activation
+        offset = torch.zeros(F.rank) if source.offset is None else source.offset
+    structure = Structure(place, node.site, F.d_model, F.rank, rows is None, weight is not None, shifted, activation)
+    return structure, Parts(*(None if tensor is None else tensor.to(dtype, copy=True) for tensor in (rows, weight)), offset.to(dtype, copy=True))

@@ -1,0 +1,158 @@
+"""Every row of a batch under another graph gives what single calls give."""
+
+from __future__ import annotations
+
+import runpy
+import threading
+from copy import deepcopy
+
+import pytest
+import torch
+
+import causal_reft as cr
+from causal_reft.errors import GraphError, RunError
+from causal_reft.execution.serving import Served
+from tests.families import inputs_of, model_of, padded
+
+D = 16
+
+
+def learned(seed: int, rank: int = 2, **options) -> cr.LearnedSource:
+    return cr.LearnedSource(rank, D, init="random", seed=seed, **options)
+
+
+def graph_of(seed: int) -> cr.InterventionGraph:
+    """Sixteen graphs of seven structures, several edits among them."""
+    edits = {
+        0: {"edit": cr.Interchange(cr.Site(1, positions="last"), cr.Subspace(D, 2, seed=seed), learned(seed))},
+        1: {"edit": cr.Interchange(cr.Site(1, positions="f2+l1"), cr.Subspace(D, 3, seed=seed), cr.Shift(learned(seed, 3, activation="gelu")))},
+        2: {"edit": cr.Interchange(cr.Site(0, "mlp_output", positions="all"), cr.Projection(D, 2, seed=seed), learned(seed))},
+        3: {"edit": cr.Interchange(cr.Site(1, positions="last"), cr.Identity(D), cr.Shift(cr.Constant(torch.linspace(-seed, seed, D) / 8)))},
+        4: {
+            "one": cr.Interchange(cr.Site(1, positions="last"), cr.Subspace(D, 2, seed=seed), learned(seed)),
+            "two": cr.Interchange(cr.Site(1, positions="last"), cr.Subspace(D, 4, seed=-seed), cr.LearnedSource(4, D, reads_input=False)),
+            "three": cr.Interchange(cr.Site(0, positions="last+generated"), cr.Subspace(D, 2, seed=seed + 1), learned(seed + 1, bias=False)),
+        },
+    }
+    return cr.InterventionGraph(**edits[seed % 5])
+
+
+NAMES = [f"g{i}" for i in range(16)]
+
+
+@pytest.fixture(scope="module")
+def served() -> Served:
+    server = Served(model_of("llama"))
+    for i, name in enumerate(NAMES):
+        server.add(name, graph_of(i))
+    return server
+
+
+def batch(rows: int, side: str = "right") -> tuple[dict, list[torch.Tensor]]:
+    draw = torch.Generator().manual_seed(1)
+    texts = [torch.randint(2, 40, (int(torch.randint(1, 8, (), generator=draw)),), generator=draw) for _ in range(rows)]
+    return padded(texts, side), texts
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_64_rows_of_16_graphs_are_64_single_calls(served, side):
+    inputs, texts = batch(64, side)
+    chosen = [(None, *NAMES)[(7 * i) % 17] for i in range(64)]
+    logits = served(inputs, graphs=chosen).logits
+    for i, (name, text) in enumerate(zip(chosen, texts, strict=True)):
+        graph = cr.InterventionGraph() if name is None else served.graphs[name]
+        with torch.no_grad():
+            alone = cr.IntervenedModel(model_of("llama"), graph)(padded([text], side)).logits[0]
+            plain = model_of("llama")(text[None]).logits[0]
+        torch.testing.assert_close(logits[i][inputs["attention_mask"][i].bool()], alone, rtol=0, atol=1e-10)
+        assert name in (None, "g0") or (alone - plain).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2, "num_return_sequences": 2}], ids=str)
+def test_generation_by_row(served, options):
+    inputs, texts = batch(17, "left")
+    chosen = [None, *NAMES]
+    together = served.generate(**inputs, graphs=chosen, max_new_tokens=4, do_sample=False, pad_token_id=0, **options)
+    each = len(together) // len(chosen)
+    for i, name in enumerate(chosen):
+        graph = cr.InterventionGraph() if name is None else served.graphs[name]
+        alone = cr.IntervenedModel(model_of("llama"), graph).generate(**padded([texts[i]], "left"), max_new_tokens=4, do_sample=False, pad_token_id=0, **options)
+        assert torch.equal(together[i * each : (i + 1) * each, -4:], alone[:, -4:])
+
+
+def test_graphs_come_and_go_while_the_model_lives():
+    server, inputs = Served(model_of("gpt2")), inputs_of("gpt2")
+    plain = model_of("gpt2")(**inputs).logits
+    assert torch.equal(server(inputs, graphs=[None] * 3).logits, plain)
+    server.add("a", graph_of(0))
+    first = server(inputs, graphs=["a", None, "a"]).logits
+    assert torch.equal(first[1], plain[1])
+    assert not torch.equal(first[0], plain[0])
+    server.add("b", graph_of(5))
+    torch.testing.assert_close(server(inputs, graphs=["a", None, "a"]).logits, first, rtol=0, atol=1e-12)
+    server.remove("a")
+    with pytest.raises(GraphError, match="No graph called 'a'"):
+        server(inputs, graphs=["a", None, "a"])
+    assert torch.equal(server(inputs, graphs=[None] * 3).logits, plain)
+    assert "1 graphs" in repr(server)
+
+
+def test_a_served_graph_is_a_copy():
+    graph, inputs = graph_of(5), inputs_of("gpt2")
+    server = Served(model_of("gpt2"))
+    server.add("a", graph)
+    before = server(inputs, graphs=["a"] * 3).logits
+    graph["edit"].source.offset.data += 1
+    assert torch.equal(server(inputs, graphs=["a"] * 3).logits, before)
+
+
+def test_threads_wait_for_each_other(served):
+    inputs, _ = batch(4)
+    wanted = {name: served(inputs, graphs=[name] * 4).logits for name in NAMES[:4]}
+    found = {}
+
+    def call(name: str) -> None:
+        for _ in range(3):
+            found[name] = served(inputs, graphs=[name] * 4).logits
+
+    threads = [threading.Thread(target=call, args=(name,)) for name in wanted]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in wanted:
+        assert torch.equal(found[name], wanted[name])
+
+
+def test_half_precision_models():
+    model = deepcopy(model_of("llama")).to(torch.bfloat16)
+    server, inputs = Served(model), inputs_of("llama")
+    server.add("a", graph_of(1))
+    alone = cr.IntervenedModel(model, graph_of(1))(inputs).logits
+    assert server(inputs, graphs=["a"] * 3).logits.dtype == torch.bfloat16
+    torch.testing.assert_close(server(inputs, graphs=["a"] * 3).logits, alone)
+
+
+def test_what_cannot_be_served_is_refused():
+    server, inputs = Served(model_of("gpt2")), inputs_of("gpt2")
+    with pytest.raises(GraphError, match="only edits of the base run"):
+        server.add("das", cr.das(cr.Site(1), D, 2))
+    with pytest.raises(GraphError, match="does not stack"):
+        server.add("noise", cr.InterventionGraph(edit=cr.Interchange(cr.Site(1), cr.Identity(D), cr.Noise(1.0))))
+    server.add("a", graph_of(0))
+    with pytest.raises(GraphError, match="served already"):
+        server.add("a", graph_of(0))
+    with pytest.raises(GraphError, match="Did you mean 'a'|No graph"):
+        server.remove("b")
+    with pytest.raises(RunError, match="2 entries for 3 rows"):
+        server(inputs, graphs=["a", None])
+    with pytest.raises(ValueError, match="layers 0 to 1"):
+        server.add("deep", cr.loreft(cr.Site(7), D, 2))
+    assert list(server.graphs) == ["a"]
+
+
+def test_the_streaming_example_runs(shared, repository, capsys, monkeypatch):
+    monkeypatch.setenv("CAUSAL_REFT_SHARED", str(shared))
+    runpy.run_path(str(repository / "examples" / "serve_stream.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "plain" in printed and "louder" in printed
