@@ -52,14 +52,14 @@ def draw_graph(graph: InterventionGraph, ax: Axes | None = None) -> Axes:
     edits, collected = len(graph.edits), len(graph.collects)
     counts = [f"{edits} edit{'s' * (edits != 1)}", f"{collected} collected" if collected else ""]
     heading(ax, f"{', '.join(filter(None, counts))}, {graph.learned_numbers:,} learned numbers")
-    _draw_legend(ax, layout)
+    _draw_legend(ax, layout, scale)
     return ax
 
 
 def _scale(ax: Axes, needed: float) -> float:
     """How much the text must shrink on Axes that are narrower than needed."""
-    room = 1.2 * ax.get_window_extent().width / ax.figure.dpi - LEGEND
-    return min(1.0, max(0.4, room / needed))
+    room = 1.2 * ax.get_window_extent().width / ax.figure.dpi
+    return min(1.0, max(0.4, room / (needed + LEGEND)))
 
 
 def _draw_sites(ax: Axes, layout: Layout, scale: float) -> None:
@@ -157,7 +157,7 @@ def _draw_arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], 
     ax.add_patch(FancyArrowPatch(start, end, connectionstyle=bend, zorder=2.5, gid="read", **style))
 
 
-def _draw_legend(ax: Axes, layout: Layout) -> None:
+def _draw_legend(ax: Axes, layout: Layout, scale: float) -> None:
     """What the marks in this drawing mean, beside it."""
     kinds = {_kind(item.node.source) for item in layout.boxes if isinstance(item.node, Interchange)}
     handles: list[Patch | Line2D] = [
@@ -169,7 +169,7 @@ def _draw_legend(ax: Axes, layout: Layout) -> None:
         look: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": "white", "markeredgecolor": READ}
         handles.insert(0, Line2D([], [], markersize=8, markeredgewidth=1.5, label="state collected", **look))
     if handles:
-        ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+        ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8 * scale)
 
 
 def source_formula(source: Source) -> str:

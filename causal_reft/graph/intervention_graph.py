@@ -221,7 +221,8 @@ def _check_node(name: str, node: Node) -> None:
 
 def _order(nodes: Mapping[str, Node]) -> tuple[str, ...]:
     try:
-        return tuple(TopologicalSorter(run_dependencies(nodes.values())).static_order())
+        before = {run: sorted(others) for run, others in run_dependencies(nodes.values()).items()}
+        return tuple(TopologicalSorter(before).static_order())  # sorted: the same order in every process
     except CycleError as error:
         raise GraphError(
             f"The runs wait for each other: {' -> '.join(error.args[1])}. An edit may only take what an earlier run "

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import matplotlib.pyplot as plt
 import pytest
 import torch
@@ -51,7 +55,12 @@ def crowd() -> cr.InterventionGraph:
     return cr.das(cr.grid(range(12), "last"), D, 4)
 
 
+def watched() -> cr.InterventionGraph:
+    return das_graph() + cr.InterventionGraph(seen=cr.Collect("source", cr.Site(8, positions="last")))
+
+
 GRAPHS = [
+    watched,
     das_graph,
     loreft_on_four_layers,
     path_patching,
@@ -92,6 +101,24 @@ def test_nothing_stands_on_anything_else(make):
         t.get_window_extent() for t in ax.get_xticklabels()
     ]
     assert not [1 for i, one in enumerate(labels) for two in labels[:i] if one.overlaps(two)]
+
+
+def test_runs_stand_in_the_same_order_in_every_process():
+    code = (
+        "import causal_reft as cr; F = cr.Identity(4); print(cr.InterventionGraph(**{run: "
+        "cr.Interchange(cr.Site(0), F, cr.Collect(run)) for run in ('left', 'right', 'middle')}).runs)"
+    )
+    orders = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert orders == {"('left', 'middle', 'right', 'base')\n"}
 
 
 @pytest.mark.parametrize("make", [das_graph, two_sources, path_patching])

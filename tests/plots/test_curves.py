@@ -61,7 +61,7 @@ def test_28_groups_look_different():
 
 
 def test_the_band_of_the_controls_spans_groups_and_intervals(texts):
-    rows = [(r, g, 0.9, 0.5 + 0.1 * (g == "b"), 0.4, 0.7) for r in (1, 2, 8) for g in "ab"]
+    rows = [(r, g, 0.9, *((0.5, 0.4, 0.6) if g == "a" else (0.6, 0.5, 0.7))) for r in (1, 2, 8) for g in "ab"]
     table = pd.DataFrame(rows, columns=["rank", "layer", "iia", "control", "control_low", "control_high"])
     ax = iia_against_rank(table, group="layer")
     assert [line.get_label() for line in ax.lines] == ["best control", "a", "b"]
