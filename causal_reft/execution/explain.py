@@ -116,7 +116,7 @@ def _notes(together: Together) -> list[str]:
             f"recorded again for every batch: {size} would be kept, the budget is {_bytes(together.memory)} (memory=...)"
         )
     if together.place.dtype is not None:
-        found.append(f"kept in {together.place.dtype}: not exact")
+        found.append(f"keys and values are kept in {together.place.dtype}: not exact")
     if any(member.entry < 0 for member in together.members):
         found.append("a graph edits inside block 0 or before it, so no block is skipped for it")
     return found

@@ -37,8 +37,8 @@ class Options:
 
     Attributes:
         memory: bytes that it may keep; what does not fit is computed again for each batch.
-        device, dtype: where and how precisely that is kept; by default where and as the model computes. Less precision than
-            the model's is not exact (bfloat16: relative gradient error about 5e-5 for a float32 model).
+        device: where it is kept; by default where the model computes.
+        dtype: of kept keys and values; by default the model's. Less precision is not exact.
         check: whether the first batch is compared with full passes.
     """
 

@@ -91,7 +91,7 @@ class Record:
         self.tuples = part.tuples
         for layer, pair in part.keys_values.items():
             if layer not in self.keys_values:
-                self.keys_values[layer] = tuple(place.empty((n_rows, t.shape[1], length, t.shape[3]), t) for t in pair)  # type: ignore[assignment]
+                self.keys_values[layer] = tuple(place.empty_past((n_rows, t.shape[1], length, t.shape[3]), t) for t in pair)  # type: ignore[assignment]
             for whole, states in zip(self.keys_values[layer], pair, strict=True):
                 whole[rows.to(whole.device), :, : states.shape[2]] = states.to(whole)
         for entry, states in part.entries.items():
@@ -103,13 +103,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a record is kept, and in which precision; `None` leaves what the model uses. Less precision is not exact."""
+    """Where a record is kept, and how precisely its keys and values are; `None`: as the model computes. Less is not exact."""
 
     device: str | None = None
     dtype: torch.dtype | None = None
 
     def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Room for a whole record of states that look like `like`."""
+        return torch.zeros(shape, dtype=like.dtype, device=self.device or like.device)
+
+    def empty_past(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """The same for keys and values, the bulk of a record."""
         return torch.zeros(shape, dtype=self.dtype or like.dtype, device=self.device or like.device)
 
 

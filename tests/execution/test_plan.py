@@ -1,0 +1,309 @@
+"""What a plan decides, says, refuses and falls back from; `test_plan_exact` compares its numbers on every family."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import causal_reft as cr
+from causal_reft.errors import CausalReftWarning, DataError, GraphError
+from causal_reft.execution import Examples, FullPasses, IntervenedModel, plan, plan_all
+from causal_reft.execution.selfcheck import compare
+from causal_reft.execution.stacked import stacked
+from causal_reft.featurizers import random_frames
+from causal_reft.training import cross_entropy, fit, fit_many, frozen
+from tests.execution.test_plan_exact import assert_equal, double, examples, three_blocks
+from tests.families import inputs_of, model_of
+
+D = 16
+
+
+def das(layer: int, where: object = "last", component: str = "block_output", seed: int = 0) -> IntervenedModel:
+    return IntervenedModel(three_blocks("gpt2"), double(cr.das(cr.Site(layer, component, positions=where), D, 3, seed=seed)))
+
+
+class Counted(nn.Module):
+    """Residual layers that count how often they run; the skip connections reach over the site."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleList([nn.Linear(6, 6) for _ in range(4)])
+        self.head = nn.Linear(6, 3)
+        self.calls = [0] * 4
+        for number, layer in enumerate(self.inner):
+            layer.register_forward_hook(lambda *_, number=number: self.calls.__setitem__(number, self.calls[number] + 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = x
+        for layer in self.inner:
+            x = torch.tanh(layer(x)) + first
+        return self.head(x)
+
+
+def counted_examples(n: int = 40) -> Examples:
+    draw = torch.Generator().manual_seed(0)
+    runs = {run: torch.randn(n, 6, generator=draw, dtype=torch.float64) for run in ("base", "source")}
+    return Examples(runs, torch.randint(0, 3, (n,), generator=draw))
+
+
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_a_plain_module_keeps_what_lies_before_the_edit(layer: int) -> None:
+    network = Counted().double().eval().requires_grad_(False)
+    model = IntervenedModel(network, double(cr.das(cr.Site.at(f"inner.{layer}"), 6, 2)))
+    data, rows = counted_examples(), torch.tensor([5, 2, 39])
+    passes = plan(model, data)
+    assert_equal([model], data, [passes.scored(rows)], rows)
+    weights = {name: id(module) for name, module in network.named_modules()}
+    computed: list[str] = []
+    handles = [m.register_forward_pre_hook(lambda m, a, name=name: computed.append(name)) for name, m in network.named_modules()]
+    macs = []
+    own = nn.functional.linear
+
+    def linear(x, weight, bias=None):  # noqa: ANN001, ANN202
+        macs.append(weight.data_ptr())
+        return own(x, weight, bias)
+
+    nn.functional.linear = linear
+    try:
+        passes.scored(rows)
+    finally:
+        nn.functional.linear = own
+        for handle in handles:
+            handle.remove()
+    skipped = [i for i in range(4) if network.inner[i].weight.data_ptr() not in macs]
+    assert skipped == list(range(layer + 1))
+    assert weights == {name: id(module) for name, module in network.named_modules()}
+
+
+def test_blocks_and_head_are_left_as_they_were() -> None:
+    base = three_blocks("gpt2")
+    before = [dict(module.__dict__) for module in base.modules()]
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in base.modules()]
+    passes = plan(das(1), examples("gpt2", "no"))
+    passes.scored(torch.arange(2))
+    assert all("forward" not in module.__dict__ for module in base.modules())
+    assert [set(d) for d in before] == [set(module.__dict__) for module in base.modules()]
+    assert hooks == [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in base.modules()]
+
+
+def test_only_the_window_runs() -> None:
+    """A block above the site sees one token a row; a block below is not computed; the head sees the reads."""
+    base, seen = three_blocks("gpt2"), []
+    passes = plan(das(0, "last"), examples("gpt2", "right"), check=False)
+    passes.scored(torch.arange(3))
+    modules = [*(block.mlp for block in base.transformer.h), base.lm_head]
+    handles = [m.register_forward_hook(lambda m, args, out: seen.append(tuple(out.shape[:2]))) for m in modules]
+    try:
+        passes.scored(torch.arange(3))
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert seen == [(3, 1), (3, 1), (1, 3)]
+
+
+def test_a_staircase_is_one_forward() -> None:
+    base, rows = three_blocks("gpt2"), []
+    models = [das(2), das(0), das(1, component="mlp_output"), das(1, seed=5), das(0, -2)]
+    data = examples("gpt2", "left")
+    joint = plan_all(models, data)
+    assert_equal(models, data, joint.scored(torch.tensor([0, 2])), torch.tensor([0, 2]))
+    handles = [block.mlp.register_forward_pre_hook(lambda m, args: rows.append(tuple(args[0].shape[:2]))) for block in base.transformer.h]
+    try:
+        joint.scored(torch.tensor([0, 2]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert rows == [(4, 1), (6, 1), (2, 2), (2, 2)]
+    assert "4 graphs as a staircase" in joint.explain()
+
+
+def test_weights_that_change_are_recorded_again() -> None:
+    network = Counted().double().eval().requires_grad_(False)
+    data, rows = counted_examples(), torch.arange(4)
+    model = IntervenedModel(network, double(cr.das(cr.Site.at("inner.1"), 6, 2)))
+    passes = plan(model, data)
+    before = passes.scored(rows).logits
+    with torch.no_grad():
+        network.inner[0].weight.mul_(0.5)
+    after = passes.scored(rows).logits
+    assert float((after - before).abs().max().detach()) > 1e-3
+    assert torch.equal(after, FullPasses(model, data).scored(rows).logits)
+
+
+def test_reasons_are_told() -> None:
+    base = three_blocks("gpt2")
+    data = examples("gpt2", "no")
+    unfrozen = double(cr.das(cr.Site(1, positions="last"), D, 3))
+    passes = plan(IntervenedModel(base, unfrozen), data)
+    try:
+        base.requires_grad_(True)
+        assert "weights ask for gradients" in passes.explain()
+        assert_equal([passes.joint.models[0]], data, [passes.scored(torch.arange(2))], torch.arange(2))
+        base.requires_grad_(False).train()
+        assert "training mode" in passes.explain()
+    finally:
+        base.requires_grad_(False).eval()
+    assert "outside the blocks" in plan(IntervenedModel(base, double(cr.das(cr.Site.at("transformer.wte"), D, 3))), data).explain()
+    network = IntervenedModel(Counted().double().eval().requires_grad_(False), double(cr.das(cr.Site.at("inner.1"), 6, 2)))
+    assert "not a text" in plan(network, counted_examples()).explain()
+    trained_source = cr.InterventionGraph(
+        first=cr.Interchange(cr.Site(0, positions=-2), cr.Subspace(D, 3), cr.Collect("source"), run="other"),
+        second=cr.Interchange(cr.Site(1, positions="last"), cr.Subspace(D, 3), cr.Collect("other")),
+    )
+    model = IntervenedModel(base, double(trained_source))
+    passes = plan(model, data)
+    assert "node 'first' edits run 'other'" in passes.explain()
+    assert_equal([model], data, [passes.scored(torch.arange(3))], torch.arange(3))
+
+
+def test_an_encoder_keeps_only_its_sources() -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    torch.manual_seed(0)
+    settings = model_of("bert").config.to_dict()
+    encoder = BertForMaskedLM(BertConfig(**settings)).double().eval().requires_grad_(False)
+    runs = {run: inputs_of("bert", seed, (6, 6, 6)) for seed, run in enumerate(("base", "source"))}
+    labels = torch.full((3, 6), -100).index_fill(1, torch.tensor([3]), 5)
+    data, model = Examples(runs, labels), IntervenedModel(encoder, double(cr.das(cr.Site(1, positions=2), D, 3)))
+    passes = plan(model, data)
+    assert_equal([model], data, [passes.scored(torch.arange(3))], torch.arange(3))
+    assert "not a causal language model" in passes.explain()
+    assert passes.joint.checks[0].passed
+
+
+class Forgetful(nn.Module):
+    """Gives other numbers at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head, self.calls = nn.Linear(6, 6), nn.Linear(6, 3), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.head(self.first(x)) * self.calls
+
+
+def test_what_differs_falls_back_with_a_warning() -> None:
+    network = Forgetful().double().eval().requires_grad_(False)
+    model = IntervenedModel(network, double(cr.das(cr.Site.at("first"), 6, 2)))
+    passes = plan(model, counted_examples())
+    with pytest.warns(CausalReftWarning, match="gave other numbers than full passes"):
+        passes.scored(torch.arange(3))
+    assert "every run in full" in passes.explain()
+    assert "self-check differs" in passes.explain()
+    with torch.no_grad():
+        network.calls = 0
+        fast = passes.scored(torch.arange(3)).logits
+        network.calls = 0
+        assert torch.equal(fast, FullPasses(model, counted_examples()).scored(torch.arange(3)).logits)
+
+
+def test_the_check_sees_a_wrong_gradient() -> None:
+    data, model = examples("gpt2", "no"), das(1)
+    right = FullPasses(model, data).scored(torch.arange(2))
+    wrong = type(right)(right.logits + 0.1 * (right.logits - right.logits.detach()), right.reads)
+    assert compare([model], lambda: [right], lambda: [right], 2)[0].passed
+    found = compare([model], lambda: [wrong], lambda: [right], 2)[0]
+    assert not found.passed
+    assert found.logits == 0.0
+    assert found.gradient == pytest.approx(0.1, rel=1e-3)
+
+
+def test_dead_edits_are_refused() -> None:
+    data = examples("gpt2", "right")
+    passes = plan(das(2, -2), data)
+    assert "changes only its own tokens" in passes.dead["edit"]
+    assert "changes nothing that the loss reads" in passes.explain()
+    assert not plan(das(2, -2, "attention_key"), data).dead
+    assert not plan(das(1, -2), data).dead
+    scored = FullPasses(das(2, -2), data).scored(torch.arange(2))
+    assert not scored.logits.requires_grad or not any(
+        bool(g.any()) for g in torch.autograd.grad(scored.logits.sum(), list(das(2, -2).trainable_parameters()), allow_unused=True) if g is not None
+    )
+    with pytest.raises(DataError, match="gradient is exactly zero"):
+        fit(das(2, -2), data, progress=False)
+
+
+def test_plans_are_for_one_model() -> None:
+    other = IntervenedModel(three_blocks("llama"), double(cr.das(cr.Site(1, positions="last"), D, 3)))
+    with pytest.raises(GraphError, match="one base model"):
+        plan_all([das(1), other], examples("gpt2", "no"))
+
+
+def test_many_fits_are_the_single_fits() -> None:
+    data = examples("gpt2", "left")
+    sites = [(0, "last"), (2, "last"), (1, -2), (1, "last")]
+    settings = {"epochs": 3, "batch_size": 3, "lr": 1e-2, "seed": 4, "progress": False}
+    alone = [das(layer, where) for layer, where in sites]
+    singles = [fit(model, data, validation=data, **settings) for model in alone]
+    together = [das(layer, where) for layer, where in sites]
+    joint = fit_many(together, data, validation=data, **settings)
+    for one, many, a, b in zip(singles, joint, alone, together, strict=True):
+        assert [s["loss"] for s in many.steps] == pytest.approx([s["loss"] for s in one.steps], rel=1e-10)
+        assert many.steps[-1]["validation_loss"] == pytest.approx(one.steps[-1]["validation_loss"], rel=1e-10)
+        for p, q in zip(a.trainable_parameters(), b.trainable_parameters(), strict=True):
+            assert torch.allclose(p, q, rtol=1e-9, atol=1e-12)
+            assert not torch.equal(q, next(iter(das(1).trainable_parameters())))
+
+
+def test_many_fits_stop_each_on_its_own() -> None:
+    data = examples("gpt2", "no")
+    models = [das(0), das(1)]
+    histories = fit_many(models, data, validation=data, patience=1, epochs=6, lr=0.5, schedule="constant", warmup=0.0, progress=False)
+    single = fit(das(0), data, validation=data, patience=1, epochs=6, lr=0.5, schedule="constant", warmup=0.0, progress=False)
+    assert len(histories[0].steps) == len(single.steps)
+    assert histories[0].stopped == single.stopped
+
+
+def test_shared_parameters_are_not_trained_apart() -> None:
+    shared = cr.Subspace(D, 3).double()
+    graphs = [cr.InterventionGraph(edit=cr.Interchange(cr.Site(n, positions="last"), shared, cr.Collect())) for n in (0, 1)]
+    models = [IntervenedModel(three_blocks("gpt2"), graph) for graph in graphs]
+    with pytest.raises(DataError, match="share parameters"):
+        fit_many(models, examples("gpt2", "no"), progress=False)
+
+
+def test_stacked_controls_are_the_single_ones() -> None:
+    base, data, site = three_blocks("llama"), examples("llama", "left"), cr.Site(1, positions="last")
+    frames = random_frames(5, 3, D, 0).double()
+    scores = stacked(base, data, site, frames, cross_entropy, batch_size=3)
+    assert scores.shape == (5, 4)
+    for frame, row in zip(frames, scores, strict=True):
+        graph = cr.InterventionGraph(edit=cr.Interchange(site, cr.Subspace.from_rows(frame), cr.Collect()))
+        full = FullPasses(IntervenedModel(base, graph).train(False), data).scored(torch.arange(4))
+        assert torch.allclose(row, cross_entropy(full.logits, full.targets).detach(), rtol=1e-11)
+
+
+def test_bfloat16_keeps_are_close_and_said() -> None:
+    data, rows = examples("gpt2", "no"), torch.arange(4)
+    exact = plan(das(0), data, check=False).scored(rows).logits
+    passes = plan(das(0), data, dtype=torch.bfloat16, check=False)
+    close = passes.scored(rows).logits
+    assert not torch.equal(close, exact)
+    assert torch.allclose(close, exact, rtol=0.05, atol=0.1)
+    assert "values are kept in torch.bfloat16: not exact" in passes.explain()
+
+
+def test_fit_uses_the_plan_and_full_passes_agree() -> None:
+    data = examples("mistral", "left")
+    graphs = [double(cr.loreft(cr.grid([1, 2], ["last"]), D, 3)) for _ in range(2)]
+    models = [IntervenedModel(three_blocks("mistral"), graph) for graph in graphs]
+    fast = fit(models[0], data, epochs=4, lr=1e-2, progress=False)
+    full = fit(models[1], data, epochs=4, lr=1e-2, progress=False, passes=FullPasses)
+    assert [s["loss"] for s in fast.steps] == pytest.approx([s["loss"] for s in full.steps], rel=1e-9)
+
+
+def test_evaluation_of_an_unfrozen_model_is_fast_too() -> None:
+    base = three_blocks("gpt2")
+    passes = plan(das(1), examples("gpt2", "no"))
+    try:
+        base.requires_grad_(True)
+        with torch.no_grad():
+            passes.scored(torch.arange(2))
+            assert passes.joint.together is not None
+            assert passes.joint.together.bytes
+        with frozen(base):
+            passes.scored(torch.arange(2))
+    finally:
+        base.requires_grad_(False)
