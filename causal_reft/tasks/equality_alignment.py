@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from causal_reft.execution import Examples, IntervenedModel, plan
-from causal_reft.featurizers import Subspace, computed_once, random_frames
+from causal_reft.alignment.controls import random_scores
+from causal_reft.alignment.scoring import score_rows
+from causal_reft.execution import Examples, IntervenedModel
+from causal_reft.featurizers import Subspace
 from causal_reft.graph import Collect, Interchange, InterventionGraph
 from causal_reft.seeds import derive
 from causal_reft.sites import Site
@@ -65,17 +66,6 @@ def counterfactual_examples(what: Hypothesis, n: int, seed: int) -> Examples:
     return Examples(equality_inputs(data, seed), equality_labels(data))
 
 
-def iia(model: IntervenedModel, examples: Examples) -> float:
-    """The share of rows on which the intervened network answers as the causal model does."""
-    scorer, right = plan(model, examples), 0
-    model.eval()
-    with torch.no_grad(), computed_once():
-        for rows in examples.batches(4096):
-            scored = scorer.scored(rows)
-            right += int((scored.logits.argmax(-1) == scored.targets).sum())
-    return right / len(examples)
-
-
 def align(network: nn.Module, what: Hypothesis, layer: int, k: int, seed: int, effort: Effort) -> dict[str, float]:
     """One DAS fit: IIA on fresh counterfactuals, and the spread of random subspaces on the same ones."""
     width = k * len(what.variables)
@@ -87,12 +77,13 @@ def align(network: nn.Module, what: Hypothesis, layer: int, k: int, seed: int, e
         model, train, epochs=epochs, max_steps=effort.steps, batch_size=effort.batch_size, lr=effort.lr,
         schedule="cosine", warmup=0.0, seed=seed, progress=False,
     )  # fmt: skip
-    frames = random_frames(effort.random_subspaces, width, EqualityNetwork().width, derive(seed, "controls"))
-    random = [iia(model.with_graph(alignment_graph(what, layer, Subspace.from_rows(rows))), test) for rows in frames]
+    random = random_scores(network, model.graph, test, effort.random_subspaces, seed, rows_at_once=200_000)["iia"].mean(
+        1
+    )
     return {
-        "iia": iia(model, test),
-        "random_subspaces_mean": float(np.mean(random)) if random else float("nan"),
-        "random_subspaces_95": float(np.quantile(random, 0.95)) if random else float("nan"),
+        "iia": float(score_rows(network, model.graph, test, batch_size=6_400)["iia"].mean()),
+        "random_subspaces_mean": float(random.mean()),
+        "random_subspaces_95": float(np.quantile(random, 0.95)),
     }
 
 
