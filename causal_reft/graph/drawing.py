@@ -19,10 +19,16 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from causal_reft.graph.interchange import Interchange
 from causal_reft.graph.intervention_graph import InterventionGraph
 from causal_reft.graph.layout import Item, Layout, circle_text, featurizer_name, lay_out, site_names
-from causal_reft.graph.sources import Collect, Constant, LearnedSource, Noise, Shift, Source
+from causal_reft.graph.sources import Collect, Constant, LearnedSource, Noise, PerRow, Shift, Source
 from causal_reft.plots.style import INK, QUIET, heading, new_axes, plain, tidy
 
-COLOURS = {"from another run": "#b9dcf2", "learned": "#fcd2b0", "constant": "#e0e0e0", "noise": "#ead0e2"}
+COLOURS = {
+    "from another run": "#b9dcf2",
+    "learned": "#fcd2b0",
+    "constant": "#e0e0e0",
+    "noise": "#ead0e2",
+    "by row": "#d5e8d0",
+}
 READ = "#0072B2"
 LEGEND = 1.6  # inches beside the lanes
 
@@ -185,7 +191,9 @@ def source_formula(source: Source) -> str:
             read = "s" if source.reads else "h"
             linear = " + ".join(filter(None, [f"W {read}" * source.reads_input, "b" * source.bias]))
             return f"{source.activation}({linear})" if source.activation else linear
-    return ""
+        case PerRow():
+            return "by row"
+    return ""  # a Collect: the arrow says it
 
 
 def _kind(source: Source) -> str:
@@ -198,4 +206,6 @@ def _kind(source: Source) -> str:
             return "learned"
         case Noise():
             return "noise"
+        case PerRow():
+            return "by row"
     return "constant"

@@ -34,6 +34,7 @@ LABELS = {
     "loss": "loss (nats)",
     "n": "length of the text (tokens)",
     "positions": "position",
+    "rate": "share of prompts",
     "rank": "rank (dimensions of the subspace)",
     "recovery": "recovered share of the text",
     "step": "training step",

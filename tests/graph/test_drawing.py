@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import causal_reft as cr
 from causal_reft.graph.drawing import draw_graph, source_formula
 from causal_reft.graph.layout import lay_out, site_names
+from causal_reft.graph.sources import PerRow
 
 D = 16
 
@@ -213,6 +214,16 @@ def test_the_legend_explains_what_is_there_and_nothing_else():
         "edit: from another run",
     ]
     assert [t.get_text() for t in draw_graph(loreft_on_four_layers()).get_legend().get_texts()] == ["edit: learned"]
+
+
+def test_a_source_that_differs_by_row_is_named_so():
+    class Zeros(PerRow):
+        def coordinates(self, h, featurizer, given):
+            return torch.zeros(*h.shape[:-1], featurizer.rank)
+
+    ax = draw_graph(cr.InterventionGraph(edit=cr.Interchange(cr.Site(0), cr.Identity(D), Zeros())))
+    assert "by row" in texts(ax)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["edit: by row"]
 
 
 def test_an_empty_graph_is_a_lane():
