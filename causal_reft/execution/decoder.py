@@ -9,10 +9,9 @@ from typing import Any
 from torch import nn
 
 from causal_reft.errors import SiteError
+from causal_reft.execution.cut import TEXT_ARGUMENTS, directions
 from causal_reft.execution.executor import offloaded
 from causal_reft.sites import Blocks, Location, find_blocks
-
-TEXT_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "labels")
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def find_decoder(model: nn.Module, arguments: frozenset[str]) -> Decoder | str:
         return "the model has no block list in the architecture table"
     config: Any = model.config
     generates = getattr(model, "can_generate", None)
-    if getattr(config, "is_encoder_decoder", False) or not (callable(generates) and generates()):
+    if getattr(config, "is_encoder_decoder", False) or not (callable(generates) and generates()) or False in directions(model):
         return "the model is not a causal language model"
     head = model.get_output_embeddings()  # type: ignore[operator]
     if not isinstance(head, nn.Module):

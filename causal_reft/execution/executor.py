@@ -12,6 +12,7 @@ from torch import nn
 
 from causal_reft.errors import SiteError
 from causal_reft.execution.checkpointing import carrying_edits, recomputes
+from causal_reft.execution.cut import cut_behind_reads
 from causal_reft.execution.hooks import StopForward, Watch, follow_windows, watching
 from causal_reft.execution.inputs import Inputs
 from causal_reft.execution.transform import States
@@ -60,9 +61,10 @@ class HookExecutor(Executor):
         checkpointing = recomputes(self.model)
         watch = Watch(visit, stop=not wants_output and not checkpointing and not offloaded(self.model))
         carrying = carrying_edits(self.model, watch) if checkpointing else nullcontext()
+        given = cut_behind_reads(visit, inputs, self.model) if watch.stop else inputs
         try:
             with watching(watch), carrying, eagerly(self.model):
-                output = self.model(*inputs.args, **inputs.kwargs)
+                output = self.model(*given.args, **given.kwargs)
         except StopForward:
             return None
         return output if wants_output else None

@@ -77,12 +77,13 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
     tensors = [value for value in kwargs.values() if isinstance(value, Tensor) and value.ndim]
     if not tensors:
         raise RunError(f"run {run!r} holds no tensor. Tokenise with return_tensors='pt'.")
+    _same_device(run, tensors, model)
     text = next((kwargs[key] for key in TEXT if isinstance(kwargs.get(key), Tensor)), None)
     batch = len(tensors[0] if text is None else text)
     mask = None if text is None else _mask(run, kwargs, text, model)
     if mask is not None:
+        _fits_context(run, mask, model)
         kwargs |= _position_ids(kwargs, mask, model)
-    _same_device(run, tensors, model)
     active = {name: _rows(name, rows, batch) for name, rows in (given.get("active") or {}).items()}
     config = getattr(unwrapped(model), "config", None)
     decoder = _decoder_inputs(kwargs, batch, active) if getattr(config, "is_encoder_decoder", False) else None
@@ -133,6 +134,16 @@ def _mask(run: str, kwargs: Mapping[str, Any], text: Tensor, model: nn.Module) -
             f"(batch, tokens) that a tokenizer gives."
         )
     return mask
+
+
+def _fits_context(run: str, mask: Tensor, model: nn.Module) -> None:
+    config = model_config(model)
+    row = ARCHITECTURES.get(config.model_type) if config is not None else None
+    if row is None or row.learned_positions is None:
+        return
+    longest, room = int((mask != 0).sum(1).max()), row.learned_positions(config)
+    if longest > room:
+        raise RunError(f"run {run!r} has a text of {longest} tokens, and {type(model).__name__} has learned positions for {room}. Shorten it.")
 
 
 def _position_ids(kwargs: Mapping[str, Any], mask: Tensor, model: nn.Module) -> dict[str, Tensor]:
@@ -197,14 +208,16 @@ def before_labels(labels: Tensor, mask: Tensor) -> Tensor:
 class Frame:
     """Where the columns of the value at a site lie in a run's text: the window of the current forward, and what repeats.
 
-    In a plain forward the window is the whole text. While decoding, it is the tokens that this step adds; `rows` is then how
-    many rows the forward has (beams and returned sequences repeat each row of the inputs).
+    In a plain forward the window is the whole text, or its first `seen` columns where the rest is not computed. While decoding, it
+    is the tokens that this step adds; `rows` is then how many rows the forward has (beams and returned sequences repeat each
+    row of the inputs).
     """
 
     inputs: Inputs
     decoding: bool = False
     offset: int = 0
     rows: int = 0
+    seen: int | None = None
     _known: dict[object, Tokens] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -230,15 +243,15 @@ class Frame:
 
     def _resolve(self, node: str | None, positions: Positions, rows: int, width: int, device: torch.device) -> Tokens:
         text = self.inputs.width if self.inputs.width is not None else width
-        if not self.decoding and text != width:
+        if not self.decoding and width not in (text, self.seen):
             raise PositionError(f"The value at the site has {width} positions, but the attention mask has {text} columns.")
-        named = self._named(positions, text, self.offset + width)
+        named = self.named(positions, text, self.offset + width)
         if node in self.inputs.active:
             named = named & self.inputs.active[node].to(named.device)[:, None]
         named = named.repeat_interleave(self.repeats(rows), 0).to(device)
         return Tokens.from_mask(named, (self.offset, self.offset + width), unfinished=self.decoding and positions.generated)
 
-    def _named(self, positions: Positions, text: int, seen: int) -> Tensor:
+    def named(self, positions: Positions, text: int, seen: int) -> Tensor:
         """The named columns of the text as far as it is known, (batch, at least the prompt)."""
         found = resolve(positions, self.inputs.prompt(text), self.inputs.spans)
         named = torch.zeros(self.inputs.batch, max(seen, text), dtype=torch.bool)

@@ -307,3 +307,22 @@ def test_evaluation_of_an_unfrozen_model_is_fast_too() -> None:
             passes.scored(torch.arange(2))
     finally:
         base.requires_grad_(False)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_collecting_stops_at_the_last_token_and_block(side: str) -> None:
+    """Nothing behind the last named token is computed, and the states are those of the whole pass."""
+    base, data = three_blocks("llama"), inputs_of("llama", 0, (7, 5, 6), side)
+    graph = cr.InterventionGraph(
+        early=cr.Collect("base", cr.Site(0, positions=1)), spread=cr.Collect("base", cr.Site(1, "mlp_output", positions="f2"))
+    )
+    model, seen = IntervenedModel(base, graph), []
+    handles = [block.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1])) for block in base.model.layers]
+    try:
+        found = model.collect(data)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert seen == ([4, 4] if side == "left" else [2, 2])
+    whole = model(data).collected
+    assert all(torch.allclose(found[name], whole[name], rtol=1e-12) for name in graph)

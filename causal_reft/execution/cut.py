@@ -1,0 +1,31 @@
+"""A pass that only collects from a causal text model needs no token behind the last one that anybody reads."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from causal_reft.execution.inputs import Inputs
+from causal_reft.execution.visit import Visit
+
+TEXT_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "labels")
+
+
+def directions(model: nn.Module) -> set[bool]:
+    """What the attention modules of a model say of themselves: {True} where all of them look only back."""
+    return {bool(module.is_causal) for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)}
+
+
+def cut_behind_reads(visit: Visit, inputs: Inputs, model: nn.Module) -> Inputs:
+    """The inputs up to the last token that the visit names; the whole inputs where later tokens could matter."""
+    if inputs.mask is None or set(inputs.kwargs) - set(TEXT_ARGUMENTS) or directions(model) != {True}:
+        return inputs
+    frame, text = visit.frame, inputs.mask.shape[1]
+    named = torch.zeros(text, dtype=torch.bool)
+    for port in visit.work:
+        sites = [node.site for _, node, _ in port.edits] + [site for site, _ in (*port.reads, *port.keeps)]
+        for site in sites:
+            named |= frame.named(site.where, text, text)[:, :text].any(0)
+    stop = int(named.nonzero().max()) + 1 if bool(named.any()) else text
+    frame.seen = stop
+    return inputs.with_kwargs(**{key: value[:, :stop] for key, value in inputs.kwargs.items() if value is not None})
