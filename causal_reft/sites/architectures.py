@@ -37,6 +37,10 @@ def key_heads(config: Any) -> int:
     return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
 
 
+def _context(config: Any) -> int:
+    return config.max_position_embeddings
+
+
 def _falcon_key_heads(config: Any) -> int:
     return 1 if config.multi_query and not config.new_decoder_architecture else config.num_kv_heads
 
@@ -46,12 +50,14 @@ class Architecture:
     """One row: the name of the block list and the port of every component the family has.
 
     `counts_positions`: whether the family numbers left-padded tokens wrongly unless it is given `position_ids`.
+    `learned_positions`: how many positions there are where each has a learned vector, so that a text cannot go beyond.
     `decoder`: the row of the second stack of an encoder-decoder family; this row is then its encoder.
     """
 
     blocks: str
     components: Mapping[str, Port] = field(default_factory=dict)
     counts_positions: bool = True
+    learned_positions: Callable[[Any], int] | None = None
     key_heads: Callable[[Any], int] = key_heads
     decoder: Architecture | None = None
 
@@ -95,15 +101,14 @@ def _fused(name: str, layout: str) -> dict[str, tuple[str, str]]:
 _QKV = _separate("q_proj k_proj v_proj")
 _LLAMA = _row("layers", "self_attn", _QKV, "o_proj", "mlp", "down_proj", "norm")
 _MIXTURE = _LLAMA.lacking("mlp_activation").having(mlp_output=Port("mlp", "output"))
-_GPT2 = _row("h", "attn", _fused("c_attn", "side"), "c_proj", "mlp", "c_proj", "ln_f")
+_GPT2 = replace(_row("h", "attn", _fused("c_attn", "side"), "c_proj", "mlp", "c_proj", "ln_f"), learned_positions=_context)
 _NEOX = _row("layers", "attention", _fused("query_key_value", "group"), "dense", "mlp", "dense_4h_to_h", "final_layer_norm")
 _BLOOM = _row("h", "self_attention", _fused("query_key_value", "group"), "dense", "mlp", "dense_4h_to_h", "ln_f")
-_OPT = _row("layers", "self_attn", _QKV, "out_proj", "fc1", "", "final_layer_norm").having(
-    mlp_activation=Port("fc2", "input"), mlp_output=Port("fc2", "output")
-)
-_BERT = _row("layer", "attention", _separate("self.query self.key self.value"), "output.dense", "intermediate", "").having(
-    mlp_activation=Port("output.dense", "input"), mlp_output=Port("output.dense", "output")
-)
+_OPT = replace(_row("layers", "self_attn", _QKV, "out_proj", "fc1", "", "final_layer_norm"), learned_positions=_context)
+_OPT = _OPT.having(mlp_activation=Port("fc2", "input"), mlp_output=Port("fc2", "output"))
+_BERT = replace(_row("layer", "attention", _separate("self.query self.key self.value"), "output.dense", "intermediate", ""), learned_positions=_context)
+_BERT = _BERT.having(mlp_activation=Port("output.dense", "input"), mlp_output=Port("output.dense", "output"))
+_DISTILBERT = replace(_row("layer", "attention", _separate("q_lin k_lin v_lin"), "out_lin", "ffn", "lin2"), learned_positions=_context)
 
 
 def _t5(stack: str, feedforward: int) -> Architecture:
@@ -122,8 +127,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     **dict.fromkeys(["mixtral", "qwen2_moe", "qwen3_moe"], _MIXTURE),
     "phi3": _row("layers", "self_attn", _fused("qkv_proj", "side"), "o_proj", "mlp", "down_proj", "norm"),
     "bert": _BERT,
-    "roberta": replace(_BERT, counts_positions=False),
-    "distilbert": _row("layer", "attention", _separate("q_lin k_lin v_lin"), "out_lin", "ffn", "lin2"),
+    "roberta": replace(_BERT, counts_positions=False, learned_positions=lambda config: config.max_position_embeddings - config.pad_token_id - 1),
+    "distilbert": _DISTILBERT,
     "t5": replace(_t5("encoder", 1), counts_positions=False, decoder=_t5("decoder", 2)),
     "vit": _row("layers", "attention", _QKV, "o_proj", "mlp", "fc2", "layernorm"),
 }
