@@ -163,7 +163,7 @@ def test_learned_numbers_are_those_of_the_papers(graph: Any, numbers: int) -> No
 
 
 def test_several_edits_at_one_site_all_read_the_state_before_any() -> None:
-    """In orthogonal subspaces their sum; where they overlap, the later write wins."""
+    """In orthogonal subspaces their sum; where they overlap, the later write wins and a shift adds to what is left."""
     batch, seen = prompts([4, 4], "none"), cr.InterventionGraph(seen=cr.Collect("base", cr.Site(1)))
     model = cr.IntervenedModel(gpt2(), seen)
     h = model(batch).collected["seen"]
@@ -175,11 +175,12 @@ def test_several_edits_at_one_site_all_read_the_state_before_any() -> None:
         got = model.with_graph(graph + seen)(batch).collected["seen"]
         change = torch.tensor([1.0, 2.0, -3.0, 4.0], dtype=torch.float64) @ torch.cat([a.rotation, b.rotation])
         torch.testing.assert_close(got, h + change, rtol=0, atol=1e-12)
-    overlapping = cr.InterventionGraph(
-        one=cr.Interchange(cr.Site(1), cr.Identity(D), cr.Constant(5.0)), two=cr.Interchange(cr.Site(1), a, sources[0])
-    )
-    got = model.with_graph(overlapping + seen)(batch).collected["seen"]
-    torch.testing.assert_close(a.read(got), a.read(h) + torch.tensor([1.0, 2.0]).double(), rtol=0, atol=1e-12)
+    fives = cr.Interchange(cr.Site(1), cr.Identity(D), cr.Constant(5.0))
+    values, left = torch.tensor([1.0, 2.0]).double(), a.read(torch.full((D,), 5.0).double())
+    for source, expected in ((cr.Constant([1.0, 2.0]), values), (sources[0], left + values)):
+        overlapping = cr.InterventionGraph(one=fives, two=cr.Interchange(cr.Site(1), a, source))
+        got = model.with_graph(overlapping + seen)(batch).collected["seen"]
+        torch.testing.assert_close(a.read(got), expected.expand_as(a.read(got)), rtol=0, atol=1e-12)
 
 
 def test_a_collect_node_never_changes_what_an_edit_reads() -> None:
