@@ -40,7 +40,7 @@ class Recipe:
     documents: int = 80_000
     held_out: int = 1_000
     seed: int = 0
-    stages: tuple[int, int] = (1_400, 600)
+    stages: tuple[int, int] = (2_200, 900)
     batch: int = 56
     learning_rate: float = 3e-3
     warmup: int = 100
