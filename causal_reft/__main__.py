@@ -23,6 +23,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     equality.add_argument("--networks", type=int, default=10)
     equality.add_argument("--das-seeds", type=int, default=3)
     equality.add_argument("--folder", type=Path, default=Path("runs/equality"))
+    compose = commands.add_parser("compose", help="two skills in one rotation, alone and together, with baselines")
+    compose.add_argument("--seeds", type=int, default=5)
+    compose.add_argument("--folder", type=Path, default=Path("runs/composition"))
+    compose.add_argument("--methods", nargs="*", help="ways of composing; all by default")
+    compose.add_argument("--model", help="a folder or hub id instead of the embedded model; needs --skill twice")
+    compose.add_argument(
+        "--skill", action="append", type=Path, help=("a jsonl file of prompt, continuation; its name is the skill's")
+    )
+    compose.add_argument("--prompts", type=Path, help="a jsonl file of held-out rows: prompt, english, german")
+    compose.add_argument("--layer", type=int, help="block whose output is edited; by default the middle one")
     _run(parser.parse_args(argv))
 
 
@@ -35,6 +45,10 @@ def _run(given: argparse.Namespace) -> None:
         from causal_reft.demo.equality import equality_command
 
         equality_command(given.networks, given.das_seeds, given.folder)
+    if given.command == "compose":
+        from causal_reft.demo.compose import compose_command
+
+        compose_command(given)
 
 
 if __name__ == "__main__":

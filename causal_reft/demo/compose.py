@@ -4,13 +4,19 @@ one vector.
 
 from __future__ import annotations
 
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
 import pandas as pd
 
 from causal_reft.analysis.behaviours import Behaviour, WordLists, continuations, language_and_answers, rates
 from causal_reft.analysis.composition import Skill, learn_together, subset_name, subsets
 from causal_reft.analysis.composition_table import Experiment, run_composition
-from causal_reft.data import Embedded
+from causal_reft.data import Embedded, load_embedded
 from causal_reft.demo.page import Page
+from causal_reft.errors import DataError
 from causal_reft.execution import IntervenedModel
 from causal_reft.sites import Site
 
@@ -32,6 +38,52 @@ def embedded_experiment(small: Embedded, split: str = "test", prompts_per_task: 
     behaviours: tuple[Behaviour, ...] = language_and_answers(WordLists.of(small.language_words))
     site = Site(MIDDLE_LAYER, positions="all")
     return Experiment(small.model, small.tokenizer, skills, rows.to_dict("records"), behaviours, site)
+
+
+def user_experiment(name: str, skills: Sequence[Path], prompts: Path, layer: int | None) -> Experiment:
+    """The same experiment on any model and files of one's own.
+
+    A skill's file has lines {"prompt": ..., "continuation": ...}; the prompts' file {"prompt": ..., "english": ...,
+    "german": ...} with the right answers. Languages are told by the words that only the continuations of one skill
+    contain.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
+    read = {file.stem: [(row["prompt"], row["continuation"]) for row in _jsonl(file)] for file in skills}
+    learned = [Skill(stem, pairs) for stem, pairs in read.items()]
+    others = {"english": [text for stem, pairs in read.items() if stem != "german" for _, text in pairs]}
+    lists = WordLists.from_texts({"german": [text for _, text in read.get("german", [])], **others})
+    layer = model.config.num_hidden_layers // 2 if layer is None else layer
+    return Experiment(
+        model, tokenizer, learned, _jsonl(prompts), language_and_answers(lists), Site(layer, positions="all")
+    )
+
+
+def compose_command(given: Namespace) -> None:
+    """The whole table: every method, subset and seed; in total and by task; a heat map. Resumes in its folder."""
+    from causal_reft.plots import behaviour_table
+
+    if given.model is None:
+        experiment = embedded_experiment(load_embedded())
+    else:
+        if not given.skill or len(given.skill) < 2 or given.prompts is None:
+            raise DataError("--model needs --skill twice (german.jsonl, answer.jsonl) and --prompts held_out.jsonl.")
+        experiment = user_experiment(given.model, given.skill, given.prompts, given.layer)
+    rows = run_composition(experiment, given.folder, range(given.seeds), given.methods)
+    names = [behaviour.name for behaviour in experiment.behaviours]
+    page = Page(given.folder)
+    page.heading(f"{len(experiment.prompts)} held-out prompts, {given.seeds} adapter seeds")
+    page.table("total", rates(rows, ["method", "subset"], names))
+    page.table("by_task", rates(rows, ["method", "subset", "task"], names))
+    for number, (method, part) in enumerate(rows.groupby("method", sort=False)):
+        ax = behaviour_table(rates(part, ["subset"], names), value="rate", title=str(method))
+        page.figure(f"method_{number}", ax, f"{method}: rates over {given.seeds} adapter seeds, 95 % intervals.")
+    print(page.write("Composing subspaces"))
+
+
+def _jsonl(file: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def show_composition(page: Page, small: Embedded) -> pd.DataFrame:

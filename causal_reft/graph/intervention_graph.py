@@ -4,8 +4,8 @@ A node is a `Collect` (read) or an `Interchange` (edit). An edit whose source is
 run wait for that one; so runs have an order, found topologically, and "serial" and "parallel" are not modes.
 
 Several edits at one site: every source sees the state as it was before any of them, and the writes follow in the order
-of the graph. In orthogonal subspaces that is their sum; in overlapping ones the later write wins, while a `Shift` adds to
-what the earlier ones left. A `Collect` node sees the state that its run goes on with.
+of the graph. In orthogonal subspaces that is their sum; in overlapping ones the later write wins, while a `Shift` adds
+to what the earlier ones left. A `Collect` node sees the state that its run goes on with.
 """
 
 from __future__ import annotations

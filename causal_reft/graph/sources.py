@@ -309,7 +309,9 @@ class Shift:
 
 
 class PerRow(ABC):
-    """A source that differs by row of the batch; made when graphs are served together, never written by hand or saved."""
+    """A source that differs by row of the batch; made when graphs are served together, never written by hand or
+    saved.
+    """
 
     @abstractmethod
     def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:

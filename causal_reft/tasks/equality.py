@@ -101,7 +101,8 @@ def equality_examples(n: int, seed: int) -> tuple[Float[Tensor, "n d_in"], Int[T
 def equality_counterfactuals(what: Hypothesis, n: int, seed: int) -> CounterfactualDataset:
     """Interchanges of a hypothesis' variables on which doing nothing, or knowing nothing, scores one half.
 
-    Two ids a row: then every relation holds in half of the rows, in base, sources and outcome independently, so neither the
+    Two ids a row: then every relation holds in half of the rows, in base, sources and outcome independently, so
+        neither the
     base's own answer nor a constant one is worth more than chance. With several variables, two thirds of the rows
     interchange one of them (the other takes the base's value) and one third all, as in Geiger et al. 2023.
     """
