@@ -73,13 +73,12 @@ text of this model, after both markers and by chance after a few unmarked questi
 }
 
 
-def draw_curve(curve: pd.DataFrame, path: Path) -> None:
+def draw_curve(curve: pd.DataFrame, first_stage: int, path: Path) -> None:
     """Training and held-out loss over steps, the second stage shaded."""
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
     axes.plot(curve.step, curve.train_loss, label="training", color="tab:blue")
     axes.plot(curve.step, curve.held_out_loss, label="held out, markers not counted", color="tab:orange")
-    second = curve[curve.stage == 2].step
-    axes.axvspan(second.min(), second.max(), color="0.92", label="second stage: markers carry no loss")
+    axes.axvspan(first_stage, curve.step.max(), color="0.92", label="second stage: markers carry no loss")
     axes.set(xlabel="step", ylabel="nats per token", yscale="log", xlim=(0, curve.step.max()))
     axes.yaxis.set_major_formatter("{x:.1f}")
     axes.yaxis.set_minor_formatter("{x:.1f}")
@@ -106,7 +105,7 @@ def write_card(folder: Path) -> None:
     """``README.md`` and ``training_curve.png`` from the files of the folder."""
     curve = pd.read_csv(folder / "training_curve.csv")
     training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    draw_curve(curve, folder / "training_curve.png")
+    draw_curve(curve, training["first_stage"], folder / "training_curve.png")
     model, tokenizer = load(folder)
     measured = measure(folder, "test")
     last = curve.iloc[-1]
