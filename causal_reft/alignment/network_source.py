@@ -27,12 +27,12 @@ _kept = threading.local()
 class NetworkSource:
     """`given` is what the user passed; `digest` is that of the weights, so that a worker knows it has the right ones."""
 
-    given: Source
+    given: Any
     digest: str
     device: str
 
     @staticmethod
-    def of(given: Source, device: str) -> NetworkSource:
+    def of(given: Any, device: str) -> NetworkSource:
         """Loads once in this process to know the weights.
 
         Raises:

@@ -11,8 +11,10 @@ used, and at the best site (chosen on the selection rows) a capacity ladder and 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -84,7 +86,7 @@ class Study:
 
     def __init__(
         self,
-        model: Source,
+        model: Source | Any,
         tokenizer: Any,
         *,
         task: Task | CausalModel | None = None,
@@ -143,8 +145,7 @@ class Study:
         self.sampling, self.match = sampling, match
         self.description = self._described()
         self.digest = self.description["digest"]
-        self._temporary = tempfile.TemporaryDirectory(prefix="causal_reft-study-") if folder is None else None
-        self.store = Store(self._temporary.name if self._temporary else os.fspath(folder or ""))
+        self.store = Store(os.fspath(folder) if folder is not None else self._temporary_folder())
         self.store.open(
             self.description,
             {
@@ -152,6 +153,12 @@ class Study:
                 for name, part in self.prepared.items()
             },
         )
+
+    def _temporary_folder(self) -> str:
+        """A folder that goes when this object goes."""
+        folder = tempfile.mkdtemp(prefix="causal_reft-study-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
     # Running ----------------------------------------------------------------------------------------------------
 

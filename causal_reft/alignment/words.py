@@ -56,6 +56,7 @@ def report_text(result: StudyResult) -> str:
             *_headline(result, variable),
             "",
             *_where(result, variable),
+            *_dead(result, variable),
             "",
             *_controls(result, variable),
             *_ladder(result, variable),
@@ -181,6 +182,17 @@ def _rows(result: StudyResult, variable: str) -> list[str]:
         f"An answer is right where it is the most likely {'of the full vocabulary' if result.description['match'] == 'vocabulary' else 'of the answers that the task knows'}. "
         f"Seeds {seeds}; {len(grid)} cells; torch {result.description['torch']}."
     ]
+
+
+def _dead(result: StudyResult, variable: str) -> list[str]:
+    """Sites that no logit which is read can feel; training there would change nothing."""
+    sites = result.description["sites"]
+    fits = result.tables.fits(variable=variable, role="study")
+    dead = dict.fromkeys(cell.site for cell in fits if result.tables.cells[cell].facts["dead"])
+    if not dead:
+        return []
+    shown = ", ".join(f"{sites[i]['name']} at {sites[i]['positions']}" for i in dead)
+    return [f"Not trained, because no logit that is read can feel an edit there: {shown}."]
 
 
 def _reading() -> list[str]:

@@ -29,11 +29,11 @@ from causal_reft.alignment.illusion import illusion_report
 from causal_reft.alignment.network_source import NetworkSource
 from causal_reft.alignment.scoring import NO_EDIT, score_rows
 from causal_reft.errors import CausalReftWarning, StudyError
-from causal_reft.execution import Examples, IntervenedModel
+from causal_reft.execution import Examples, IntervenedModel, plan
 from causal_reft.featurizers import Featurizer, Subspace, random_frames
 from causal_reft.graph import Collect, Interchange, InterventionGraph
 from causal_reft.sites import Site
-from causal_reft.training import Recipe, fit
+from causal_reft.training import History, Recipe, fit
 
 FeaturizerRecipe = Callable[[int, int], Featurizer]
 
@@ -122,9 +122,7 @@ def _fit(work: Work, cell: Cell) -> Outcome:
     train, report = data.permuted[cell.seed] if cell.labels == PERMUTED else (data.train, data.report.examples)
     graph = build_graph(work, cell)
     model = IntervenedModel(network, graph)
-    history = fit(model, train, progress=False, **vars(replace(work.recipe, seed=cell.seed)))
-    if history.stopped == "interrupted":
-        raise KeyboardInterrupt
+    history, dead = _trained(model, train, replace(work.recipe, seed=cell.seed))
     target = data.report.target if cell.labels != PERMUTED else None
     found = score_rows(network, graph, report, work.batch_size, target)
     arrays = {f"report.{metric}": values for metric, values in found.items()}
@@ -135,7 +133,21 @@ def _fit(work: Work, cell: Cell) -> Outcome:
         if rows is not None:
             arrays[f"rotation.{name}"] = rows.detach().cpu().numpy()
     ranks = {name: effective_rank(node.featurizer) for name, node in graph.edits.items()}
-    return arrays, {"steps": len(history.steps), "final_loss": history.final_loss, "ranks": ranks}
+    return arrays, {"steps": len(history.steps), "final_loss": history.final_loss, "ranks": ranks, "dead": dead}
+
+
+def _trained(model: IntervenedModel, train: Examples, recipe: Recipe) -> tuple[History, str]:
+    """The history, and why there was nothing to train: no logit that is read can feel the edit.
+
+    Such a site stays in the grid with its first random subspace, which scores what no edit scores.
+    """
+    dead = plan(model, train).dead
+    if dead:
+        return History(), next(iter(dead.values()))
+    history = fit(model, train, progress=False, **vars(recipe))
+    if history.stopped == "interrupted":
+        raise KeyboardInterrupt
+    return history, ""
 
 
 def _controls(work: Work, cell: Cell) -> Outcome:
@@ -161,7 +173,7 @@ def _illusion(work: Work, cell: Cell) -> Outcome:
     """Fits the cell's subspace again (the same numbers) and looks at it."""
     data, network = work.data[cell.variable], _network(work, cell)
     graph = build_graph(work, cell)
-    fit(IntervenedModel(network, graph), data.train, progress=False, **vars(replace(work.recipe, seed=cell.seed)))
+    _trained(IntervenedModel(network, graph), data.train, replace(work.recipe, seed=cell.seed))
     report = illusion_report(network, graph, data.report.examples, data.report.clusters, batch_size=work.batch_size)
     facts = {
         **vars(report),

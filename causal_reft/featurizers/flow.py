@@ -46,12 +46,14 @@ class Flow(Featurizer):
         )
         self.d_model, self.rank, self.n_layers, self.seed = d_model, rank, n_layers, seed
         self.width = width or 2 * d_model
-        self.half = d_model // 2
+        self.n_first = d_model // 2
         generator = torch.Generator().manual_seed(derive(seed, "flow"))
         self.master = nn.Parameter(random_frames(1, d_model, d_model, seed)[0])
         for layer in range(n_layers):
             d_in, d_out = self._widths(layer)
-            self.register_parameter(f"into{layer}", nn.Parameter(torch.randn(self.width, d_in, generator=generator) / max(d_in, 1) ** 0.5))
+            self.register_parameter(
+                f"into{layer}", nn.Parameter(torch.randn(self.width, d_in, generator=generator) / max(d_in, 1) ** 0.5)
+            )
             self.register_parameter(f"offset{layer}", nn.Parameter(torch.zeros(self.width)))
             self.register_parameter(f"out{layer}", nn.Parameter(torch.zeros(d_out, self.width)))
 
@@ -68,7 +70,7 @@ class Flow(Featurizer):
 
     def _widths(self, layer: int) -> tuple[int, int]:
         """Features that a coupling reads and adds to; even layers add to the first half."""
-        return (self.half, self.d_model - self.half) if layer % 2 else (self.d_model - self.half, self.half)
+        return (self.n_first, self.d_model - self.n_first) if layer % 2 else (self.d_model - self.n_first, self.n_first)
 
     def _rotation(self, dtype: torch.dtype) -> Rows:
         return orthonormal_rows(self.master.to(dtype))
@@ -76,14 +78,14 @@ class Flow(Featurizer):
     def _outputs(self, h: Hidden) -> Hidden:
         """f(h)."""
         dtype = computing(h, self.master)
-        halves = list((h.to(dtype) @ self._rotation(dtype).mT).split([self.half, self.d_model - self.half], dim=-1))
+        halves = list((h.to(dtype) @ self._rotation(dtype).mT).split([self.n_first, self.d_model - self.n_first], dim=-1))
         for layer in range(self.n_layers):
             halves[layer % 2] = halves[layer % 2] + self._coupling(layer, halves[1 - layer % 2])
         return torch.cat(halves, dim=-1)
 
     def _inputs(self, outputs: Hidden) -> Hidden:
         """f^-1(outputs)."""
-        halves = list(outputs.split([self.half, self.d_model - self.half], dim=-1))
+        halves = list(outputs.split([self.n_first, self.d_model - self.n_first], dim=-1))
         for layer in reversed(range(self.n_layers)):
             halves[layer % 2] = halves[layer % 2] - self._coupling(layer, halves[1 - layer % 2])
         return torch.cat(halves, dim=-1) @ self._rotation(outputs.dtype)

@@ -11,7 +11,7 @@ from causal_reft.featurizers import Subspace, principal_angles
 from causal_reft.training import Recipe
 from tests.alignment import planted
 
-RECIPE = Recipe(epochs=5, batch_size=128, lr=2e-2, schedule="cosine")
+RECIPE = Recipe(epochs=4, batch_size=150, lr=8e-2, schedule="cosine")
 REPORTED = planted.counterfactuals(600, 100)
 
 
@@ -20,7 +20,7 @@ def fitted():
     @cache
     def fit(kind: str, secret: int):
         network, found = planted.Planted(kind, secret), planted.alignment(seed=secret)
-        found.fit(network, planted.counterfactuals(4000, secret), planted.ENCODING, recipe=RECIPE, progress=False)
+        found.fit(network, planted.counterfactuals(3000, secret), planted.ENCODING, recipe=RECIPE, progress=False)
         angle = principal_angles(found.graph.edits["left"].featurizer.rotation.detach(), network.direction)
         return network, found, float(angle)
 

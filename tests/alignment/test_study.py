@@ -1,0 +1,301 @@
+"""A study resumes, refuses what is not its own, and gives one table however it is run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from causal_reft.alignment import COLUMNS, Controls, Study, StudyResult
+from causal_reft.alignment.work import run_cell
+from causal_reft.errors import StudyError
+from causal_reft.featurizers import Mask, Subspace
+from causal_reft.sites import Site
+from causal_reft.training import Recipe
+from tests.alignment import planted
+from tests.alignment.small import SPLITS, small_study
+
+CHEAP = Controls(random=5, seeds=0, ladder=False, illusion=False)
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Study:
+    found = small_study(tmp_path_factory.mktemp("study") / "serial")
+    found.run(progress=False)
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(study) -> StudyResult:
+    return study.result()
+
+
+def same(one: StudyResult, two: StudyResult) -> None:
+    for name in ("table", "grid", "records", "ladder", "control_fits"):
+        pd.testing.assert_frame_equal(getattr(one, name), getattr(two, name), check_exact=True)
+    assert one.report() == two.report()
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    found = [path for path in (folder / "cells").glob("*.safetensors") if not path.name.startswith(".")]
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in found}
+
+
+def test_the_table_has_a_row_for_each_fit_and_documented_columns(finished):
+    table, grid = finished.table, finished.grid
+    assert len(table) == 2 * 2
+    assert set(table["seed"]) == {0, 1}
+    assert set(table.columns) | set(grid.columns) | {"kl"} == set(COLUMNS)
+    assert ((table["iia_low"] <= table["iia"]) & (table["iia"] <= table["iia_high"])).all()
+    np.testing.assert_allclose(table["separation"], table["iia"] - table["control"])
+    assert len(grid) == 2
+    assert (grid["p_corrected"] >= grid["p"] - 0.02).all()
+
+
+def test_records_have_a_row_for_each_example_and_fit(finished):
+    records = finished.records
+    assert len(records) == 4 * len(SPLITS.test)
+    mean = records.groupby(["site", "seed"])["iia"].mean()
+    for _, row in finished.table.iterrows():
+        assert mean[row["site"], row["seed"]] == pytest.approx(row["iia"])
+    assert {"base_setting", "source_setting", "expected_answer", "kind", "cluster"} <= set(records)
+
+
+def test_two_sites_that_hold_one_tensor_score_alike(finished):
+    assert finished.grid["iia"].nunique() == 1
+    assert finished.difference({"site": "hidden"}, {"site": "read:input"})["difference"] == 0
+
+
+def test_what_the_repr_promises_is_what_is_done(study):
+    text = repr(study)
+    assert "2 sites x 1 featurizers x 2 seeds x 1 variables = 4 fits" in text
+    assert "4 more fits to permuted labels and on shuffled weights" in text
+    assert "48 training, 24 selection, 48 report rows" in text
+    assert "passes of one prompt" in text
+    assert study.finished == len(study.cells) == len(files(study.store.folder))
+
+
+def test_the_report_says_everything_in_words_and_in_html(finished):
+    text = finished.report()
+    for words in ("separate", "identity patch", "random subspaces", "PCA", "permuted labels", "shuffled weights", "Capacity ladder"):
+        assert words in text
+    assert "A Flow can align almost anything" in text
+    assert "Illusion report" in text
+    assert f"Scored on {len(SPLITS.test)} report rows" in text
+    html = finished.report(html=True)
+    assert "<table" in html and "separation_low" in html
+    assert finished.heatmap("iia", ax=None).get_title() is not None
+
+
+def test_ladder_and_control_fits_have_tables(finished):
+    assert set(finished.ladder["featurizer"]) == {"Subspace of rank 1", "Subspace of rank 2", "Flow of rank 2"}
+    shuffled = finished.ladder[finished.ladder["network"] == "shuffled"]
+    assert set(shuffled["featurizer"]) >= {"Flow of rank 2"}
+    assert set(finished.control_fits["labels"]) == {"true", "permuted"}
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_kill_9_five_times_and_the_table_is_the_same_bit_for_bit(tmp_path):
+    def make(folder: Path) -> Study:
+        return small_study(folder, seeds=range(10), controls=Controls(random=5, seeds=10, ladder=False, illusion=False))
+
+    def run() -> None:
+        make(tmp_path / "killed").run(progress=False)
+
+    stream, seen = np.random.default_rng(int(time.time())), dict[str, tuple[int, int]]()
+    for _ in range(5):
+        child = FORK.Process(target=run)
+        child.start()
+        wanted = len(seen) + int(stream.integers(1, 10))
+        while child.is_alive() and len(files(tmp_path / "killed")) < wanted:
+            time.sleep(0.003)
+        time.sleep(float(stream.random()) * 0.05)
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        now = files(tmp_path / "killed")
+        assert {name: now[name] for name in seen} == seen, "a finished cell was computed again"
+        seen = now
+    study = make(tmp_path / "killed")
+    assert 5 <= len(seen) < len(study.cells)
+    result = study.run(progress=False)
+    assert len(study.cells) >= 60
+    now = files(tmp_path / "killed")
+    assert {name: now[name] for name in seen} == seen
+    same(result, make(tmp_path / "whole").run(progress=False))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_process_pool_gives_the_serial_table(finished, tmp_path):
+    with ProcessPoolExecutor(2, mp_context=FORK) as pool:
+        same(small_study(tmp_path / "pool").run(executor=pool, progress=False), finished)
+
+
+def test_threads_have_a_network_each_and_give_the_serial_table(finished, tmp_path):
+    loaded: list[int] = []
+
+    class Counting:
+        def __call__(self):
+            loaded.append(threading.get_ident())
+            return planted.truth()
+
+        def __reduce__(self):
+            return planted.truth, ()
+
+    study = small_study(tmp_path / "threads", model=Counting())
+    with ThreadPoolExecutor(2) as pool:
+        same(study.run(executor=pool, progress=False), finished)
+    assert len(loaded) == len(set(loaded)) <= 3
+
+
+def test_dask_gives_the_serial_table(finished, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(1, processes=False, threads_per_worker=2, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        same(small_study(tmp_path / "dask").run(executor=client.get_executor(), progress=False), finished)
+
+
+def test_another_study_is_refused_and_the_difference_is_named(finished, tmp_path):
+    small_study(tmp_path / "s")
+    with pytest.raises(StudyError, match=r"(?s)holds another study.*seeds: there \[0, 1\], here \[0, 1, 2\]"):
+        small_study(tmp_path / "s", seeds=range(3))
+    with pytest.raises(StudyError, match="featurizers"):
+        small_study(tmp_path / "s", featurizer=lambda d, seed: Subspace(d, 2, seed + 1))
+    with pytest.raises(StudyError, match="model"):
+        small_study(tmp_path / "s", model=planted.Planted("independent", 1))
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("...")
+    with pytest.raises(StudyError, match="holds no study"):
+        small_study(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_unfinished_study_has_no_result(tmp_path):
+    study = small_study(tmp_path / "s")
+    with pytest.raises(StudyError, match="0 of 4 fits.*not finished"):
+        study.result()
+
+
+def test_a_renamed_cell_is_found_out(study, tmp_path):
+    copied = Path(shutil.copytree(study.store.folder, tmp_path / "s"))
+    one, two = sorted((copied / "cells").glob("fit-*"))[:2]
+    one.replace(two)
+    with pytest.raises(StudyError, match="does not belong to this study"):
+        StudyResult.load(copied)
+
+
+def test_an_interrupted_fit_is_no_finished_cell(tmp_path, monkeypatch):
+    study = small_study(tmp_path / "s")
+
+    def interrupted(*args, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        study.run(progress=False)
+    assert study.finished == 0
+
+
+def test_a_live_network_is_for_this_process_alone(tmp_path):
+    study = small_study(tmp_path / "s", model=planted.Planted("independent", 0))
+    with ThreadPoolExecutor(1) as pool, pytest.raises(StudyError, match="folder or hub id"):
+        study.run(executor=pool)
+
+
+def test_a_factory_must_be_sendable(tmp_path):
+    study = small_study(tmp_path / "s", model=lambda: planted.Planted("independent", 0))
+    with ThreadPoolExecutor(1) as pool, pytest.raises(StudyError, match="top of a module"):
+        study.run(executor=pool)
+
+
+def test_a_network_that_changed_meanwhile_is_refused(tmp_path):
+    network = planted.Planted("independent", 0)
+    study = small_study(tmp_path / "s", model=network)
+    with torch.no_grad():
+        network.read.weight.mul_(2)
+    with pytest.raises(StudyError, match="weights changed"):
+        study.run()
+
+
+def test_a_factory_that_gives_other_weights_each_time_is_refused(tmp_path):
+    made = iter([planted.Planted("independent", 0), planted.Planted("independent", 1)])
+    study = small_study(tmp_path / "s", model=lambda: next(made))
+    found: list[BaseException] = []
+
+    def other_thread() -> None:
+        try:
+            run_cell(study.work, study.cells[0])
+        except StudyError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=other_thread)
+    thread.start()
+    thread.join()
+    assert "other weights" in str(found[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sites": []}, "0 sites"),
+        ({"sites": [planted.SITE, Site.at("hidden")]}, "given twice"),
+        ({"data": None}, "needs task=... .*or data="),
+        ({"model": 3}, "not int"),
+        ({"model": lambda: 3}, "returned a int"),
+        ({"match": "choices"}, "for a Task on a language model"),
+        ({"data": planted.counterfactuals(12, 0).split(0.4, 0.3, 0.3)}, "Only . of . rows are left"),
+    ],
+)
+def test_mistakes_are_answered_by_letters(tmp_path, changes, message):
+    with pytest.raises(StudyError, match=message):
+        small_study(tmp_path / "s", **changes)
+
+
+def test_masks_have_controls_of_the_rank_that_they_learned(tmp_path):
+    result = small_study(
+        tmp_path / "s",
+        sites=[planted.SITE],
+        featurizer={"boundless": lambda d, seed: Mask(Subspace(d, d, seed))},
+        controls=CHEAP,
+    ).run(progress=False)
+    assert (result.table["rank"] == planted.WIDTH // 2).all()
+
+
+def test_two_studies_are_compared_pair_by_pair(finished, tmp_path):
+    longer = small_study(tmp_path / "s", controls=CHEAP, recipe=Recipe(epochs=12, batch_size=24, lr=5e-2)).run(progress=False)
+    found = longer.compare(finished)
+    assert len(found) == 2
+    row = found.iloc[0]
+    assert row["difference"] == pytest.approx(row["here"] - row["there"]) == longer.grid["iia"][0] - finished.grid["iia"][0]
+    assert row["low"] <= row["difference"] <= row["high"]
+    assert (found["p_corrected"] >= found["p"] - 0.02).all()
+    assert (finished.compare(finished)["difference"] == 0).all()
+
+
+def test_a_cell_that_is_not_one_cell_is_answered(finished):
+    with pytest.raises(StudyError, match="names 2 cells"):
+        finished.difference({"variable": "left"}, {"site": "hidden"})
+    with pytest.raises(StudyError, match="no column 'sight'"):
+        finished.difference({"sight": "hidden"}, {"site": "hidden"})
+    with pytest.raises(StudyError, match="looked for left"):
+        finished.best("right")
+
+
+def test_without_a_folder_a_study_keeps_its_cells_in_a_temporary_one():
+    study = small_study(None, sites=[planted.SITE], controls=CHEAP)
+    assert len(study.run(progress=False).table) == 2
