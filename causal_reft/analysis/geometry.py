@@ -1,7 +1,7 @@
 """How learned subspaces lie: to each other, to the principal directions of states, to the directions of tokens.
 
     angle_table({"seed 0": R0, "seed 1": R1})      principal angles of every pair, and of random subspaces beside them
-    pca_overlap(R, states)                         |R v|^2 of each principal direction v: 1 inside the subspace, 0 outside
+    pca_overlap(R, states)                         |R v|^2 of each principal direction v: 1 inside, 0 outside
     token_overlap(R, model, tokenizer)             |R u|^2 / |u|^2 of each token's unembedding direction u
 
 All three are the same for every basis of a subspace. A single row of a learned rotation has no such meaning: any other
@@ -36,8 +36,8 @@ def angle_table(subspaces: Mapping[str, Span], draws: int = 100, seed: int = 0) 
         seed: of those draws.
 
     Returns:
-        Columns `one`, `two`, `index` (0 is the smallest angle), `angle` in degrees, and `random`: the mean of that angle
-        between random subspaces of the same two ranks.
+        Columns `one`, `two`, `index` (0 is the smallest angle), `angle` in degrees, and `random`: the mean of that
+        angle between random subspaces of the same two ranks.
 
     Raises:
         DataError: fewer than two subspaces, or of different widths.
@@ -45,7 +45,9 @@ def angle_table(subspaces: Mapping[str, Span], draws: int = 100, seed: int = 0) 
     rows = {name: orthonormal(span) for name, span in subspaces.items()}
     widths = {name: len(span.mT) for name, span in rows.items()}
     if len(rows) < 2 or len(set(widths.values())) > 1:
-        raise DataError(f"Angles are between two or more subspaces of one space; given: {widths or 'none'} (name: d_model).")
+        raise DataError(
+            f"Angles are between two or more subspaces of one space; given: {widths or 'none'} (name: d_model)."
+        )
     made = []
     for one, two in combinations(rows, 2):
         chance = random_angles(len(rows[one].mT), len(rows[one]), len(rows[two]), draws, seed)
@@ -106,8 +108,8 @@ def direction_tokens(span: Span, model: nn.Module, tokenizer: Any, top: int = 5)
     """The tokens whose logits rise and fall most along each row of a span (see the top about rows of higher rank).
 
     Returns:
-        Columns `direction`, `sign` ("+" or "-"), `place`, `token`, `id`, `logit`: the logit relative to the mean over the
-        vocabulary, in units of the largest along that direction.
+        Columns `direction`, `sign` ("+" or "-"), `place`, `token`, `id`, `logit`: the logit relative to the mean over
+        the vocabulary, in units of the largest along that direction.
     """
     rows, directions = orthonormal(span), unembedding(model)
     _check_width(rows, directions.shape[-1], "the unembedding")
@@ -117,7 +119,16 @@ def direction_tokens(span: Span, model: nn.Module, tokenizer: Any, top: int = 5)
         for sign, order in (("+", scaled.argsort(descending=True, stable=True)), ("-", scaled.argsort(stable=True))):
             ids = order[:top].tolist()
             for place, (token, i) in enumerate(zip(_texts(tokenizer, ids), ids, strict=True)):
-                made.append({"direction": number, "sign": sign, "place": place, "token": token, "id": i, "logit": float(scaled[i])})
+                made.append(
+                    {
+                        "direction": number,
+                        "sign": sign,
+                        "place": place,
+                        "token": token,
+                        "id": i,
+                        "logit": float(scaled[i]),
+                    }
+                )
     return pd.DataFrame(made)
 
 
@@ -161,4 +172,6 @@ def _texts(tokenizer: Any, ids: list[int]) -> list[str]:
 
 def _check_width(rows: Tensor, width: int, what: str) -> None:
     if rows.shape[1] != width:
-        raise DataError(f"The subspace has d_model={rows.shape[1]}, but {what} have width {width}. Compare states of one site.")
+        raise DataError(
+            f"The subspace has d_model={rows.shape[1]}, but {what} have width {width}. Compare states of one site."
+        )

@@ -1,8 +1,8 @@
 """A subspace over text: what its coordinates are at every token, and what the model says when it is pushed along one.
 
-    projections(model, tokenizer, text, site, R)               z = R h at each token, for `plots.token_strip`
-    push(site, R, direction=0, strength=3)                     the graph  h + strength * R_i : Shift(Constant(...))
-    steered(model, tokenizer, prompts, site, R, strengths)     the texts that come out
+projections(model, tokenizer, text, site, R)               z = R h at each token, for `plots.token_strip`
+push(site, R, direction=0, strength=3)                     the graph  h + strength * R_i : Shift(Constant(...))
+steered(model, tokenizer, prompts, site, R, strengths)     the texts that come out
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def steered(
     direction: int = 0,
     max_new_tokens: int = 20,
 ) -> pd.DataFrame:
-    """What the model says (greedily) at each strength: columns `strength`, `prompt`, `continuation`. 0 is the plain model."""
+    """What the model says (greedily) at each strength: columns `strength`, `prompt`, `continuation`."""
     rows = []
     for strength in strengths:
         pushed = IntervenedModel(model, push(site, featurizer, strength, direction), tokenizer)

@@ -1,10 +1,10 @@
-"""One vector remembers a page: an edit at the prompt makes a frozen model spell out a given text (Wu et al. 2024, figs 3-8).
+"""One vector remembers a page: an edit at the prompt makes a frozen model spell out a given text (Wu et al. 2024).
 
-    memory = memorise(model, tokenizer, text, n=12, edit=Edit("consreft", rank=1, layers=(1,)), prompt="Recall the text:")
+    memory = memorise(model, tokenizer, text, n=12, edit=Edit("consreft", 1, (3,)), prompt="Recall:")
     memory.recalled, memory.row["recovery"], memory.model.generate(...)
 
 One cell of the grid of `memorisation_grid`, which sweeps layers, lengths, kinds of text and seeds. What can look like a
-limit of memory and is none is refused or named: a text beyond the model's context, an edit behind the last mixing of tokens.
+limit of memory and is none is refused or named: a text beyond the model's context, an edit behind the last attention.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 
 from causal_reft.analysis.memorisation_edits import Edit, context_limit, reach
 from causal_reft.analysis.memorisation_scores import Recall, recall, scores, unedited
-from causal_reft.analysis.memorisation_texts import Ids, target_ids, tokenised
+from causal_reft.analysis.memorisation_texts import Ids, known, target_ids
 from causal_reft.analysis.memorisation_training import Lesson, MemoryRecipe, Outcome, learn
 from causal_reft.errors import CausalReftWarning, DataError
 from causal_reft.execution import IntervenedModel
@@ -110,7 +110,9 @@ def memories(
     warn_of_last_block([edit for edit, _ in trials], reaches, len(target))
     wholes = [record(edit.extended(prompt_ids), target) for edit, _ in trials]
     graphs = [started(edit, model, seed) for edit, seed in trials]
-    lessons = [Lesson(graph, [_felt(whole, reached)]) for graph, whole, reached in zip(graphs, wholes, reaches, strict=True)]
+    lessons = [
+        Lesson(graph, [_felt(whole, reached)]) for graph, whole, reached in zip(graphs, wholes, reaches, strict=True)
+    ]
     outcomes = learn(model, tokenizer, lessons, recipe, progress=progress)
     base = unedited(model, tokenizer, [record(prompt_ids, target)])[0]
     return [
@@ -137,8 +139,7 @@ def prompt_tokens(prompt: str, tokenizer: Any) -> Ids:
         ids = ids[:-1]
     if not ids:
         raise DataError(f"prompt={prompt!r} has no tokens, so there is none to edit. Give it a word.")
-    tokenised(prompt, tokenizer)
-    return ids
+    return known(ids, tokenizer)
 
 
 def record(prompt: Sequence[int], target: Sequence[int]) -> dict[str, Any]:
@@ -156,14 +157,15 @@ def check_context(model: nn.Module, edit: Edit, prompt_length: int, n: int) -> N
     limit, length = context_limit(model), prompt_length + edit.added_tokens + n
     if limit is not None and length > limit:
         raise DataError(
-            f"{n} tokens behind a prompt of {length - n} are {length}, and {type(model).__name__} was made for {limit}. "
-            f"Beyond its context a model fails by itself, which is no measure of memory. Ask for n <= {limit - length + n}."
+            f"{n} tokens behind a prompt of {length - n} are {length}, and {type(model).__name__} was made for "
+            f"{limit}. Beyond its context a model fails by itself, which is no measure of memory. "
+            f"Ask for n <= {limit - length + n}."
         )
 
 
 def _felt(whole: dict[str, Any], reached: int) -> dict[str, Any]:
     """The record without labels that the edit cannot change, so that training may stop when all others are right."""
-    if not 0 < reached:
+    if reached == 0:
         return whole
     stop = whole["prompt_lengths"] + reached
     return {**whole, "labels": whole["labels"][:stop] + [IGNORED] * (len(whole["labels"]) - stop)}

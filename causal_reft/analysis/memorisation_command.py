@@ -1,6 +1,7 @@
-"""The command  python -m causal_reft memorise --model <folder or hub id> --text <file>  : the grid, its table and its figure.
+"""The command  python -m causal_reft memorise --model <folder or hub id> --text <file>  : grid, table and figure.
 
-It writes `table.csv`, `figure.png` and `report.txt` beside the finished cells in `--folder`, and goes on where it stopped.
+It writes `table.csv`, `figure.png` and `report.txt` beside the finished cells in `--folder`, and goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from causal_reft.analysis.memorisation_ids import TEMPLATE, access_ids
 from causal_reft.analysis.memorisation_texts import KINDS, read_text
 from causal_reft.analysis.memorisation_training import MemoryRecipe
 
-DESCRIPTION = "Teach one edit of a frozen model to spell out the first n tokens of a text: layers x lengths x texts x seeds."
+DESCRIPTION = (
+    "Teach one edit of a frozen model to spell out the first n tokens of a text: layers x lengths x texts x seeds."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +70,12 @@ def run(args: argparse.Namespace) -> int:
     if args.ids:
         table = access_ids(model, tokenizer, text, args.ids, edits, seeds, args.id_template, recipe, progress=True)
         table.to_csv(folder / "ids.csv", index=False)
-        print(table.groupby(["ids", "method", "rank", "layers"], sort=False)["recovery"].agg(["mean", "min", "max"]).round(3).to_string())
+        print(
+            table.groupby(["ids", "method", "rank", "layers"], sort=False)["recovery"]
+            .agg(["mean", "min", "max"])
+            .round(3)
+            .to_string()
+        )
     print(f"Table, figure and report: {folder}")
     return 0
 

@@ -1,12 +1,12 @@
-"""What is learned: an edit of some rank at some layers and prompt tokens; and, as controls, nothing or a prompt embedding.
+"""What is learned: an edit of some rank at some layers and prompt tokens; as controls, nothing or a prompt embedding.
 
     ConsReFT    h + R^T (b - R h)         d r + r numbers for each layer      the paper's released experiment
     LoReFT      h + R^T (W h + b - R h)   2 d r + r numbers for each layer
     prompt_embedding                      d r numbers: r free vectors behind the prompt, in place of token embeddings
     none                                  0 numbers: the model as it is
 
-A learned prompt embedding is a graph too: the whole vector at the embeddings of r placeholder tokens, taken from a learned
-constant. So it trains and generates by the same code as the edits.
+A learned prompt embedding is a graph too: the whole vector at the embeddings of r placeholder tokens, taken from a
+learned constant. So it trains and generates by the same code as the edits.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ class Edit:
         if self.method == PROMPT_EMBEDDING:
             return prompt_embedding(model, self.rank, seed)
         sites = grid(self.layers, [self.positions])
-        return REFT[self.method](sites if len(sites) > 1 else sites[0], model_config(model).hidden_size, self.rank, seed)
+        return REFT[self.method](
+            sites if len(sites) > 1 else sites[0], model_config(model).hidden_size, self.rank, seed
+        )
 
     def row(self) -> dict[str, Any]:
         """The columns of a table that say what this is."""
@@ -95,12 +97,19 @@ class Edit:
 
 
 def prompt_embedding(model: nn.Module, count: int, seed: int = 0) -> InterventionGraph:
-    """`count` learned vectors in place of the embeddings of the last `count` prompt tokens; d numbers each."""
-    width = model.get_input_embeddings().embedding_dim  # type: ignore[operator]
+    """`count` learned vectors in place of the embeddings of the last `count` prompt tokens; d numbers each.
+
+    They stand where `inputs_embeds` would: a model with learned positions adds those to them.
+    """
+    table = model.get_input_embeddings()  # type: ignore[operator]
+    path = next(path for path, module in model.named_modules() if module is table)
+    width = table.embedding_dim
     nodes = {}
     for number in range(count):
-        source = LearnedSource(width, width, reads_input=False, init="random", seed=derive(seed, "prompt embedding", number))
-        site = Site(component="embeddings", positions=slice(number - count, number - count + 1 or None))
+        source = LearnedSource(
+            width, width, reads_input=False, init="random", seed=derive(seed, "prompt embedding", number)
+        )
+        site = Site.at(path, positions=slice(number - count, number - count + 1 or None))
         nodes[f"vector_{number}"] = Interchange(site, Identity(width), source)
     return InterventionGraph(**nodes)
 
@@ -112,7 +121,11 @@ def equal_prompt_embedding(model: nn.Module, edit: Edit) -> Edit:
 
 
 def layer_edits(
-    model: nn.Module, method: str = "consreft", rank: int = 1, layers: Sequence[int] | None = None, positions: str | int = "last"
+    model: nn.Module,
+    method: str = "consreft",
+    rank: int = 1,
+    layers: Sequence[int] | None = None,
+    positions: str | int = "last",
 ) -> list[Edit]:
     """One edit for each layer (by default all), and the two controls: no edit, and a prompt embedding of equal size."""
     layers = range(model_config(model).num_hidden_layers) if layers is None else layers
@@ -123,8 +136,8 @@ def layer_edits(
 def reach(model: nn.Module, edit: Edit, prompt_length: int, n: int) -> int:
     """How many of n new tokens an edit can change: all, 1 where it sits behind the last mixing of tokens, or 0.
 
-    An edit of the last block's output changes only the logits of its own tokens; the first new token is read from the last
-    prompt token, the others from tokens that the edit never touches.
+    An edit of the last block's output changes only the logits of its own tokens; the first new token is read from the
+    last prompt token, the others from tokens that the edit never touches.
     """
     if edit.method == NONE:
         return 0

@@ -4,9 +4,9 @@
     result = grid.run()
     result.table, result.figure(), result.report()
 
-A cell is one target (kind, length, seed) with all edits, which are trained side by side. It is computed by itself from its
-seeds and written as one file, whole or not at all. So an interrupted grid goes on where it stopped and ends with the same
-table, and a folder can be given further lengths, kinds and seeds later.
+A cell is one target (kind, length, seed) with all edits, which are trained side by side. It is computed by itself from
+its seeds and written as one file, whole or not at all. So an interrupted grid goes on where it stopped and ends with
+the same table, and a folder can be given further lengths, kinds and seeds later.
 """
 
 from __future__ import annotations
@@ -142,7 +142,11 @@ class MemorisationGrid:
         except KeyboardInterrupt:
             kept = f" They are in {folder}: run the same again to go on." if self.folder else ""
             tqdm.write(f"Interrupted: {finished} of {len(self.cells)} cells are finished.{kept}")
-        return MemorisationResult(pd.DataFrame(rows), {**description, "edits": [str(edit) for edit in self.edits]}, finished == len(self.cells))
+        return MemorisationResult(
+            pd.DataFrame(rows),
+            {**description, "edits": [str(edit) for edit in self.edits]},
+            finished == len(self.cells),
+        )
 
     def _cell(self, cell: MemoryCell, folder: Path, description: dict[str, Any]) -> list[dict[str, Any]]:
         """The rows of a cell: read from its file, or computed and written."""
@@ -160,7 +164,9 @@ class MemorisationGrid:
 
     def _compute(self, cell: MemoryCell, target: Ids) -> list[dict[str, Any]]:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*first new token.*", CausalReftWarning)  # `_warn_of_context` said it once
+            warnings.filterwarnings(
+                "ignore", ".*first new token.*", CausalReftWarning
+            )  # `_warn_of_context` said it once
             trials = [(edit, cell.seed) for edit in self.edits]
             found = memories(self.model, self.tokenizer, target, trials, self.prompt, self.recipe)
         told = {"text": cell.kind, "target": _digest(json.dumps(target))}
@@ -179,8 +185,9 @@ class MemorisationGrid:
         beyond = [n for n in sorted(self.lengths) if self.beyond_context(n)]
         if beyond:
             warnings.warn(
-                f"Lengths {', '.join(map(str, beyond))} with the prompt exceed the {context_limit(self.model)} tokens that "
-                f"{type(self.model).__name__} was made for. They are not run: beyond its context a model fails by itself.",
+                f"Lengths {', '.join(map(str, beyond))} with the prompt exceed the {context_limit(self.model)} tokens "
+                f"that {type(self.model).__name__} was made for. They are not run: beyond its context a model fails by "
+                f"itself.",
                 CausalReftWarning,
                 stacklevel=4,
             )
@@ -188,4 +195,3 @@ class MemorisationGrid:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-

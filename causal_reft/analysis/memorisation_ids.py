@@ -1,9 +1,9 @@
-"""A multitude of access ids: one edit that recalls another word behind each of N prompts (Wu et al. 2024, figures 6 to 8).
+"""A multitude of access ids: one edit that recalls another word behind each of N prompts (Wu et al. 2024).
 
     prompts   "ID 0 :", "ID 1 :", ...          targets   the first N different words of the text
 
 All prompts share the edit, so what tells the words apart is only what the edited token's state knows of its prompt. The
-score is the share of ids whose whole word comes back; an edit that learned nothing of the ids gets one word right: 1 / N.
+score is the share of ids whose whole word comes back; an edit that sees nothing of the ids gets one word right: 1 / N.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 from causal_reft.analysis.memorisation import check_context, prompt_tokens, record, started, warn_of_last_block
 from causal_reft.analysis.memorisation_edits import Edit, reach
 from causal_reft.analysis.memorisation_scores import recall, stored_bits, unedited
-from causal_reft.analysis.memorisation_texts import tokenised
+from causal_reft.analysis.memorisation_texts import known, tokenised
 from causal_reft.analysis.memorisation_training import Lesson, MemoryRecipe, learn
 from causal_reft.errors import DataError
 from causal_reft.execution import IntervenedModel
@@ -73,11 +73,14 @@ def id_records(tokenizer: Any, text: str, count: int, template: str = TEMPLATE) 
     prompts = [prompt_tokens(template.format(id=number), tokenizer) for number in range(count)]
     if len(set(prompts)) < count:
         raise DataError(
-            f"template={template!r}: {count} ids give only {len(set(prompts))} different prompts in this tokenizer. Put the "
-            f"id where the tokenizer sees it: '{{id}}' must occur, as digits that it knows."
+            f"template={template!r}: {count} ids give only {len(set(prompts))} different prompts in this tokenizer. "
+            f"Put the id where the tokenizer sees it: '{{id}}' must occur, as digits that it knows."
         )
     words = distinct_words(text, count)
-    return [record(prompt, tokenised(word, tokenizer)) for prompt, word in zip(prompts, words, strict=True)]
+    return [
+        record(prompt, known(tokenised(word, tokenizer), tokenizer))
+        for prompt, word in zip(prompts, words, strict=True)
+    ]
 
 
 def distinct_words(text: str, count: int) -> list[str]:
@@ -99,7 +102,13 @@ def _warn(model: nn.Module, edits: Sequence[Edit], records: Sequence[dict[str, A
 
 
 def _share(
-    model: nn.Module, tokenizer: Any, records: Sequence[dict[str, Any]], edit: Edit, seed: int, recipe: MemoryRecipe, progress: bool
+    model: nn.Module,
+    tokenizer: Any,
+    records: Sequence[dict[str, Any]],
+    edit: Edit,
+    seed: int,
+    recipe: MemoryRecipe,
+    progress: bool,
 ) -> dict[str, Any]:
     wholes = [_extended(whole, edit) for whole in records]
     for whole in records:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 KEYS = ["text", "method", "rank", "layers", "positions"]
 GREY = "0.92"
+NAMES = {"consreft": "ConsReFT", "loreft": "LoReFT", "lobireft": "LobiReFT", "direft": "DiReFT"}
+NAMES |= {"noreft": "NoReFT", "nodireft": "NodiReFT"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class MemorisationResult:
         return self.table[self.table["method"] == PROMPT_EMBEDDING]
 
     def longest(self) -> pd.DataFrame:
-        """For each kind of text, edit and seed the largest length that came back whole (0 where none did): `longest`."""
+        """For each text, edit and seed the largest length that came back whole (0 where none did): `longest`."""
         known = self.table.dropna(subset=["recovery"])
         whole = known.assign(longest=known["n"].where(known["recovery"] == 1, 0))
         keys = [*KEYS, "layer", "learned_numbers", "seed"]
@@ -53,8 +55,8 @@ class MemorisationResult:
     def figure(self, value: str = "recovery") -> np.ndarray:
         """One panel for each length, layer on x, one line for each kind of text with its range over seeds.
 
-        Dotted: the prompt embedding of equal size, which has no layer. Grey: layers whose edit cannot change more than the
-        first new token. A length beyond the context has an empty panel that says so. Returns the panels' Axes.
+        Dotted: the prompt embedding of equal size, which has no layer. Grey: layers whose edit cannot change more than
+        the first new token. A length beyond the context has an empty panel that says so. Returns the panels' Axes.
 
         Raises:
             DataError: edits that do not differ by their layer alone.
@@ -64,33 +66,56 @@ class MemorisationResult:
         edits = self.edits
         if edits["layer"].isna().any() or len(edits[["method", "rank", "positions"]].drop_duplicates()) > 1:
             raise DataError(
-                "This figure has the layer on its x axis, and these edits differ by more. Choose one method, rank and place: "
-                "MemorisationResult(table[(table['rank'] == 1) | table['method'].isin(['none', 'prompt_embedding'])])."
+                "This figure has the layer on its x axis, and these edits differ by more. Choose one method, rank and "
+                "place: MemorisationResult(table[(table['rank'] == 1) | table['layer'].isna()])."
             )
         first = edits.iloc[0]
         numbers = int(edits["learned_numbers"].dropna().iloc[0])
-        title = f"{value.replace('_', ' ').capitalize()} by {first['method']} of rank {first['rank']}: {numbers:,} learned numbers"
-        axes = panel_grid(edits, "n", "layer", value, "text", title=title)
-        for ax, (n, panel) in zip(axes, self.table.groupby("n", sort=True), strict=True):
+        name = NAMES[first["method"]]
+        title = f"{value.replace('_', ' ').capitalize()}: {name} of rank {first['rank']}, {numbers:,} learned numbers"
+        axes = panel_grid(edits, "n", "layer", value, "text", title=f"{title}\n{self._marks()}")
+        for ax, (_, panel) in zip(axes, self.table.groupby("n", sort=True), strict=True):
             self._mark_blind(ax, panel)
             self._draw_controls(ax, panel, value)
             if panel[value].isna().all():
-                ax.text(0.5, 0.5, f"{panel['note'].iloc[0]}:\nnot run", transform=ax.transAxes, ha="center", va="center", fontsize=7)
+                ax.text(
+                    0.5,
+                    0.5,
+                    f"{panel['note'].iloc[0]}:\nnot run",
+                    transform=ax.transAxes,
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                )
         return axes
+
+    def _marks(self) -> str:
+        """What the dotted lines and grey bands are."""
+        marks = ["dotted: a learned prompt embedding of equal size"] if len(self.control) else []
+        marks += ["grey: only the first new token can change"] if (self.edits["reach"] == 1).any() else []
+        return "; ".join(marks)
 
     def report(self) -> str:
         """The table in words: what came back, what a control brings back, and what is no measure of memory."""
         table = self.table
-        lines = [f"{len(self.edits)} edits of {len(table[['text', 'n', 'seed']].drop_duplicates())} targets" + ("" if self.complete else " (interrupted)")]
+        lines = [
+            f"{len(self.edits)} edits of {len(table[['text', 'n', 'seed']].drop_duplicates())} targets"
+            + ("" if self.complete else " (interrupted)")
+        ]
         for n, some in table[table["recovery"].notna()].groupby("n"):
             for text, rows in some.groupby("text", sort=False):
                 lines.append(f"  {text}, {n} tokens: {self._told(rows)}")
         blind = table[table["note"].str.startswith("changes")]
         if len(blind):
-            lines.append(f"Layers {', '.join(sorted(set(blind['layers'])))}: an edit there changes only the first new token, whatever it learns; no measure of memory.")
+            lines.append(
+                f"Layers {', '.join(sorted(set(blind['layers'])))}: an edit there "
+                "changes only the first new token, whatever it learns; no measure of memory."
+            )
         empty = table[table["recovery"].isna()]
         if len(empty):
-            lines.append(f"Lengths {', '.join(map(str, sorted(set(empty['n']))))}: beyond the model's context, not run.")
+            lines.append(
+                f"Lengths {', '.join(map(str, sorted(set(empty['n']))))}: beyond the model's context, not run."
+            )
         return "\n".join(lines)
 
     def _told(self, rows: pd.DataFrame) -> str:
@@ -98,10 +123,12 @@ class MemorisationResult:
         parts = []
         edits = rows[~rows["method"].isin(CONTROLS) & (rows["note"] == "")]
         if len(edits):
-            means = edits.groupby(KEYS[1:], sort=False)["recovery"].mean()
-            best = dict(zip(KEYS[1:], means.idxmax(), strict=True))
-            chosen = edits[(edits[list(best)] == pd.Series(best)).all(axis=1)]
-            parts.append(f"best edit {best['method']} rank {best['rank']} at layers {best['layers']} {_interval(chosen)}")
+            chosen = max(
+                (rows for _, rows in edits.groupby(KEYS[1:], sort=False)), key=lambda rows: rows["recovery"].mean()
+            )
+            best = chosen.iloc[0]
+            name = f"{NAMES[best['method']]} rank {best['rank']} at layers {best['layers']}"
+            parts.append(f"best edit {name} {_interval(chosen)}")
         for method, name in ((PROMPT_EMBEDDING, "prompt embedding"), (NONE, "no edit")):
             if len(chosen := rows[rows["method"] == method]):
                 parts.append(f"{name} {_interval(chosen)}")

@@ -1,20 +1,19 @@
 """How much of a text came back: exact prefix in tokens and in characters, each over the *target's* length, and bits.
 
-    recovery             = k / n                                    k tokens of the target come back before the first wrong one
+    recovery             = k / n              k tokens of the target come back before the first wrong one
     character_recovery   = common prefix of the decoded texts / characters of the target
     accuracy             = share of target tokens with the highest logit when all before them are given
     bits                 = sum over k0 < i <= k of -log2 p0(t_i | prompt, t_1 ... t_(i-1))
     bits_per_number      = bits / learned numbers
 
-k is from greedy decoding of n tokens, k0 the same for the unedited model, and p0 its probabilities: so `bits` is the length
-of the message that one would have to send, besides the model, to spell out what the edit brings back. Dividing a prefix by
-the length of what was retrieved instead (which the paper's released metric does) calls a short exact prefix 1.0.
+k is from greedy decoding of n tokens, k0 the same for the unedited model, and p0 its probabilities: so `bits` is the
+length of the message that one would have to send, besides the model, to spell out what the edit brings back. Dividing a
+prefix by the length of what was retrieved instead (the paper's released metric) calls a short exact prefix 1.0.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -134,14 +133,15 @@ def character_prefix(found: Recall, tokenizer: Any) -> tuple[int, int]:
 
     Where parts of a character were retrieved alone they decode to a replacement mark, which never counts as recalled.
     """
-    target, generated = (tokenizer.decode(list(ids), clean_up_tokenization_spaces=False) for ids in (found.target, found.generated))
+    target, generated = (
+        tokenizer.decode(list(ids), clean_up_tokenization_spaces=False) for ids in (found.target, found.generated)
+    )
     if found.exact:
         return len(target), len(target)
-    same = os.path.commonprefix([target, generated])
+    same = target[: common_prefix(target, generated)]
     return len(same.partition(UNREADABLE)[0]), len(target)
 
 
-def common_prefix(one: Sequence[int], two: Sequence[int]) -> int:
+def common_prefix(one: Sequence[int] | str, two: Sequence[int] | str) -> int:
     """How many entries agree before the first that does not."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False)))
-

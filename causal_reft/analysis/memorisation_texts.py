@@ -1,7 +1,7 @@
 """What is to be remembered: the first n tokens of a book, of the same book with its words scrambled, of random tokens.
 
-The three differ in how much the unedited model knows of them already: much of English prose, less of its words in random
-order, nothing of random tokens. A target is a list of token ids, so that "recalled" can be decided token by token.
+The three differ in how much the unedited model knows of them already: much of English prose, less of its words in
+random order, nothing of random tokens. A target is a list of token ids, so that "recalled" is decided token by token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from causal_reft.seeds import numpy_stream
 
 Ids = tuple[int, ...]
 UNREADABLE = "\ufffd"
-_CHARACTERS_PER_TOKEN = 64  # no more of the text is tokenised than can be needed
+_CHARACTERS_PER_TOKEN = 64  # not all of a book is tokenised for its first tokens
 
 
 def read_text(path: str | os.PathLike[str], start: str | None = None, keep_layout: bool = False) -> str:
@@ -63,29 +63,34 @@ def target_ids(kind: str, text: str, n: int, tokenizer: Any, seed: int = 0) -> I
         raise DataError(f"n={n}: at least one token must be remembered.")
     ids = KINDS[kind](text, n, tokenizer, seed)
     if len(ids) < n:
-        raise DataError(f"The text has only {len(ids)} tokens, so its first {n} do not exist. Ask for lengths up to {len(ids)}.")
-    return tuple(ids[:n])
+        raise DataError(
+            f"The text has only {len(ids)} tokens, so its first {n} do not exist. Ask for lengths up to {len(ids)}."
+        )
+    return known(ids[:n], tokenizer)
 
 
-def tokenised(text: str, tokenizer: Any) -> list[int]:
-    """Ids without special tokens.
+def known(ids: Sequence[int], tokenizer: Any) -> Ids:
+    """The same ids.
 
     Raises:
         DataError: words that the tokenizer does not know, which could be "recalled" only as its token for the unknown.
     """
-    ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
-        place = ids.index(tokenizer.unk_token_id)
-        before = tokenizer.decode(ids[max(0, place - 8) : place])
+        place = list(ids).index(tokenizer.unk_token_id)
         raise DataError(
-            f"The tokenizer does not know a word of {text[:60]!r}...: token {place} is {tokenizer.unk_token!r}, after "
-            f"{before!r}. Choose a text (or a prompt) of words that this model has."
+            f"The tokenizer does not know word {place + 1} of {tokenizer.decode(list(ids))[:80]!r} and writes "
+            f"{tokenizer.unk_token!r} for it. Choose a text (or a prompt) of words that this model has."
         )
-    return ids
+    return tuple(ids)
+
+
+def tokenised(text: str, tokenizer: Any) -> list[int]:
+    """Ids without special tokens."""
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def readable_tokens(tokenizer: Any) -> list[int]:
-    """The vocabulary without special tokens and without tokens that are no text by themselves (parts of a character)."""
+    """The vocabulary without special tokens and without tokens that are no text by themselves (half a character)."""
     return list(_readable(tokenizer))
 
 
@@ -98,7 +103,7 @@ def _readable(tokenizer: Any) -> Ids:
 
 
 def _book(text: str, n: int, tokenizer: Any, seed: int) -> Sequence[int]:
-    return tokenised(text[: _CHARACTERS_PER_TOKEN * n], tokenizer)
+    return tokenised(text[: _CHARACTERS_PER_TOKEN * (n + 4)], tokenizer)
 
 
 def _scrambled(text: str, n: int, tokenizer: Any, seed: int) -> Sequence[int]:

@@ -2,8 +2,8 @@
 
 Every edit is active in its own rows of one batch, and the loss is the sum of the edits' losses, so each edit gets the
 gradient that it would get alone, and Adam keeps its numbers apart. An edit whose rows are all predicted exactly is left
-as it is from then on: teacher-forced argmax at every token is what greedy decoding will give. The gradient is always that
-of all rows, in pieces of `batch_size`; so there is no order of the data and no seed for one.
+as it is from then on: teacher-forced argmax at every token is what greedy decoding will give. The gradient is always
+that of all rows, in pieces of `batch_size`; so there is no order of the data and no seed for one.
 """
 
 from __future__ import annotations
@@ -131,9 +131,14 @@ class _Classroom:
 
     def outcomes(self) -> list[Outcome]:
         """How every edit ended."""
-        why = ["exact" if e else "steps" if running else "loss" for e, running in zip(self.exact, self.learning, strict=True)]
+        why = [
+            "exact" if e else "steps" if running else "loss"
+            for e, running in zip(self.exact, self.learning, strict=True)
+        ]
         why = [reason if own else "nothing to learn" for reason, own in zip(why, self.parameters, strict=True)]
-        return [Outcome(int(n), float(l), reason) for n, l, reason in zip(self.taken, self.loss, why, strict=True)]
+        return [
+            Outcome(int(n), float(loss), reason) for n, loss, reason in zip(self.taken, self.loss, why, strict=True)
+        ]
 
     def _backward(self) -> tuple[Float[Tensor, " edit"], Bool[Tensor, " edit"]]:
         """The loss of every edit (the mean over its rows), and whether all its tokens are predicted."""
@@ -161,7 +166,9 @@ def _by_row(passes: Passes, rows: Int[Tensor, " row"]) -> tuple[Float[Tensor, " 
 def side_by_side(lessons: Sequence[Lesson], tokenizer: Any) -> tuple[InterventionGraph, Examples]:
     """All graphs in one, and all records in one batch in which each graph is active in its own rows."""
     owner = [i for i, lesson in enumerate(lessons) for _ in lesson.records]
-    graphs = [lesson.graph.renamed({name: f"{name}_of_{i}" for name in lesson.graph}) for i, lesson in enumerate(lessons)]
+    graphs = [
+        lesson.graph.renamed({name: f"{name}_of_{i}" for name in lesson.graph}) for i, lesson in enumerate(lessons)
+    ]
     examples = as_examples([record for lesson in lessons for record in lesson.records], tokenizer)
     active = {name: [o == i for o in owner] for i, graph in enumerate(graphs) for name in graph}
     base = {**examples.runs["base"], "active": active}  # type: ignore[dict-item]
