@@ -1,8 +1,8 @@
 """Throughput of serving: one batch in which every row has another graph, against the plain model, in one run.
 
-The shape is GPT-2 small's with random weights (64 rows of 64 tokens; 16 LoReFT graphs of rank 4 at three layers). Ratios are
-medians over interleaved repetitions, because machines are noisy. Printed: plain time / served time, for one forward and for
-generation with a cache.
+The shape is GPT-2 small's with random weights (64 rows of 64 tokens; 16 LoReFT graphs of rank 4 at three layers).
+Ratios are medians over interleaved repetitions, because machines are noisy. Printed: plain time / served time, for
+one forward and for generation with a cache.
 
     python benchmarks/serving.py [rows] [repetitions]
 """
@@ -36,7 +36,11 @@ def main(rows: int = 64, repetitions: int = 5) -> None:
     """Print both ratios, and how far a served batch is from single calls."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_config(GPT2Config(bos_token_id=None, eos_token_id=None, pad_token_id=0)).eval().to(device)
+    model = (
+        AutoModelForCausalLM.from_config(GPT2Config(bos_token_id=None, eos_token_id=None, pad_token_id=0))
+        .eval()
+        .to(device)
+    )
     served = Served(model)
     for i in range(GRAPHS):
         sites = [cr.Site(layer, positions="f4+l4+generated") for layer in LAYERS]
@@ -47,9 +51,15 @@ def main(rows: int = 64, repetitions: int = 5) -> None:
     options = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
     ways = {
         "forward": (lambda: model(**batch, logits_to_keep=1), lambda: served(batch, graphs=graphs, logits_to_keep=1)),
-        "generate": (lambda: model.generate(**batch, **options), lambda: served.generate(**batch, graphs=graphs, **options)),
+        "generate": (
+            lambda: model.generate(**batch, **options),
+            lambda: served.generate(**batch, graphs=graphs, **options),
+        ),
     }
-    print(f"{type(model).__name__} of GPT-2 small's shape on {device}, {rows} rows of {TOKENS} tokens, {GRAPHS} graphs of rank {RANK} at layers {LAYERS}")
+    print(
+        f"{type(model).__name__} of GPT-2 small's shape on {device}, {rows} rows of {TOKENS} tokens, {GRAPHS} graphs "
+        f"of rank {RANK} at layers {LAYERS}"
+    )
     with torch.no_grad():
         for name, (plain, ours) in ways.items():
             plain(), ours()
@@ -57,7 +67,12 @@ def main(rows: int = 64, repetitions: int = 5) -> None:
             ratio = statistics.median(p / o for p, o in pairs)
             print(f"{name:>9}: plain / served = {ratio:.3f}   (plain {statistics.median(p for p, _ in pairs):.3f} s)")
         together = served(batch, graphs=graphs, logits_to_keep=1).logits
-        single = [cr.IntervenedModel(model, served.graphs[graphs[i]]).eval()(input_ids=ids[i : i + 1], logits_to_keep=1).logits for i in range(min(rows, GRAPHS))]
+        single = [
+            cr.IntervenedModel(model, served.graphs[graphs[i]])
+            .eval()(input_ids=ids[i : i + 1], logits_to_keep=1)
+            .logits
+            for i in range(min(rows, GRAPHS))
+        ]
         print(f"largest distance to single calls: {(together[: len(single)] - torch.cat(single)).abs().max():.2e}")
 
 

@@ -1,6 +1,6 @@
 """One model, three users, each under another graph: their texts grow token by token, and a graph is added on the way.
 
-    python examples/serve_stream.py
+python examples/serve_stream.py
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Stream(BaseStreamer):
 
 
 def steering(model: torch.nn.Module, scale: float) -> cr.InterventionGraph:
-    """A small edit at every new token, so that the rows differ; a trained and saved graph is loaded by cr.load_graph."""
+    """A small edit at every new token, so that the rows differ; a trained and saved graph is loaded by
+    cr.load_graph."""
     width = model.config.hidden_size
     direction = torch.randn(width, generator=torch.Generator().manual_seed(0))
     return cr.steer(cr.Site(2, positions="last+generated"), direction, scale)

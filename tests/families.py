@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,10 +12,22 @@ import transformers as t
 
 N_LAYERS, HEADS, KEY_HEADS, VOCABULARY = 2, 4, 2, 40
 
-_NAMES = {"vocab_size": VOCABULARY, "num_hidden_layers": N_LAYERS, "num_attention_heads": HEADS, "max_position_embeddings": 64}
+_NAMES = {
+    "vocab_size": VOCABULARY,
+    "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": HEADS,
+    "max_position_embeddings": 64,
+}
 _IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
 _ENCODER = {**_NAMES, "hidden_size": 16, "intermediate_size": 24, "pad_token_id": 0}
-_LLAMA = {**_NAMES, **_IDS, "hidden_size": 16, "intermediate_size": 24, "num_key_value_heads": KEY_HEADS, "tie_word_embeddings": False}
+_LLAMA = {
+    **_NAMES,
+    **_IDS,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_key_value_heads": KEY_HEADS,
+    "tie_word_embeddings": False,
+}
 _WIDE = {**_LLAMA, "head_dim": 8}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
 _GPT = {**_IDS, "vocab_size": VOCABULARY, "n_embd": 16, "n_layer": N_LAYERS, "n_head": HEADS, "n_positions": 64}
@@ -63,7 +75,10 @@ FAMILIES = {
         Family(
             "distilbert",
             lambda: t.DistilBertModel(
-                t.DistilBertConfig(vocab_size=VOCABULARY, dim=16, hidden_dim=24, n_layers=N_LAYERS, n_heads=HEADS, max_position_embeddings=64)
+                t.DistilBertConfig(
+                    vocab_size=VOCABULARY, dim=16, hidden_dim=24, n_layers=N_LAYERS, n_heads=HEADS,
+                    max_position_embeddings=64,
+                )
             ),
             "encoder",
         ),
@@ -80,7 +95,10 @@ FAMILIES = {
         Family(
             "vit",
             lambda: t.ViTModel(
-                t.ViTConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=N_LAYERS, num_attention_heads=HEADS, image_size=8, patch_size=4)
+                t.ViTConfig(
+                    hidden_size=16, intermediate_size=24, num_hidden_layers=N_LAYERS, num_attention_heads=HEADS,
+                    image_size=8, patch_size=4,
+                )
             ),
             "image",
         ),
@@ -91,7 +109,7 @@ NAN_ON_LEFT_PADDING = ("bloom", "gemma2")
 DECODERS = tuple(name for name, family in FAMILIES.items() if family.kind == "decoder")
 
 
-@lru_cache(maxsize=None)
+@cache
 def model_of(name: str) -> torch.nn.Module:
     """The family's model, float64, in evaluation mode; shared by all tests, so nobody may change it."""
     torch.manual_seed(1)
@@ -108,7 +126,9 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def inputs_of(name: str, seed: int = 0, lengths: tuple[int, ...] = (6, 4, 5), side: str = "right") -> dict[str, torch.Tensor]:
+def inputs_of(
+    name: str, seed: int = 0, lengths: tuple[int, ...] = (6, 4, 5), side: str = "right"
+) -> dict[str, torch.Tensor]:
     """Rows of unequal length padded on one side; three images for the image model."""
     draw = torch.Generator().manual_seed(seed)
     if FAMILIES[name].kind == "image":
@@ -128,7 +148,10 @@ def padded(rows: list[torch.Tensor], side: str) -> dict[str, torch.Tensor]:
         pads = torch.zeros(width - len(values), dtype=values.dtype)
         return torch.cat([pads, values] if side == "left" else [values, pads])
 
-    return {"input_ids": torch.stack([row(r) for r in rows]), "attention_mask": torch.stack([row(torch.ones_like(r)) for r in rows])}
+    return {
+        "input_ids": torch.stack([row(r) for r in rows]),
+        "attention_mask": torch.stack([row(torch.ones_like(r)) for r in rows]),
+    }
 
 
 def output_of(output: Any) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """Gradient checkpointing: what is recomputed during backward is recomputed under the same edits.
 
-A transformers layer hands its forward to a checkpoint function, which calls it once now and once more in backward. For the
-time of our forward we hand over a forward that brings its edits along: called again, it puts our hooks on, runs, and takes
-them off. So nothing stays on the model in between, and several forwards may wait for their backward at once.
+A transformers layer hands its forward to a checkpoint function, which calls it once now and once more in backward.
+For the time of our forward we hand over a forward that brings its edits along: called again, it puts our hooks on,
+runs, and takes them off. So nothing stays on the model in between, and several forwards may wait for their backward
+at once.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _FUNCTION = "_gradient_checkpointing_func"
 
 def recomputes(model: nn.Module) -> bool:
     """Whether gradient checkpointing will run parts of the forward again during backward."""
-    return torch.is_grad_enabled() and any(getattr(module, "gradient_checkpointing", False) and module.training for module in model.modules())
+    return torch.is_grad_enabled() and any(
+        getattr(module, "gradient_checkpointing", False) and module.training for module in model.modules()
+    )
 
 
 @contextmanager
@@ -66,10 +69,13 @@ def _carrying(checkpoint: Callable[..., Any], watch: Watch, ports: list[PortWork
 
 
 def _differentiable(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments, one of which requires grad: reentrant checkpointing gives no gradients to what is inside otherwise."""
+    """The arguments, one of which requires grad: reentrant checkpointing gives no gradients to what is inside
+    otherwise."""
     if not torch.is_grad_enabled() or any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
         return args
-    return tuple(arg.detach().requires_grad_() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args)
+    return tuple(
+        arg.detach().requires_grad_() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args
+    )
 
 
 def _refuse_lost_gradients(watch: Watch, ports: list[PortWork]) -> None:
@@ -78,6 +84,7 @@ def _refuse_lost_gradients(watch: Watch, ports: list[PortWork]) -> None:
         if port.reads or port.keeps:
             site = (*port.reads, *port.keeps)[0][0]
             raise GraphError(
-                f"Run {watch.visit.run!r} collects {site!r} inside a layer under reentrant gradient checkpointing, which would lose its "
+                f"Run {watch.visit.run!r} collects {site!r} inside a layer under reentrant gradient checkpointing, "
+                "which would lose its "
                 f"gradient. Enable checkpointing with use_reentrant=False, or wrap the call in torch.no_grad()."
             )

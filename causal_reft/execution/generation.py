@@ -1,7 +1,8 @@
-"""What generation needs beside the hooks: which keywords are inputs, what cannot be right, and prompts padded on the left.
+"""What generation needs beside the hooks: which keywords are inputs, what cannot be right, and prompts padded on the
+left.
 
-A decoder continues at the last column, so prompts of unequal length must be padded on the left. Positions are counted in
-prompt tokens, so moving the padding changes none of them.
+A decoder continues at the last column, so prompts of unequal length must be padded on the left. Positions are counted
+in prompt tokens, so moving the padding changes none of them.
 """
 
 from __future__ import annotations
@@ -32,19 +33,30 @@ def check_generation(model: nn.Module, options: Mapping[str, Any]) -> None:
     """Refuse ways of decoding under which an edit would act in another place than in training.
 
     Raises:
-        RunError: labels; a model that does not generate; an assistant that is the edited model itself; own decoding loops.
+        RunError: labels; a model that does not generate; an assistant that is the edited model itself; own decoding
+            loops.
     """
     if not callable(getattr(model, "generate", None)):
         raise RunError(f"{type(model).__name__} has no generate; it gives no texts.")
     if "labels" in options:
         raise RunError("generate takes no labels; pass the prompt alone.")
     config = options.get("generation_config")
-    asked = {name: options.get(name, getattr(config, name, None)) for name in ("assistant_early_exit", "dola_layers", "custom_generate")}
-    if asked["assistant_early_exit"] is not None or unwrapped(options.get("assistant_model") or nn.Module()) is unwrapped(model):
-        raise RunError("The assistant is the edited model itself, so the edits would also change what it proposes. Pass another assistant_model.")
+    asked = {
+        name: options.get(name, getattr(config, name, None))
+        for name in ("assistant_early_exit", "dola_layers", "custom_generate")
+    }
+    if asked["assistant_early_exit"] is not None or unwrapped(
+        options.get("assistant_model") or nn.Module()
+    ) is unwrapped(model):
+        raise RunError(
+            "The assistant is the edited model itself, so the edits would also change what it proposes. Pass another "
+            "assistant_model."
+        )
     for name in ("dola_layers", "custom_generate"):
         if asked[name] is not None:
-            raise RunError(f"generate({name}=...) decodes in its own way, where the edits' positions are not known. Leave it out.")
+            raise RunError(
+                f"generate({name}=...) decodes in its own way, where the edits' positions are not known. Leave it out."
+            )
 
 
 def padded_left(given: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -55,7 +67,9 @@ def padded_left(given: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
         return dict(given)
     shift = mask.shape[1] - (mask != 0).sum(1) - (mask != 0).long().argmax(1)
     columns = (torch.arange(mask.shape[1], device=mask.device)[None] - shift[:, None]) % mask.shape[1]
-    per_token = {key: value for key, value in given.items() if isinstance(value, Tensor) and value.shape[:2] == mask.shape}
+    per_token = {
+        key: value for key, value in given.items() if isinstance(value, Tensor) and value.shape[:2] == mask.shape
+    }
     return {**given, **{key: _rolled(value, columns) for key, value in per_token.items()}}
 
 

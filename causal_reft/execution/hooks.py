@@ -19,7 +19,7 @@ from causal_reft.execution.visit import PortWork, Visit, find_input
 from causal_reft.sites import unwrapped
 
 
-class StopForward(Exception):  # noqa: N818 - control flow, not an error
+class StopForward(Exception):
     """Raised inside a forward whose remaining layers nobody needs."""
 
 
@@ -39,8 +39,10 @@ class Watch:
         """
         if self.live and not self.carries and _will_be_recomputed():
             raise GraphError(
-                f"{port.location.path!r} lies inside a part that the model recomputes during backward by its own call of "
-                f"torch.utils.checkpoint, where edits would be lost. Turn that off, or use the model's gradient_checkpointing."
+                f"{port.location.path!r} lies inside a part that the model recomputes during backward by its own "
+                "call of "
+                "torch.utils.checkpoint, where edits would be lost. Turn that off, or use the model's "
+                "gradient_checkpointing."
             )
         new = self.visit.see(port, value, again=not self.live)
         if self.live and self.stop and self.visit.complete:
@@ -49,7 +51,8 @@ class Watch:
 
     @contextmanager
     def recomputing(self, ports: Sequence[PortWork]) -> Iterator[None]:
-        """Inside is a part of the forward that brings its edits along: now, or again during backward with hooks of its own."""
+        """Inside is a part of the forward that brings its edits along: now, or again during backward with hooks of
+        its own."""
         was, mine = self.carries, Watch(self.visit)
         self.carries = True
         try:

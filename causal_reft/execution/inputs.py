@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -70,9 +71,11 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
         return Inputs((given,), {}, len(given))
     if not isinstance(given, Mapping):
         raise RunError(
-            f"run {run!r} was given a {type(given).__name__}. Allowed: a tokenizer's output (a mapping with 'input_ids' and "
+            f"run {run!r} was given a {type(given).__name__}. Allowed: a tokenizer's output (a mapping with "
+            "'input_ids' and "
             f"'attention_mask') or, for a plain module, one tensor whose first axis is the batch."
         )
+    ours: dict[str, Any] = {key: given.get(key) for key in OURS}
     kwargs = {key: value for key, value in given.items() if key not in OURS}
     tensors = [value for value in kwargs.values() if isinstance(value, Tensor) and value.ndim]
     if not tensors:
@@ -84,11 +87,11 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
     if mask is not None:
         _fits_context(run, mask, model)
         kwargs |= _position_ids(kwargs, mask, model)
-    active = {name: _rows(name, rows, batch) for name, rows in (given.get("active") or {}).items()}
+    active = {name: _rows(name, rows, batch) for name, rows in (ours["active"] or {}).items()}
     config = getattr(unwrapped(model), "config", None)
     decoder = _decoder_inputs(kwargs, batch, active) if getattr(config, "is_encoder_decoder", False) else None
     lengths = _prompt_lengths(given, mask, labelled=decoder is None and _continues_texts(model))
-    return Inputs((), kwargs, batch, mask, given.get("spans"), lengths, active, decoder)
+    return Inputs((), kwargs, batch, mask, ours["spans"], lengths, active, decoder)
 
 
 def _continues_texts(model: nn.Module) -> bool:
@@ -99,17 +102,24 @@ def _continues_texts(model: nn.Module) -> bool:
 
 def _same_device(run: str, tensors: list[Tensor], model: nn.Module) -> None:
     first = next(model.parameters(), None)
-    if first is None or first.is_meta or getattr(model, "_hf_hook", None) is not None or all(t.device == first.device for t in tensors):
+    if (
+        first is None
+        or first.is_meta
+        or getattr(model, "_hf_hook", None) is not None
+        or all(t.device == first.device for t in tensors)
+    ):
         return
     devices = {p.device for p in model.parameters()}
     stray = [t.device for t in tensors if t.device not in devices]
     if stray:
-        raise RunError(f"run {run!r} is on {stray[0]}, but the model is on {first.device}. Write inputs.to({str(first.device)!r}).")
+        raise RunError(
+            f"run {run!r} is on {stray[0]}, but the model is on {first.device}. Write inputs.to({str(first.device)!r})."
+        )
 
 
 def _decoder_inputs(kwargs: Mapping[str, Any], batch: int, active: dict[str, Tensor]) -> Inputs:
-    """The decoder's text: as given; else the labels shifted right, where the prompt ends at the first label that is read; else
-    the one token with which generation starts."""
+    """The decoder's text: as given; else the labels shifted right, where the prompt ends at the first label that is
+    read; else the one token with which generation starts."""
     ids, labels = kwargs.get("decoder_input_ids"), kwargs.get("labels")
     if ids is not None:
         mask = kwargs.get("decoder_attention_mask")
@@ -143,14 +153,22 @@ def _fits_context(run: str, mask: Tensor, model: nn.Module) -> None:
         return
     longest, room = int((mask != 0).sum(1).max()), row.learned_positions(config)
     if longest > room:
-        raise RunError(f"run {run!r} has a text of {longest} tokens, and {type(model).__name__} has learned positions for {room}. Shorten it.")
+        raise RunError(
+            f"run {run!r} has a text of {longest} tokens, and {type(model).__name__} has learned positions for "
+            f"{room}. Shorten it."
+        )
 
 
 def _position_ids(kwargs: Mapping[str, Any], mask: Tensor, model: nn.Module) -> dict[str, Tensor]:
     """Token numbers for left-padded rows, which most decoders would otherwise count from the padding."""
     config = model_config(model)
     row = ARCHITECTURES.get(config.model_type) if config is not None else None
-    if row is None or not row.counts_positions or kwargs.get("position_ids") is not None or not bool((mask[:, 0] == 0).any()):
+    if (
+        row is None
+        or not row.counts_positions
+        or kwargs.get("position_ids") is not None
+        or not bool((mask[:, 0] == 0).any())
+    ):
         return {}
     if "position_ids" not in forward_arguments(model):
         return {}
@@ -172,7 +190,9 @@ def _refuse_hidden_padding(run: str, ids: Tensor | None, model: nn.Module) -> No
 def _rows(name: str, rows: Any, batch: int) -> Tensor:
     rows = torch.as_tensor(rows, dtype=torch.bool)
     if rows.shape != (batch,):
-        raise PositionError(f"active[{name!r}] has shape {tuple(rows.shape)}; give one true or false for each of the {batch} rows.")
+        raise PositionError(
+            f"active[{name!r}] has shape {tuple(rows.shape)}; give one true or false for each of the {batch} rows."
+        )
     return rows
 
 
@@ -198,7 +218,8 @@ def before_labels(labels: Tensor, mask: Tensor) -> Tensor:
     lengths = ((mask != 0) & (columns < first_read[:, None])).sum(1)
     if bool((lengths == 0).any()):
         raise RunError(
-            f"labels of row {int((lengths == 0).nonzero()[0])} score the very first token, so no prompt is left to name positions "
+            f"labels of row {int((lengths == 0).nonzero()[0])} score the very first token, so no prompt is left to "
+            "name positions "
             f"in. Set the labels of prompt tokens to {IGNORED_LABEL}, or say where prompts end: prompt_lengths=[...]."
         )
     return lengths
@@ -206,11 +227,12 @@ def before_labels(labels: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass
 class Frame:
-    """Where the columns of the value at a site lie in a run's text: the window of the current forward, and what repeats.
+    """Where the columns of the value at a site lie in a run's text: the window of the current forward, and what
+    repeats.
 
-    In a plain forward the window is the whole text, or its first `seen` columns where the rest is not computed. While decoding, it
-    is the tokens that this step adds; `rows` is then how many rows the forward has (beams and returned sequences repeat each
-    row of the inputs).
+    In a plain forward the window is the whole text, or its first `seen` columns where the rest is not computed. While
+    decoding, it is the tokens that this step adds; `rows` is then how many rows the forward has (beams and returned
+    sequences repeat each row of the inputs).
     """
 
     inputs: Inputs
@@ -244,12 +266,18 @@ class Frame:
     def _resolve(self, node: str | None, positions: Positions, rows: int, width: int, device: torch.device) -> Tokens:
         text = self.inputs.width if self.inputs.width is not None else width
         if not self.decoding and width not in (text, self.seen):
-            raise PositionError(f"The value at the site has {width} positions, but the attention mask has {text} columns.")
+            raise PositionError(
+                f"The value at the site has {width} positions, but the attention mask has {text} columns."
+            )
+        if self.inputs.mask is None and positions.everything and node not in self.inputs.active and not self.decoding:
+            return _everything(rows, width, device)
         named = self.named(positions, text, self.offset + width)
         if node in self.inputs.active:
             named = named & self.inputs.active[node].to(named.device)[:, None]
         named = named.repeat_interleave(self.repeats(rows), 0).to(device)
-        return Tokens.from_mask(named, (self.offset, self.offset + width), unfinished=self.decoding and positions.generated)
+        return Tokens.from_mask(
+            named, (self.offset, self.offset + width), unfinished=self.decoding and positions.generated
+        )
 
     def named(self, positions: Positions, text: int, seen: int) -> Tensor:
         """The named columns of the text as far as it is known, (batch, at least the prompt)."""
@@ -258,6 +286,12 @@ class Frame:
         named[found.rows.cpu(), found.columns.cpu()] = True
         named[:, text:] = positions.generated
         return named
+
+
+@lru_cache(maxsize=16)
+def _everything(rows: int, width: int, device: torch.device) -> Tokens:
+    """Every cell of a value without a text."""
+    return Tokens.from_mask(torch.ones(rows, width, dtype=torch.bool, device=device))
 
 
 def forward_arguments(model: nn.Module) -> set[str]:

@@ -1,11 +1,13 @@
 """The nnsight executor: the same visits inside one library-side trace, so that a graph also runs where nnsight runs.
 
-Each port is a worker of its own (`tracer.invoke()` without input sees the whole batch), so ports need no order. What it can
-and hooks cannot: values inside a forward (`Site.at(path, port="source:<operation>")`), a model that lives behind nnsight,
-and `remote=`. What it cannot: edits inside layers that gradient checkpointing recomputes, weights that accelerate moves.
+Each port is a worker of its own (`tracer.invoke()` without input sees the whole batch), so ports need no order. What
+it can and hooks cannot: values inside a forward (`Site.at(path, port="source:<operation>")`), a model that lives
+behind nnsight, and `remote=`. What it cannot: edits inside layers that gradient checkpointing recomputes, weights
+that accelerate moves.
 
-A source port names an operation as nnsight prints it, `attention_interface_1`; one inside an operation's own source after a
-dot, and one element of a tuple in brackets: `source:apply_rotary_pos_emb_0[0]` is the query after the rotary embedding.
+A source port names an operation as nnsight prints it, `attention_interface_1`; one inside an operation's own source
+after a dot, and one element of a tuple in brackets: `source:apply_rotary_pos_emb_0[0]` is the query after the rotary
+embedding.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import nnsight
-import torch
 from nnsight import Envoy, NNsight
 from nnsight.intervention.source import SourceNotAvailable
 from torch import nn
@@ -41,7 +42,8 @@ class NNsightExecutor(Executor):
     """Runs a graph inside traces of an nnsight model.
 
     Args:
-        model: a module, or an nnsight model around one (a `TransformersModel`, an `NNsight`, with the edits stored in it).
+        model: a module, or an nnsight model around one (a `TransformersModel`, an `NNsight`, with the edits stored in
+            it).
         graph: the interventions.
         remote: False; True runs on NDIF; "local" serialises, runs here and returns, as a rehearsal.
 
@@ -59,7 +61,10 @@ class NNsightExecutor(Executor):
             _check_operation(self.envoy, port)
         if remote:
             if not hasattr(self.envoy, "_remote_backend"):
-                raise RunError(f"remote={remote!r} needs a model that a server can load: TransformersModel('repo/id') instead of a module.")
+                raise RunError(
+                    f"remote={remote!r} needs a model that a server can load: TransformersModel('repo/id') instead "
+                    "of a module."
+                )
             nnsight.register("causal_reft")
 
     def forward(self, run: str, inputs: Inputs, states: States, *, training: bool, wants_output: bool) -> Any:
@@ -83,11 +88,16 @@ class NNsightExecutor(Executor):
         inside = [port.location.path for port in self.work[run] if port.location.block is not None]
         if inside and recomputes(self.model):
             raise GraphError(
-                f"Gradient checkpointing recomputes the layer around {inside[0]!r} during backward, when nnsight's trace is over: "
-                f"the recomputation would miss the edit and the gradient would be wrong. Use executor='hooks', or turn it off."
+                f"Gradient checkpointing recomputes the layer around {inside[0]!r} during backward, when nnsight's "
+                "trace is over: "
+                "the recomputation would miss the edit and the gradient would be wrong. Use executor='hooks', or "
+                "turn it off."
             )
         if offloaded(self.model):
-            raise GraphError("accelerate moves this model's weights around each forward, which nnsight's traces do not follow. Use executor='hooks'.")
+            raise GraphError(
+                "accelerate moves this model's weights around each forward, which nnsight's traces do not follow. "
+                "Use executor='hooks'."
+            )
 
 
 def opened(model: Any, tokenizer: Any = None, remote: bool | str = False) -> Envoy:
@@ -183,7 +193,10 @@ def operation_at(place: Any, port: str) -> tuple[Any, int | None]:
     """The operation that a source port names, and the index of the wanted element of its value."""
     found = _OPERATION.match(port)
     if found is None:
-        raise SiteError(f"port={port!r} is not readable. Write 'source:operation_0', 'source:outer_0.inner_1' or 'source:operation_0[1]'.")
+        raise SiteError(
+            f"port={port!r} is not readable. Write 'source:operation_0', 'source:outer_0.inner_1' or "
+            "'source:operation_0[1]'."
+        )
     for name in found["names"].split("."):
         place = getattr(place.source, name)
     return place, None if found["item"] is None else int(found["item"])
@@ -213,7 +226,9 @@ def _check_operation(envoy: Envoy, port: PortWork) -> None:
     names = operations(envoy, location.path)
     first = "" if found is None else found["names"].partition(".")[0]
     if first not in names:
-        raise SiteError(f"{location.path!r} has no operation {first or location.port!r} in its forward. {nearest(first, names)}")
+        raise SiteError(
+            f"{location.path!r} has no operation {first or location.port!r} in its forward. {nearest(first, names)}"
+        )
 
 
 def portable(work: tuple[PortWork, ...]) -> tuple[PortWork, ...]:

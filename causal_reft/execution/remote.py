@@ -1,7 +1,8 @@
-"""Graphs in nnsight code that is not ours: training as one session (one job on a server), and a graph inside a user's trace.
+"""Graphs in nnsight code that is not ours: training as one session (one job on a server), and a graph inside a user's
+trace.
 
-A forward on a server cannot be differentiated from here, so the whole loop travels: the session's body calls `train`, which
-runs wherever the body runs, and the trained tensors come back.
+A forward on a server cannot be differentiated from here, so the whole loop travels: the session's body calls `train`,
+which runs wherever the body runs, and the trained tensors come back.
 """
 
 from __future__ import annotations
@@ -53,8 +54,12 @@ def train_in_session(
         GraphError: another executor.
     """
     if not isinstance(model.executor, NNsightExecutor):
-        raise GraphError(f"train_in_session trains inside nnsight, but this model has executor={model.executor_name!r}. Use fit(...).")
-    envoy, options = model.executor.envoy, {"remote": model.remote} if model.remote else {}
+        raise GraphError(
+            f"train_in_session trains inside nnsight, but this model has executor={model.executor_name!r}. Use "
+            "fit(...)."
+        )
+    envoy: Any = model.executor.envoy
+    options = {"remote": model.remote} if model.remote else {}
     runs, modules = model.graph.runs, model.graph.modules
     steps = [{run: parse_inputs(run, inputs, model.base_model) for run, inputs in batch.items()} for batch in batches]
     work = {run: portable(ports) for run, ports in model.executor.work.items()}
@@ -104,7 +109,9 @@ class Applied:
     states: States
 
 
-def apply(graph: InterventionGraph, model: Any, inputs: RunInputs, run: str = "base", states: States | None = None) -> Applied:
+def apply(
+    graph: InterventionGraph, model: Any, inputs: RunInputs, run: str = "base", states: States | None = None
+) -> Applied:
     """Inside your own `with model.trace(...)`: the edits and collects of one run of a graph.
 
     Args:
@@ -123,7 +130,9 @@ def apply(graph: InterventionGraph, model: Any, inputs: RunInputs, run: str = "b
         ...     logits = nnsight.save(model.output.logits)
     """
     module = model._module
-    visit = Visit(run, in_order(wire(graph, module)[run], module), parse_inputs(run, inputs, module), dict(states or {}), False)
+    visit = Visit(
+        run, in_order(wire(graph, module)[run], module), parse_inputs(run, inputs, module), dict(states or {}), False
+    )
     for port in visit.work:
         visit_port(model, visit, port)
     collected = {name: node for name, node in graph.collects.items() if (node.run, node.site) in visit.states}

@@ -1,7 +1,7 @@
 """Serving: one model, many graphs, another one for each row of a batch, and none for some.
 
-Edits of equal structure at one site are stacked: rows A (graph, rank, d_model), weights W and offsets b alike, and each row of
-a batch takes its own slice, so a batch costs the same whichever graphs its rows use:
+Edits of equal structure at one site are stacked: rows A (graph, rank, d_model), weights W and offsets b alike, and
+each row of a batch takes its own slice, so a batch costs the same whichever graphs its rows use:
 
     h' = h + A_g^T (z - A_g h),   z = act(W_g h + b_g)   (z = A_g h + act(...) under `Shift`),   g the graph of the row
 """
@@ -9,7 +9,7 @@ a batch takes its own slice, so a batch costs the same whichever graphs its rows
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from causal_reft.errors import GraphError, RunError, nearest
 from causal_reft.execution.inputs import RunInputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.featurizers import Featurizer, Identity, Projection, Subspace
-from causal_reft.featurizers.featurizer import Config, add_in
+from causal_reft.featurizers.featurizer import add_in
 from causal_reft.graph import Constant, Interchange, InterventionGraph, LearnedSource, PerRow, Shift
 from causal_reft.graph.sources import ACTIVATIONS, Given
 from causal_reft.sites import Site
@@ -54,10 +54,16 @@ class Parts:
 class Stack:
     """The edits of one structure, stacked, and for the current call which of them each row of the batch takes."""
 
+    rows: Tensor | None
+    weight: Tensor | None
+    offset: Tensor
+
     def __init__(self, structure: Structure, parts: Mapping[str, Parts]) -> None:
         self.structure, self.names = structure, {name: i for i, name in enumerate(parts)}
-        self.rows = None if structure.whole else torch.stack([part.rows for part in parts.values() if part.rows is not None])
-        self.weight = torch.stack([part.weight for part in parts.values() if part.weight is not None]) if structure.weighted else None
+        self.rows, self.weight = (
+            _stacked(part.rows for part in parts.values()),
+            _stacked(part.weight for part in parts.values()),
+        )
         self.offset = torch.stack([part.offset for part in parts.values()])
         self.chosen = torch.zeros(0, dtype=torch.long)
 
@@ -70,7 +76,14 @@ class Stack:
     def to(self, device: torch.device) -> None:
         """Move the tensors, once."""
         if self.offset.device != device:
-            self.rows, self.weight, self.offset = (None if t is None else t.to(device) for t in (self.rows, self.weight, self.offset))
+            self.rows, self.weight = (None if t is None else t.to(device) for t in (self.rows, self.weight))
+            self.offset = self.offset.to(device)
+
+
+def _stacked(tensors: Iterable[Tensor | None]) -> Tensor | None:
+    """One tensor of all; nothing where the structure has none."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(present) if present else None
 
 
 class StackedFeaturizer(Featurizer):
@@ -110,7 +123,7 @@ class StackedFeaturizer(Featurizer):
             return z.to(h.dtype)
         return add_in(h, self.times(self.stack.rows.mT, z - self.read(h)))
 
-    def config(self) -> Config:
+    def config(self) -> dict[str, object]:
         raise GraphError("A stack of served graphs is not saved; save the graphs themselves.")
 
 
@@ -191,10 +204,15 @@ class Served:
             return self._intervened.generate(base, active=self._choose(graphs, base, keywords), **keywords)
 
     def __repr__(self) -> str:
-        return f"Served({type(self.model).__name__}, {len(self.graphs)} graphs in {len(self._stacks)} stacks: {', '.join(self.graphs) or 'none'})"
+        head = f"Served({type(self.model).__name__}, {len(self.graphs)} graphs in {len(self._stacks)} stacks"
+        return f"{head}: {', '.join(self.graphs) or 'none'})"
 
     def _choose(self, graphs: Sequence[str | None], base: Any, keywords: Mapping[str, Any]) -> dict[str, list[bool]]:
-        rows = next(len(v) for v in ((base,) if isinstance(base, Tensor) else (base or keywords).values()) if isinstance(v, Tensor))
+        rows = next(
+            len(v)
+            for v in ((base,) if isinstance(base, Tensor) else (base or keywords).values())
+            if isinstance(v, Tensor)
+        )
         if len(graphs) != rows:
             raise RunError(f"graphs has {len(graphs)} entries for {rows} rows; give one name or None for each row.")
         for name in set(graphs) - {None}:
@@ -214,7 +232,9 @@ class Served:
                 found.setdefault(structure, {})[name] = parts
         ordered = sorted(found, key=lambda structure: structure.place)
         stacks = {f"stack_{i}": Stack(structure, found[structure]) for i, structure in enumerate(ordered)}
-        nodes = {key: Interchange(s.structure.site, StackedFeaturizer(s), StackedSource(s)) for key, s in stacks.items()}
+        nodes = {
+            key: Interchange(s.structure.site, StackedFeaturizer(s), StackedSource(s)) for key, s in stacks.items()
+        }
         self._intervened = IntervenedModel(self.model, InterventionGraph(**nodes), self.tokenizer).eval()
         self.graphs, self._stacks = dict(graphs), stacks
 
@@ -227,7 +247,10 @@ def taken_apart(name: str, graph: InterventionGraph, dtype: torch.dtype) -> dict
         GraphError: more than the base run, or a featurizer or source that does not stack.
     """
     if graph.runs != ("base",) or graph.collects:
-        raise GraphError(f"Graph {name!r} has runs {', '.join(graph.runs)} and {len(graph.collects)} collects; only edits of the base run are served.")
+        raise GraphError(
+            f"Graph {name!r} has runs {', '.join(graph.runs)} and {len(graph.collects)} collects; only edits of the "
+            "base run are served."
+        )
     parts: dict[Structure, Parts] = {}
     for key, node in graph.edits.items():
         place = sum(structure.site == node.site for structure in parts)
@@ -239,9 +262,14 @@ def taken_apart(name: str, graph: InterventionGraph, dtype: torch.dtype) -> dict
 def _parts(name: str, node: Interchange, place: int, dtype: torch.dtype) -> tuple[Structure, Parts]:
     F, shifted = node.featurizer, isinstance(node.source, Shift)
     source = node.source.source if isinstance(node.source, Shift) else node.source
-    stackable = isinstance(source, LearnedSource) and source.reads is None or isinstance(source, Constant) and source.tensor.ndim < 2
+    stackable = (isinstance(source, LearnedSource) and source.reads is None) or (
+        isinstance(source, Constant) and source.tensor.ndim < 2
+    )
     if not isinstance(F, (Subspace, Projection, Identity)) or not stackable:
-        raise GraphError(f"Edit {name} does not stack: {node!r}. Served are Subspace, Projection and Identity with LearnedSource or Constant.")
+        raise GraphError(
+            f"Edit {name} does not stack: {node!r}. Served are Subspace, Projection and Identity with LearnedSource "
+            "or Constant."
+        )
     rows = None if isinstance(F, Identity) else deepcopy(F).to(dtype).rows()
     if isinstance(source, Constant):
         weight, offset, activation = None, source.tensor.expand(F.rank), None
@@ -250,4 +278,5 @@ def _parts(name: str, node: Interchange, place: int, dtype: torch.dtype) -> tupl
         weight, activation = source.weight, source.activation
         offset = torch.zeros(F.rank) if source.offset is None else source.offset
     structure = Structure(place, node.site, F.d_model, F.rank, rows is None, weight is not None, shifted, activation)
-    return structure, Parts(*(None if tensor is None else tensor.to(dtype, copy=True) for tensor in (rows, weight)), offset.to(dtype, copy=True))
+    rows, weight = (None if tensor is None else tensor.to(dtype, copy=True) for tensor in (rows, weight))
+    return structure, Parts(rows, weight, offset.to(dtype, copy=True))

@@ -1,7 +1,8 @@
-"""One forward (or one `generate`) of one run, port by port: find the tensor there, name its tokens, `transform`, put it back.
+"""One forward (or one `generate`) of one run, port by port: find the tensor there, name its tokens, `transform`, put
+it back.
 
-Every executor visits the same way; they differ in how they get at a port. A value may be a tensor, a tuple or mapping that
-starts with one (decided from the value), have no position axis, or have rows and positions in one axis.
+Every executor visits the same way; they differ in how they get at a port. A value may be a tensor, a tuple or mapping
+that starts with one (decided from the value), have no position axis, or have rows and positions in one axis.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class PortWork:
 class Visit:
     """A run on its way through the model: its work, its windows on the texts, and the states that it collects."""
 
-    def __init__(self, run: str, work: Sequence[PortWork], inputs: Inputs, states: States, training: bool, decoding: bool = False) -> None:
+    def __init__(
+        self, run: str, work: Sequence[PortWork], inputs: Inputs, states: States, training: bool, decoding: bool = False
+    ) -> None:
         self.run, self.work, self.states, self.training, self.decoding = run, work, states, training, decoding
         self.frame = Frame(inputs, decoding)
         self.decoder_frame = None if inputs.decoder is None else Frame(inputs.decoder, decoding)
@@ -84,10 +87,14 @@ class Visit:
         """
         missed = [port.location.path for port in self.work if port.location.key not in self.reached]
         if missed and not self.decoding:
-            raise GraphError(f"Run {self.run!r} never reached {', '.join(map(repr, missed))}: the model's forward does not call it with these inputs.")
+            raise GraphError(
+                f"Run {self.run!r} never reached {', '.join(map(repr, missed))}: the model's forward does not call "
+                "it with these inputs."
+            )
 
     def follow(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Before each forward of `generate`: note which columns it computes. Returns whether the prompt is read already."""
+        """Before each forward of `generate`: note which columns it computes. Returns whether the prompt is read
+        already."""
         frame, cache = self.decoder_frame or self.frame, kwargs.get("past_key_values")
         given = next((kwargs[name] for name in _TEXT if kwargs.get(name) is not None), None)
         offset = 0 if cache is None else int(cache.get_seq_length())
@@ -121,7 +128,8 @@ def find_tensor(value: Any, location: Location) -> tuple[Tensor, Rebuild]:
         if name is not None:
             return value[name], lambda new: type(value)(**{**value, name: new})
     raise SiteError(
-        f"{location.path!r} gives a {type(value).__name__} at its {location.port}, not a tensor or a tuple that starts with "
+        f"{location.path!r} gives a {type(value).__name__} at its {location.port}, not a tensor or a tuple that "
+        "starts with "
         f"one. Name a module inside it."
     )
 
@@ -140,19 +148,30 @@ def find_input(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], lo
     return name
 
 
-def _with_positions(stream: Tensor, frame: Frame, location: Location) -> tuple[Float[Tensor, "batch pos width"], Rebuild, bool]:
+def _with_positions(
+    stream: Tensor, frame: Frame, location: Location
+) -> tuple[Float[Tensor, "batch pos width"], Rebuild, bool]:
     """The value as (batch, pos, width), the way back, and whether it had positions at all."""
     if not stream.is_floating_point():
-        raise SiteError(f"{location.path!r} has {stream.dtype} values at its {location.port}; only real-valued states can be intervened on.")
+        raise SiteError(
+            f"{location.path!r} has {stream.dtype} values at its {location.port}; only real-valued states can be "
+            "intervened on."
+        )
     if stream.ndim == 3:
         return stream, lambda new: new, True
     if stream.ndim == 2 and len(stream) % frame.rows == 0:
-        pooled = len(stream) == frame.rows and frame.inputs.width is not None and not frame.decoding and frame.inputs.width > 1
+        pooled = (
+            len(stream) == frame.rows
+            and frame.inputs.width is not None
+            and not frame.decoding
+            and frame.inputs.width > 1
+        )
         return stream.reshape(frame.rows, -1, stream.shape[-1]), lambda new: new.reshape(stream.shape), not pooled
     if stream.ndim == 4 and not frame.decoding:
         return *_with_heads(stream, frame, location), True
     raise PositionError(
-        f"{location.path!r} has a value of shape {tuple(stream.shape)} for a batch of {frame.inputs.batch} rows; a site needs "
+        f"{location.path!r} has a value of shape {tuple(stream.shape)} for a batch of {frame.inputs.batch} rows; a "
+        "site needs "
         f"(batch, positions, width), or (batch, width) without positions."
     )
 
@@ -162,8 +181,10 @@ def _with_heads(stream: Tensor, frame: Frame, location: Location) -> tuple[Float
     axes = [axis for axis in (1, 2) if stream.shape[axis] == (frame.inputs.width or stream.shape[2])]
     if len(axes) != 1:
         raise PositionError(
-            f"{location.path!r} has a value of shape {tuple(stream.shape)} at {location.port}, in which {'two axes' if axes else 'no axis'} could be "
-            f"the {frame.inputs.width} positions. {'Pad the texts to another width.' if axes else 'Name another value.'}"
+            f"{location.path!r} has a value of shape {tuple(stream.shape)} at {location.port}, in which "
+            f"{'two axes' if axes else 'no axis'} could be "
+            f"the {frame.inputs.width} positions. "
+            f"{'Pad the texts to another width.' if axes else 'Name another value.'}"
         )
     by_token = stream if axes == [1] else stream.transpose(1, 2)
     shape = by_token.shape

@@ -67,10 +67,20 @@ class Architecture:
 
     def lacking(self, *components: str) -> Architecture:
         """The row without some components."""
-        return replace(self, components={name: port for name, port in self.components.items() if name not in components})
+        return replace(
+            self, components={name: port for name, port in self.components.items() if name not in components}
+        )
 
 
-def _row(blocks: str, attention: str, qkv: Mapping[str, tuple[str, str]], projection: str, mlp: str, down: str, norm: str = "") -> Architecture:
+def _row(
+    blocks: str,
+    attention: str,
+    qkv: Mapping[str, tuple[str, str]],
+    projection: str,
+    mlp: str,
+    down: str,
+    norm: str = "",
+) -> Architecture:
     """A row from its module names; `qkv` maps query/key/value to (module inside attention, layout)."""
     components = {
         "embeddings": Port("", "input"),
@@ -101,14 +111,23 @@ def _fused(name: str, layout: str) -> dict[str, tuple[str, str]]:
 _QKV = _separate("q_proj k_proj v_proj")
 _LLAMA = _row("layers", "self_attn", _QKV, "o_proj", "mlp", "down_proj", "norm")
 _MIXTURE = _LLAMA.lacking("mlp_activation").having(mlp_output=Port("mlp", "output"))
-_GPT2 = replace(_row("h", "attn", _fused("c_attn", "side"), "c_proj", "mlp", "c_proj", "ln_f"), learned_positions=_context)
-_NEOX = _row("layers", "attention", _fused("query_key_value", "group"), "dense", "mlp", "dense_4h_to_h", "final_layer_norm")
+_GPT2 = replace(
+    _row("h", "attn", _fused("c_attn", "side"), "c_proj", "mlp", "c_proj", "ln_f"), learned_positions=_context
+)
+_NEOX = _row(
+    "layers", "attention", _fused("query_key_value", "group"), "dense", "mlp", "dense_4h_to_h", "final_layer_norm"
+)
 _BLOOM = _row("h", "self_attention", _fused("query_key_value", "group"), "dense", "mlp", "dense_4h_to_h", "ln_f")
 _OPT = replace(_row("layers", "self_attn", _QKV, "out_proj", "fc1", "", "final_layer_norm"), learned_positions=_context)
 _OPT = _OPT.having(mlp_activation=Port("fc2", "input"), mlp_output=Port("fc2", "output"))
-_BERT = replace(_row("layer", "attention", _separate("self.query self.key self.value"), "output.dense", "intermediate", ""), learned_positions=_context)
+_BERT = replace(
+    _row("layer", "attention", _separate("self.query self.key self.value"), "output.dense", "intermediate", ""),
+    learned_positions=_context,
+)
 _BERT = _BERT.having(mlp_activation=Port("output.dense", "input"), mlp_output=Port("output.dense", "output"))
-_DISTILBERT = replace(_row("layer", "attention", _separate("q_lin k_lin v_lin"), "out_lin", "ffn", "lin2"), learned_positions=_context)
+_DISTILBERT = replace(
+    _row("layer", "attention", _separate("q_lin k_lin v_lin"), "out_lin", "ffn", "lin2"), learned_positions=_context
+)
 
 
 def _t5(stack: str, feedforward: int) -> Architecture:
@@ -127,7 +146,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     **dict.fromkeys(["mixtral", "qwen2_moe", "qwen3_moe"], _MIXTURE),
     "phi3": _row("layers", "self_attn", _fused("qkv_proj", "side"), "o_proj", "mlp", "down_proj", "norm"),
     "bert": _BERT,
-    "roberta": replace(_BERT, counts_positions=False, learned_positions=lambda config: config.max_position_embeddings - config.pad_token_id - 1),
+    "roberta": replace(
+        _BERT,
+        counts_positions=False,
+        learned_positions=lambda config: config.max_position_embeddings - config.pad_token_id - 1,
+    ),
     "distilbert": _DISTILBERT,
     "t5": replace(_t5("encoder", 1), counts_positions=False, decoder=_t5("decoder", 2)),
     "vit": _row("layers", "attention", _QKV, "o_proj", "mlp", "fc2", "layernorm"),
@@ -151,11 +174,18 @@ def register_architecture(model_type: str, blocks: str, components: Mapping[str,
     ports = {name: port if isinstance(port, Port) else Port(*port) for name, port in components.items()}
     for name, port in ports.items():
         if name not in COMPONENTS:
-            raise SiteError(f"register_architecture({model_type!r}): {name!r} is no component. {nearest(name, COMPONENTS)}")
+            raise SiteError(
+                f"register_architecture({model_type!r}): {name!r} is no component. {nearest(name, COMPONENTS)}"
+            )
         if port.port not in ("input", "output"):
-            raise SiteError(f"register_architecture({model_type!r}): {name!r} has port {port.port!r}; use input or output.")
+            raise SiteError(
+                f"register_architecture({model_type!r}): {name!r} has port {port.port!r}; use input or output."
+            )
         if port.layout not in LAYOUTS:
-            raise SiteError(f"register_architecture({model_type!r}): {name!r} has layout {port.layout!r}. {nearest(port.layout, LAYOUTS)}")
+            raise SiteError(
+                f"register_architecture({model_type!r}): {name!r} has layout {port.layout!r}. "
+                f"{nearest(port.layout, LAYOUTS)}"
+            )
     ARCHITECTURES[model_type] = Architecture(blocks, {"block_output": Port("", "output"), **ports})
 
 

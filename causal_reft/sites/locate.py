@@ -21,8 +21,8 @@ from causal_reft.tensors import Int, Tensor
 class Location:
     """A module, its port, and which features of the value there belong to the site.
 
-    `heads` counts (query heads, key heads); `head` is the site's own. `block` is the index of the block that contains the
-    module, `None` outside the blocks. `stack` says which of two stacks of an encoder-decoder model it belongs to.
+    `heads` counts (query heads, key heads); `head` is the site's own. `block` is the index of the block that contains
+    the module, `None` outside the blocks. `stack` says which of two stacks of an encoder-decoder model it belongs to.
     """
 
     path: str
@@ -48,7 +48,9 @@ class Location:
         return _features(self.layout, self.heads, self.head, self.part in ("attention_key", "attention_value"), width)
 
 
-def _features(layout: str, heads: tuple[int, int], head: int | None, of_keys: bool, width: int) -> Int[Tensor, " feature"]:
+def _features(
+    layout: str, heads: tuple[int, int], head: int | None, of_keys: bool, width: int
+) -> Int[Tensor, " feature"]:
     queries, keys = heads
     order, _, part = layout.partition(":")
     everything = torch.arange(width)
@@ -108,11 +110,14 @@ def find_blocks(model: nn.Module, stack: str = "") -> Blocks:
         raise SiteError(
             f"The architecture table has no row for {config.model_type!r} ({type(model).__name__}). "
             f"{nearest(config.model_type, ARCHITECTURES)} Give it one: "
-            f"register_architecture({config.model_type!r}, blocks='layers', components={{'block_output': ('', 'output')}})."
+            f"register_architecture({config.model_type!r}, blocks='layers', "
+            f"components={{'block_output': ('', 'output')}})."
         )
     row = _stack_row(model, row, stack)
     wanted = _depth(config, stack)
-    found = [(path, module) for path, module in model.named_modules() if _is_list(model, config, path, module, row, wanted)]
+    found = [
+        (path, module) for path, module in model.named_modules() if _is_list(model, config, path, module, row, wanted)
+    ]
     if len(found) != 1:
         raise SiteError(
             f"{type(model).__name__} has {len(found)} lists named {row.blocks!r} of {wanted} blocks "
@@ -139,8 +144,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
         return unwrapped(model.get_submodule("_orig_mod"))
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return unwrapped(model.module)
-    inside = getattr(model, "get_base_model", None)
-    return unwrapped(inside()) if callable(inside) else model
+    inside: Any = getattr(model, "get_base_model", None)  # PEFT's wrappers have it
+    return model if inside is None else unwrapped(inside())
 
 
 def _stack_row(model: nn.Module, row: Architecture, stack: str) -> Architecture:
@@ -151,9 +156,14 @@ def _stack_row(model: nn.Module, row: Architecture, stack: str) -> Architecture:
     """
     family = type(unwrapped(model)).__name__
     if row.decoder is None and stack:
-        raise SiteError(f"{family} has one stack of blocks, so a component takes no {stack!r}. Write Site(0, 'block_output').")
+        raise SiteError(
+            f"{family} has one stack of blocks, so a component takes no {stack!r}. Write Site(0, 'block_output')."
+        )
     if row.decoder is not None and not stack:
-        raise SiteError(f"{family} has two stacks of blocks. Say which: Site(0, 'encoder.block_output') or Site(0, 'decoder.block_output').")
+        raise SiteError(
+            f"{family} has two stacks of blocks. Say which: Site(0, 'encoder.block_output') or Site(0, "
+            "'decoder.block_output')."
+        )
     return row.decoder if stack == "decoder" and row.decoder is not None else row
 
 
@@ -169,7 +179,7 @@ def _is_list(model: nn.Module, config: Any, path: str, module: nn.Module, row: A
     owner = path
     while owner:
         owner = owner.rpartition(".")[0]
-        theirs = getattr(model.get_submodule(owner), "config", None)
+        theirs: Any = getattr(model.get_submodule(owner), "config", None)
         if getattr(theirs, "model_type", None) is not None:
             return theirs.model_type == config.model_type or theirs.get_text_config().model_type == config.model_type
     return True
@@ -179,7 +189,9 @@ def _by_path(model: nn.Module, site: Site) -> Location:
     assert site.path is not None and site.port is not None
     modules = dict(model.named_modules())
     if site.path not in modules:
-        raise SiteError(f"{site!r}: {type(model).__name__} has no module {site.path!r}. {_nearest_path(site.path, modules)}")
+        raise SiteError(
+            f"{site!r}: {type(model).__name__} has no module {site.path!r}. {_nearest_path(site.path, modules)}"
+        )
     block, stack = _containing_block(model, site.path)
     return Location(site.path, modules[site.path], site.port, block=block, stack=stack)
 

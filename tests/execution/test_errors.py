@@ -31,7 +31,7 @@ def batch(side: str = "right") -> dict[str, torch.Tensor]:
 
 
 def test_an_unknown_component():
-    with pytest.raises(SiteError, match="'blok_output'.*does not exist.*Did you mean 'block_output'.*Site.at"):
+    with pytest.raises(SiteError, match=r"'blok_output'.*does not exist.*Did you mean 'block_output'.*Site.at"):
         cr.Site(1, "blok_output")
 
 
@@ -46,9 +46,9 @@ def test_a_head_that_is_not_there(model):
 
 
 def test_a_layer_that_is_not_there(model):
-    with pytest.raises(SiteError, match=f"layers 0 to {model.config.num_hidden_layers - 1}"):
+    with pytest.raises(SiteError, match=rf"layers 0 to {model.config.num_hidden_layers - 1}"):
         seen(model, cr.Site(model.config.num_hidden_layers + 2))
-    with pytest.raises(SiteError, match="layers count from 0.*num_hidden_layers - 1"):
+    with pytest.raises(SiteError, match=r"layers count from 0.*num_hidden_layers - 1"):
         cr.Site(-1)
 
 
@@ -59,14 +59,16 @@ def test_stories_has_five_layers_and_eight_heads(stories):
         seen(stories, cr.Site(0, "attention_query", head=9))
 
 
-@pytest.mark.parametrize(("name", "component"), [("mixtral", "mlp_activation"), ("bert", "final_norm"), ("distilbert", "final_norm")])
+@pytest.mark.parametrize(
+    ("name", "component"), [("mixtral", "mlp_activation"), ("bert", "final_norm"), ("distilbert", "final_norm")]
+)
 def test_a_site_that_a_family_lacks(name, component):
-    with pytest.raises(SiteError, match=f"has no {component!r}. .*Allowed: .*block_output"):
+    with pytest.raises(SiteError, match=rf"has no {component!r}. .*Allowed: .*block_output"):
         seen(model_of(name), cr.Site(None if component == "final_norm" else 0, component))
 
 
 def test_which_of_two_stacks():
-    with pytest.raises(SiteError, match="two stacks.*'encoder.block_output'.* or .*'decoder.block_output'"):
+    with pytest.raises(SiteError, match=r"two stacks.*'encoder.block_output'.* or .*'decoder.block_output'"):
         seen(model_of("t5"), cr.Site(0))
     with pytest.raises(SiteError, match="one stack"):
         seen(model_of("llama"), cr.Site(0, "decoder.block_output"))
@@ -75,7 +77,16 @@ def test_which_of_two_stacks():
 
 
 def test_stacks_of_unequal_depth_are_told_apart():
-    config = transformers.T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=3, num_heads=2, decoder_start_token_id=0)
+    config = transformers.T5Config(
+        vocab_size=9,
+        d_model=8,
+        d_kv=4,
+        d_ff=8,
+        num_layers=1,
+        num_decoder_layers=3,
+        num_heads=2,
+        decoder_start_token_id=0,
+    )
     model = transformers.T5ForConditionalGeneration(config)
     assert [len(find_blocks(model, stack).modules) for stack in ("encoder", "decoder")] == [1, 3]
     assert locate(model, cr.Site(2, "decoder.mlp_output")).path == "decoder.block.2.layer.2.DenseReluDense.wo"
@@ -84,8 +95,17 @@ def test_stacks_of_unequal_depth_are_told_apart():
 
 
 def test_a_vision_tower_of_the_same_depth_is_not_mistaken_for_the_text():
-    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
-    config = transformers.Gemma3Config(text_config={**model_of("gemma3").config.to_dict()}, vision_config=vision, mm_tokens_per_image=4)
+    vision = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    config = transformers.Gemma3Config(
+        text_config={**model_of("gemma3").config.to_dict()}, vision_config=vision, mm_tokens_per_image=4
+    )
     model = transformers.Gemma3ForConditionalGeneration(config)
     assert sum(isinstance(m, torch.nn.ModuleList) and p.endswith("layers") for p, m in model.named_modules()) == 2
     assert "vision" not in locate(model, cr.Site(1)).path
@@ -94,14 +114,16 @@ def test_a_vision_tower_of_the_same_depth_is_not_mistaken_for_the_text():
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("position", [2, 5, -3, 600])
 def test_positions_beyond_the_prompt_or_the_context(model, position, side):
-    with pytest.raises(PositionError, match=f"position {position} is outside the prompt of row [01], which has [25] tokens"):
+    with pytest.raises(
+        PositionError, match=rf"position {position} is outside the prompt of row [01], which has [25] tokens"
+    ):
         seen(model, cr.Site(0, positions=position)).collect(batch(side))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "opt", "bert", "roberta", "distilbert"])
 def test_texts_beyond_the_context(name):
     text = torch.full((1, 70), 5)
-    with pytest.raises(RunError, match="70 tokens.*learned positions for 6[34]"):
+    with pytest.raises(RunError, match=r"70 tokens.*learned positions for 6[34]"):
         seen(model_of(name), cr.Site(0)).collect({"input_ids": text, "attention_mask": torch.ones_like(text)})
 
 
@@ -116,7 +138,7 @@ def test_a_missing_run_an_unused_run_and_a_misspelt_argument(model):
     das = cr.IntervenedModel(model, cr.das(cr.Site(1, positions="last"), d, 2))
     with pytest.raises(RunError, match=r"needs run source.*model\(base, source=\.\.\.\)"):
         das(batch())
-    with pytest.raises(RunError, match="'sorce' is neither a run.*Did you mean 'source'"):
+    with pytest.raises(RunError, match=r"'sorce' is neither a run.*Did you mean 'source'"):
         das(batch(), sorce=batch())
     with pytest.raises(RunError, match="'source' is neither a run of the graph"):
         seen(model, cr.Site(0))(batch(), source=batch())
@@ -130,14 +152,23 @@ def test_runs_of_unequal_size(model):
     with pytest.raises(PositionError, match="has 1 rows and the edited run has 2"):
         das(batch(), source=one)
     two = cr.IntervenedModel(
-        model, cr.InterventionGraph(e=cr.Interchange(cr.Site(1, positions="last"), cr.Identity(model.config.hidden_size), cr.Collect("source", cr.Site(1, positions="l2"))))
+        model,
+        cr.InterventionGraph(
+            e=cr.Interchange(
+                cr.Site(1, positions="last"),
+                cr.Identity(model.config.hidden_size),
+                cr.Collect("source", cr.Site(1, positions="l2")),
+            )
+        ),
     )
     with pytest.raises(PositionError, match="pair one to one"):
         two(batch(), source=batch())
 
 
 def test_a_featurizer_of_another_width(model):
-    with pytest.raises(FeaturizerError, match=f"is {model.config.hidden_size} wide.*d_model={model.config.hidden_size}"):
+    with pytest.raises(
+        FeaturizerError, match=rf"is {model.config.hidden_size} wide.*d_model={model.config.hidden_size}"
+    ):
         cr.IntervenedModel(model, cr.loreft(cr.Site(1), 7, 2))(batch())
 
 
@@ -165,7 +196,7 @@ def test_a_module_that_runs_twice_and_one_that_never_runs():
 
 
 def test_a_module_path_that_is_misspelt():
-    with pytest.raises(SiteError, match="has no module 'model.layers.1.mpl'.*Did you mean 'model.layers.1.mlp'"):
+    with pytest.raises(SiteError, match=r"has no module 'model.layers.1.mpl'.*Did you mean 'model.layers.1.mlp'"):
         seen(model_of("llama"), cr.Site.at("model.layers.1.mpl"))
 
 

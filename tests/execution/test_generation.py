@@ -30,7 +30,10 @@ def loreft(seed: int) -> tuple[cr.Subspace, cr.LearnedSource, Callable[[Hidden],
     source.offset.data += 4.0
 
     def formula(h: Hidden) -> Hidden:
-        rows, w, b = (v.detach().double() for v in (cr.Subspace.from_rows(R.rotation.double()).rotation, source.weight, source.offset))
+        rows, w, b = (
+            v.detach().double()
+            for v in (cr.Subspace.from_rows(R.rotation.double()).rotation, source.weight, source.offset)
+        )
         return h + (h @ w.T + b - h @ rows.T) @ rows
 
     return R, source, formula
@@ -49,7 +52,9 @@ def by_hand(model, edits, prompt_mask):
 
         return after
 
-    handles = [find_blocks(model).modules[layer].register_forward_hook(hook(which, formula)) for layer, which, formula in edits]
+    handles = [
+        find_blocks(model).modules[layer].register_forward_hook(hook(which, formula)) for layer, which, formula in edits
+    ]
     try:
         yield
     finally:
@@ -88,11 +93,17 @@ def case(name: str) -> tuple[cr.InterventionGraph, list]:
     (R, s, f), (R2, s2, f2) = loreft(0), loreft(1)
     match name:
         case "prompt":
-            return cr.InterventionGraph(edit=cr.Interchange(cr.Site(0, positions="f2+l1"), R, s)), [(0, either(first(2), last(1)), f)]
+            return cr.InterventionGraph(edit=cr.Interchange(cr.Site(0, positions="f2+l1"), R, s)), [
+                (0, either(first(2), last(1)), f)
+            ]
         case "generated":
-            return cr.InterventionGraph(edit=cr.Interchange(cr.Site(0, positions="generated"), R, s)), [(0, generated, f)]
+            return cr.InterventionGraph(edit=cr.Interchange(cr.Site(0, positions="generated"), R, s)), [
+                (0, generated, f)
+            ]
         case "both in one node":
-            return cr.InterventionGraph(edit=cr.Interchange(cr.Site(1, positions="last+generated"), R, s)), [(1, either(last(1), generated), f)]
+            return cr.InterventionGraph(edit=cr.Interchange(cr.Site(1, positions="last+generated"), R, s)), [
+                (1, either(last(1), generated), f)
+            ]
     graph = cr.InterventionGraph(
         prompt=cr.Interchange(cr.Site(0, positions="all"), R, s),
         later=cr.Interchange(cr.Site(1, positions="generated"), R2, s2),
@@ -137,11 +148,15 @@ def test_tokens_are_those_of_a_slow_loop(name, way, where):
     assert not torch.equal(plain, wanted)
 
 
-@pytest.mark.parametrize("options", [{"use_cache": False}, {"cache_implementation": "static"}, {"prefill_chunk_size": 3}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"use_cache": False}, {"cache_implementation": "static"}, {"prefill_chunk_size": 3}], ids=str
+)
 @pytest.mark.parametrize("where", ["prompt", "two nodes"])
 def test_every_kind_of_cache_gives_the_same_tokens(where, options):
     graph, edits = case(where)
-    assert torch.equal(ours("llama", graph, do_sample=False, **options), by_hand_generate("llama", edits, do_sample=False))
+    assert torch.equal(
+        ours("llama", graph, do_sample=False, **options), by_hand_generate("llama", edits, do_sample=False)
+    )
 
 
 @pytest.mark.parametrize("name", ["mistral", "gemma3", "falcon", "bloom", "mixtral", "gptj", "phi3"])
@@ -153,7 +168,8 @@ def test_other_families_generate_under_edits(name):
 
 
 def test_a_forward_over_the_generated_text_gives_the_same_tokens():
-    """The same positions in training and in generation: each token is the argmax of a plain forward with prompt_lengths."""
+    """The same positions in training and in generation: each token is the argmax of a plain forward with
+    prompt_lengths."""
     graph, _ = case("two nodes")
     reft, inputs = cr.IntervenedModel(model_of("llama"), graph), prompts("left")
     texts = ours("llama", graph, do_sample=False)
@@ -164,7 +180,7 @@ def test_a_forward_over_the_generated_text_gives_the_same_tokens():
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_an_interchange_from_a_source_run_acts_on_the_prompt(side):
-    site, other = cr.Site(1, positions="last"), {k: v for k, v in inputs_of("llama", 7, (3, 6, 2, 5, 4)).items()}
+    site, other = cr.Site(1, positions="last"), inputs_of("llama", 7, (3, 6, 2, 5, 4))
     model, R = model_of("llama"), cr.Subspace(16, 4, seed=2)
     graph = cr.InterventionGraph(edit=cr.Interchange(site, R, cr.Collect("source")))
     rows = cr.Subspace.from_rows(R.rotation.double()).rotation
@@ -191,7 +207,9 @@ def test_a_learned_source_that_reads_another_site_pairs_rows_of_beams(way):
 def test_values_by_position_go_on_counting_through_the_decoding_steps():
     """Constant (n_positions, rank): the i-th named token of a row gets the i-th value, across steps too."""
     values = torch.stack([vector(0.3 * i) for i in range(NEW + 2)])
-    graph = cr.InterventionGraph(edit=cr.Interchange(cr.Site(0, positions="last+generated"), cr.Identity(16), cr.Shift(cr.Constant(values))))
+    graph = cr.InterventionGraph(
+        edit=cr.Interchange(cr.Site(0, positions="last+generated"), cr.Identity(16), cr.Shift(cr.Constant(values)))
+    )
 
     def formula(h):
         text = max(LENGTHS)
@@ -202,7 +220,11 @@ def test_values_by_position_go_on_counting_through_the_decoding_steps():
 
 
 def test_a_source_that_runs_out_of_tokens_is_refused_while_decoding():
-    graph = cr.InterventionGraph(edit=cr.Interchange(cr.Site(0, positions="generated"), cr.Identity(16), cr.Collect("source", cr.Site(0, positions="last"))))
+    graph = cr.InterventionGraph(
+        edit=cr.Interchange(
+            cr.Site(0, positions="generated"), cr.Identity(16), cr.Collect("source", cr.Site(0, positions="last"))
+        )
+    )
     with pytest.raises(PositionError, match="pair one to one"):
         ours("llama", graph, source=prompts("left"))
 
@@ -228,7 +250,10 @@ def test_hooks_leave_once_the_prompt_is_read_when_nothing_more_is_to_edit(monkey
 def test_assisted_decoding_gives_the_tokens_of_greedy_decoding(where):
     graph, _ = case(where)
     reft = cr.IntervenedModel(model_of("llama"), graph)
-    prompt = {"input_ids": torch.tensor([[5, 6, 7, 5, 6, 7, 5, 6]]), "attention_mask": torch.ones(1, 8, dtype=torch.long)}
+    prompt = {
+        "input_ids": torch.tensor([[5, 6, 7, 5, 6, 7, 5, 6]]),
+        "attention_mask": torch.ones(1, 8, dtype=torch.long),
+    }
     options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
     greedy = reft.generate(**prompt, **options)
     assert torch.equal(reft.generate(**prompt, prompt_lookup_num_tokens=3, **options), greedy)
@@ -267,7 +292,10 @@ def test_both_stacks_of_an_encoder_decoder_model(num_beams):
     def decoder(module, args, output):
         return (torch.cat([output[0][:, :1], f2(output[0])[:, 1:]], 1), *output[1:])
 
-    handles = [model.encoder.block[1].register_forward_hook(encoder), model.decoder.block[1].register_forward_hook(decoder)]
+    handles = [
+        model.encoder.block[1].register_forward_hook(encoder),
+        model.decoder.block[1].register_forward_hook(decoder),
+    ]
     options = {"max_new_tokens": NEW, "do_sample": False, "num_beams": num_beams}
     wanted = model.generate(**inputs, use_cache=False, **options)
     for handle in handles:
@@ -281,6 +309,9 @@ def test_decoder_sites_in_training_count_the_labels_as_generated():
     """The text that generation produced, given as labels, is edited in the same places."""
     model, inputs = model_of("t5"), {k: v for k, v in inputs_of("t5").items() if "decoder" not in k}
     R, s, _ = loreft(0)
-    reft = cr.IntervenedModel(model, cr.InterventionGraph(said=cr.Interchange(cr.Site(1, "decoder.block_output", positions="generated"), R, s)))
+    reft = cr.IntervenedModel(
+        model,
+        cr.InterventionGraph(said=cr.Interchange(cr.Site(1, "decoder.block_output", positions="generated"), R, s)),
+    )
     texts = reft.generate(**inputs, max_new_tokens=NEW, do_sample=False)
     assert torch.equal(reft(**inputs, labels=texts[:, 1:].contiguous()).logits.argmax(-1), texts[:, 1:])

@@ -67,8 +67,12 @@ def test_logits_collected_values_and_gradients_are_those_of_hooks(name, side):
     nodes = {}
     for i, component in enumerate(components(name)):
         d = widths(name)[component]
-        nodes[f"learned{i}"] = cr.Interchange(site(component, "f2"), cr.Subspace(d, 2, seed=i), cr.LearnedSource(2, d, init="random", seed=i))
-        nodes[f"swapped{i}"] = cr.Interchange(site(component, "last"), cr.Subspace(d, 2, seed=99 - i), cr.Collect("source"))
+        nodes[f"learned{i}"] = cr.Interchange(
+            site(component, "f2"), cr.Subspace(d, 2, seed=i), cr.LearnedSource(2, d, init="random", seed=i)
+        )
+        nodes[f"swapped{i}"] = cr.Interchange(
+            site(component, "last"), cr.Subspace(d, 2, seed=99 - i), cr.Collect("source")
+        )
         nodes[f"seen{i}"] = cr.Collect("base", site(component))
     graph, base, source = cr.InterventionGraph(**nodes), inputs_of(name, 0, side=side), inputs_of(name, 1, side=side)
     hooked, traced = model_of(name), wrapped(name)
@@ -87,8 +91,16 @@ def test_generation_is_that_of_hooks(name, options):
     stack = "decoder." if name == "t5" else ""
     inputs = {key: value for key, value in inputs_of(name).items() if not key.startswith("decoder")}
     edits = {
-        "prompt": cr.Interchange(cr.Site(0, f"{'encoder.' if stack else ''}mlp_output", "last"), cr.Subspace(16, 2), cr.LearnedSource(2, 16, init="random")),
-        "later": cr.Interchange(cr.Site(1, f"{stack}block_output", "generated"), cr.Identity(16), cr.Shift(cr.Constant(torch.linspace(-3, 3, 16)))),
+        "prompt": cr.Interchange(
+            cr.Site(0, f"{'encoder.' if stack else ''}mlp_output", "last"),
+            cr.Subspace(16, 2),
+            cr.LearnedSource(2, 16, init="random"),
+        ),
+        "later": cr.Interchange(
+            cr.Site(1, f"{stack}block_output", "generated"),
+            cr.Identity(16),
+            cr.Shift(cr.Constant(torch.linspace(-3, 3, 16))),
+        ),
     }
     texts = []
     for model, executor in ((model_of(name), "hooks"), (wrapped(name), "nnsight")):
@@ -97,7 +109,12 @@ def test_generation_is_that_of_hooks(name, options):
         texts.append(reft.generate(**inputs, max_new_tokens=5, pad_token_id=0, **options))
     assert torch.equal(*texts)
     torch.manual_seed(0)
-    assert not torch.equal(texts[0], cr.IntervenedModel(model_of(name), cr.InterventionGraph()).generate(**inputs, max_new_tokens=5, pad_token_id=0, **options))
+    assert not torch.equal(
+        texts[0],
+        cr.IntervenedModel(model_of(name), cr.InterventionGraph()).generate(
+            **inputs, max_new_tokens=5, pad_token_id=0, **options
+        ),
+    )
 
 
 def test_a_collect_stops_at_its_deepest_site():
@@ -116,7 +133,10 @@ def test_a_collect_stops_at_its_deepest_site():
 def test_a_plain_module_and_edits_stored_in_an_nnsight_model():
     net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
     x = torch.randn(5, 3, dtype=torch.float64)
-    graph = cr.InterventionGraph(seen=cr.Collect("base", cr.Site.at("2", "input")), edit=cr.Interchange(cr.Site.at("0"), cr.Identity(4), cr.Shift(cr.Constant(1.0))))
+    graph = cr.InterventionGraph(
+        seen=cr.Collect("base", cr.Site.at("2", "input")),
+        edit=cr.Interchange(cr.Site.at("0"), cr.Identity(4), cr.Shift(cr.Constant(1.0))),
+    )
     nn_model = NNsight(net)
     reft = cr.IntervenedModel(nn_model, graph, executor="nnsight")
     torch.testing.assert_close(reft(x), net[2](torch.tanh(net[0](x) + 1)), rtol=0, atol=0)
@@ -125,7 +145,7 @@ def test_a_plain_module_and_edits_stored_in_an_nnsight_model():
     torch.testing.assert_close(reft(x), net[2](torch.zeros(5, 4, dtype=torch.float64)), rtol=0, atol=0)
 
 
-# --- values inside a forward --------------------------------------------------------------------------------------------
+# --- values inside a forward -----------------------------------------------------------------------------------------
 
 ATTENTION = "model.layers.1.self_attn"
 
@@ -148,7 +168,8 @@ def test_the_query_after_the_rotary_embedding():
 def test_the_rotary_query_of_the_first_token_is_the_projection_itself():
     inputs = inputs_of("llama", lengths=(6, 3))
     graph = cr.InterventionGraph(
-        after=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply_rotary_pos_emb_0[0]")), before=cr.Collect("base", cr.Site(1, "attention_query"))
+        after=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply_rotary_pos_emb_0[0]")),
+        before=cr.Collect("base", cr.Site(1, "attention_query")),
     )
     got = cr.IntervenedModel(wrapped("llama"), graph, executor="nnsight").collect(inputs)
     torch.testing.assert_close(got["after"][:, 0], got["before"][:, 0], rtol=0, atol=0)
@@ -160,28 +181,39 @@ def test_the_attention_pattern_inside_the_attention_function():
     model.set_attn_implementation("eager")
     inputs = inputs_of("llama", lengths=(5, 5))
     pattern = cr.Site.at(ATTENTION, "source:attention_interface_1[1]", positions="last")
-    got = cr.IntervenedModel(model, cr.InterventionGraph(p=cr.Collect("base", pattern)), executor="nnsight").collect(inputs)["p"]
+    got = cr.IntervenedModel(model, cr.InterventionGraph(p=cr.Collect("base", pattern)), executor="nnsight").collect(
+        inputs
+    )["p"]
     wanted = model(**inputs, output_attentions=True).attentions[1][:, :, -1].flatten(1)
     torch.testing.assert_close(got[:, 0], wanted, rtol=0, atol=0)
     inner = cr.Site.at(ATTENTION, "source:attention_interface_1.torch_matmul_0", positions="last")
-    scores = cr.IntervenedModel(model, cr.InterventionGraph(p=cr.Collect("base", inner)), executor="nnsight").collect(inputs)["p"]
+    scores = cr.IntervenedModel(model, cr.InterventionGraph(p=cr.Collect("base", inner)), executor="nnsight").collect(
+        inputs
+    )["p"]
     torch.testing.assert_close((scores.view(2, 4, 5) / 2).softmax(-1).flatten(1), wanted, rtol=0, atol=1e-6)
 
 
 def test_what_a_forward_offers_is_listed_and_anything_else_refused():
     assert "apply_rotary_pos_emb_0" in operations(wrapped("llama"), ATTENTION)
     with pytest.raises(SiteError, match="Did you mean 'apply_rotary_pos_emb_0'"):
-        cr.IntervenedModel(wrapped("llama"), cr.InterventionGraph(p=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply_rotary_emb_0"))), executor="nnsight")
+        cr.IntervenedModel(
+            wrapped("llama"),
+            cr.InterventionGraph(p=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply_rotary_emb_0"))),
+            executor="nnsight",
+        )
     with pytest.raises(SiteError, match="no module"):
         operations(wrapped("llama"), "model.nowhere")
     with pytest.raises(SiteError, match="executor='nnsight'"):
-        cr.IntervenedModel(model_of("llama"), cr.InterventionGraph(p=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply_rotary_pos_emb_0"))))
+        cr.IntervenedModel(
+            model_of("llama"),
+            cr.InterventionGraph(p=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply_rotary_pos_emb_0"))),
+        )
     ambiguous = cr.InterventionGraph(p=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply_rotary_pos_emb_0[0]")))
     with pytest.raises(PositionError, match="two axes"):
         cr.IntervenedModel(wrapped("llama"), ambiguous, executor="nnsight").collect(inputs_of("llama", lengths=(4, 4)))
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------------------
 
 
 def test_checkpointed_layers_are_refused_with_the_reason():
@@ -190,8 +222,12 @@ def test_checkpointed_layers_are_refused_with_the_reason():
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = True
             module._gradient_checkpointing_func = torch.utils.checkpoint.checkpoint
-    reft = cr.IntervenedModel(model, cr.InterventionGraph(edit=cr.Interchange(cr.Site(1, "mlp_output"), cr.Identity(16), cr.Constant(0.0))), executor="nnsight")
-    with pytest.raises(GraphError, match="recomput.*executor='hooks'"):
+    reft = cr.IntervenedModel(
+        model,
+        cr.InterventionGraph(edit=cr.Interchange(cr.Site(1, "mlp_output"), cr.Identity(16), cr.Constant(0.0))),
+        executor="nnsight",
+    )
+    with pytest.raises(GraphError, match=r"recomput.*executor='hooks'"):
         reft(inputs_of("llama"))
 
 
@@ -207,7 +243,7 @@ def test_remote_needs_a_model_that_a_server_can_load():
         cr.IntervenedModel(model_of("llama"), graph, executor="nnsigt")
 
 
-# --- behind nnsight: a rehearsal of a server, and a user's own trace ------------------------------------------------------
+# --- behind nnsight: a rehearsal of a server, and a user's own trace -------------------------------------------------
 
 REHEARSAL = """
 import sys, torch
@@ -220,15 +256,18 @@ model = TransformersModel(sys.argv[1], task="text-generation", dispatch=True)
 tokens = model.tokenizer(["Once upon a time", "Lily"], return_tensors="pt", padding=True)
 other = model.tokenizer(["The big dog was", "Tom"], return_tensors="pt", padding=True)
 site, results = cr.Site(2, positions="last"), {}
-seen = cr.InterventionGraph(seen=cr.Collect("base", cr.Site(1)), edit=cr.Interchange(site, cr.Subspace(64, 4), cr.Collect("source")))
+swap = cr.Interchange(site, cr.Subspace(64, 4), cr.Collect("source"))
+seen = cr.InterventionGraph(seen=cr.Collect("base", cr.Site(1)), edit=swap)
 
 def loreft():
     return cr.InterventionGraph(edit=cr.Interchange(site, cr.Subspace(64, 4), cr.LearnedSource(4, 64)))
 
 def steps():
-    return [{"base": {**tokens, "labels": torch.where(tokens["attention_mask"].cumsum(1) > 1, tokens["input_ids"] + i, -100)}} for i in range(5)]
+    scored = tokens["attention_mask"].cumsum(1) > 1
+    return [{"base": {**tokens, "labels": torch.where(scored, tokens["input_ids"] + i, -100)}} for i in range(5)]
 
-for where, options in {"here": {}, "nnsight": {"executor": "nnsight"}, "remote": {"executor": "nnsight", "remote": "local"}}.items():
+ways = {"here": {}, "nnsight": {"executor": "nnsight"}, "remote": {"executor": "nnsight", "remote": "local"}}
+for where, options in ways.items():
     base = model if options else model._module
     collect = cr.IntervenedModel(base, cr.InterventionGraph(seen=seen["seen"]), **options).collect(tokens)["seen"]
     output = cr.IntervenedModel(base, seen, **options)(tokens, source=other)
@@ -242,7 +281,8 @@ for where, options in {"here": {}, "nnsight": {"executor": "nnsight"}, "remote":
             optimizer.zero_grad(); loss.backward(); optimizer.step()
             losses.append(loss.item())
     texts = cr.IntervenedModel(base, trained.graph, **options).generate(**tokens, max_new_tokens=5, do_sample=False)
-    results[where] = [collect, output.logits, output.collected["seen"], torch.tensor(losses), *trained.graph.parameters(), texts]
+    numbers = torch.tensor(losses)
+    results[where] = [collect, output.logits, output.collected["seen"], numbers, *trained.graph.parameters(), texts]
 for where in ("nnsight", "remote"):
     torch.testing.assert_close(results[where], results["here"], rtol=0, atol=1e-6, equal_nan=True)
 assert results["here"][3][-1] != results["here"][3][0]
@@ -256,7 +296,11 @@ def test_a_rehearsal_of_a_server_collects_interchanges_trains_and_generates_as_h
     script.write_text(REHEARSAL)
     folder = shared / "models" / "stories260K-llama"
     done = subprocess.run(
-        [sys.executable, str(script), str(folder)], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(repository)}
+        [sys.executable, str(script), str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(repository)},
     )
     assert done.stdout.strip().endswith("equal"), done.stderr[-3000:]
 

@@ -25,13 +25,31 @@ def graph_of(seed: int) -> cr.InterventionGraph:
     """Sixteen graphs of seven structures, several edits among them."""
     edits = {
         0: {"edit": cr.Interchange(cr.Site(1, positions="last"), cr.Subspace(D, 2, seed=seed), learned(seed))},
-        1: {"edit": cr.Interchange(cr.Site(1, positions="f2+l1"), cr.Subspace(D, 3, seed=seed), cr.Shift(learned(seed, 3, activation="gelu")))},
-        2: {"edit": cr.Interchange(cr.Site(0, "mlp_output", positions="all"), cr.Projection(D, 2, seed=seed), learned(seed))},
-        3: {"edit": cr.Interchange(cr.Site(1, positions="last"), cr.Identity(D), cr.Shift(cr.Constant(torch.linspace(-seed, seed, D) / 8)))},
+        1: {
+            "edit": cr.Interchange(
+                cr.Site(1, positions="f2+l1"),
+                cr.Subspace(D, 3, seed=seed),
+                cr.Shift(learned(seed, 3, activation="gelu")),
+            )
+        },
+        2: {
+            "edit": cr.Interchange(
+                cr.Site(0, "mlp_output", positions="all"), cr.Projection(D, 2, seed=seed), learned(seed)
+            )
+        },
+        3: {
+            "edit": cr.Interchange(
+                cr.Site(1, positions="last"), cr.Identity(D), cr.Shift(cr.Constant(torch.linspace(-seed, seed, D) / 8))
+            )
+        },
         4: {
             "one": cr.Interchange(cr.Site(1, positions="last"), cr.Subspace(D, 2, seed=seed), learned(seed)),
-            "two": cr.Interchange(cr.Site(1, positions="last"), cr.Subspace(D, 4, seed=-seed), cr.LearnedSource(4, D, reads_input=False)),
-            "three": cr.Interchange(cr.Site(0, positions="last+generated"), cr.Subspace(D, 2, seed=seed + 1), learned(seed + 1, bias=False)),
+            "two": cr.Interchange(
+                cr.Site(1, positions="last"), cr.Subspace(D, 4, seed=-seed), cr.LearnedSource(4, D, reads_input=False)
+            ),
+            "three": cr.Interchange(
+                cr.Site(0, positions="last+generated"), cr.Subspace(D, 2, seed=seed + 1), learned(seed + 1, bias=False)
+            ),
         },
     }
     return cr.InterventionGraph(**edits[seed % 5])
@@ -76,7 +94,9 @@ def test_generation_by_row(served, options):
     each = len(together) // len(chosen)
     for i, name in enumerate(chosen):
         graph = cr.InterventionGraph() if name is None else served.graphs[name]
-        alone = cr.IntervenedModel(model_of("llama"), graph).generate(**padded([texts[i]], "left"), max_new_tokens=4, do_sample=False, pad_token_id=0, **options)
+        alone = cr.IntervenedModel(model_of("llama"), graph).generate(
+            **padded([texts[i]], "left"), max_new_tokens=4, do_sample=False, pad_token_id=0, **options
+        )
         assert torch.equal(together[i * each : (i + 1) * each, -4:], alone[:, -4:])
 
 
@@ -137,12 +157,12 @@ def test_what_cannot_be_served_is_refused():
     server, inputs = Served(model_of("gpt2")), inputs_of("gpt2")
     with pytest.raises(GraphError, match="only edits of the base run"):
         server.add("das", cr.das(cr.Site(1), D, 2))
-    with pytest.raises(GraphError, match="does not stack"):
+    with pytest.raises(GraphError, match=r"does not stack"):
         server.add("noise", cr.InterventionGraph(edit=cr.Interchange(cr.Site(1), cr.Identity(D), cr.Noise(1.0))))
     server.add("a", graph_of(0))
     with pytest.raises(GraphError, match="served already"):
         server.add("a", graph_of(0))
-    with pytest.raises(GraphError, match="Did you mean 'a'|No graph"):
+    with pytest.raises(GraphError, match=r"No graph called 'b'"):
         server.remove("b")
     with pytest.raises(RunError, match="2 entries for 3 rows"):
         server(inputs, graphs=["a", None])

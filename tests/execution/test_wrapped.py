@@ -17,15 +17,18 @@ import causal_reft as cr
 from causal_reft.errors import GraphError, PositionError
 from tests.families import FAMILIES, inputs_of, model_of, output_of, padded, randomised
 
-
 # peft asks transformers by a name that is going away
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
-def edit(layer: int = 1, component: str = "block_output", positions="last", seed: int = 0, d_model: int = 16) -> cr.Interchange:
+def edit(
+    layer: int = 1, component: str = "block_output", positions="last", seed: int = 0, d_model: int = 16
+) -> cr.Interchange:
     """A LoReFT edit that does something from the start."""
     return cr.Interchange(
-        cr.Site(layer, component, positions), cr.Subspace(d_model, 2, seed=seed), cr.LearnedSource(2, d_model, init="random", seed=seed)
+        cr.Site(layer, component, positions),
+        cr.Subspace(d_model, 2, seed=seed),
+        cr.LearnedSource(2, d_model, init="random", seed=seed),
     )
 
 
@@ -37,18 +40,22 @@ def n_hooks(model: nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-# --- PEFT ---------------------------------------------------------------------------------------------------------------
+# --- PEFT ------------------------------------------------------------------------------------------------------------
 
 
 def with_lora(name: str = "llama") -> nn.Module:
     peft = pytest.importorskip("peft")
     torch.manual_seed(3)
-    return peft.get_peft_model(own(name), peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)).double()
+    return peft.get_peft_model(
+        own(name), peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    ).double()
 
 
 def test_lora_and_loreft_train_together_and_each_alone():
     inputs = inputs_of("llama")
-    labels = torch.where((inputs["attention_mask"].cumsum(1) > 2) & inputs["attention_mask"].bool(), inputs["input_ids"], -100)
+    labels = torch.where(
+        (inputs["attention_mask"].cumsum(1) > 2) & inputs["attention_mask"].bool(), inputs["input_ids"], -100
+    )
     for lora, loreft in ((True, True), (True, False), (False, True)):
         reft = cr.IntervenedModel(with_lora(), cr.InterventionGraph(edit=edit()))
         for name, parameter in reft.base_model.named_parameters():
@@ -69,7 +76,8 @@ def test_lora_and_loreft_train_together_and_each_alone():
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_peft_wrapper_around_nothing_new_changes_nothing(side):
-    """Position ids of left-padded rows, windows of generation, keywords of the model inside: all as without the wrapper."""
+    """Position ids of left-padded rows, windows of generation, keywords of the model inside: all as without the
+    wrapper."""
     peft = pytest.importorskip("peft")
     graph, inputs = cr.InterventionGraph(edit=edit(positions="last+generated")), inputs_of("llama", side=side)
     wrapped = peft.get_peft_model(own("llama"), peft.LoraConfig(r=2, target_modules=["q_proj"])).double()
@@ -80,7 +88,7 @@ def test_a_peft_wrapper_around_nothing_new_changes_nothing(side):
     assert torch.equal(peft_model.generate(**inputs, **options), plain.generate(**inputs, **options))
 
 
-# --- torch.compile ------------------------------------------------------------------------------------------------------
+# --- torch.compile ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["torch.compile", "module.compile", "a compiled block"])
@@ -97,11 +105,13 @@ def test_a_compiled_model_is_edited(way):
     torch.testing.assert_close(reft(inputs).logits, wanted, rtol=0, atol=1e-12)
     torch.testing.assert_close(output_of(compiled(**inputs)), before, rtol=0, atol=0)
     options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
-    assert torch.equal(reft.generate(**inputs, **options), cr.IntervenedModel(model_of("llama"), graph).generate(**inputs, **options))
+    assert torch.equal(
+        reft.generate(**inputs, **options), cr.IntervenedModel(model_of("llama"), graph).generate(**inputs, **options)
+    )
     torch.compiler.reset()
 
 
-# --- precision ----------------------------------------------------------------------------------------------------------
+# --- precision -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -112,7 +122,9 @@ def test_a_model_of_half_precision_is_edited_in_single_and_returns_half(dtype):
     reft = cr.IntervenedModel(model, cr.InterventionGraph(edit=where, seen=inside, after=outside))
     output = reft(inputs)
     assert output.logits.dtype == output.collected["seen"].dtype == dtype
-    h = cr.IntervenedModel(model, cr.InterventionGraph(h=cr.Collect("base", cr.Site(0, positions="last")))).collect(inputs)["h"][:, 0]
+    h = cr.IntervenedModel(model, cr.InterventionGraph(h=cr.Collect("base", cr.Site(0, positions="last")))).collect(
+        inputs
+    )["h"][:, 0]
     rows, source = where.featurizer.rotation, where.source
     z = h.float() @ source.weight.T + source.offset
     wanted = (h.float() + (z - h.float() @ rows.T) @ rows).to(dtype)
@@ -122,13 +134,17 @@ def test_a_model_of_half_precision_is_edited_in_single_and_returns_half(dtype):
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in reft.trainable_parameters())
 
 
-# --- gradient checkpointing ---------------------------------------------------------------------------------------------
+# --- gradient checkpointing ------------------------------------------------------------------------------------------
 
 
-def gradients(model: nn.Module, graph: cr.InterventionGraph, inputs: dict, calls: int = 1, **runs) -> list[torch.Tensor]:
+def gradients(
+    model: nn.Module, graph: cr.InterventionGraph, inputs: dict, calls: int = 1, **runs
+) -> list[torch.Tensor]:
     graph.modules.double()
     reft = cr.IntervenedModel(model, graph)
-    losses = [reft({**inputs, "input_ids": (inputs["input_ids"] + i) % 40}, **runs).logits.pow(2).mean() for i in range(calls)]
+    losses = [
+        reft({**inputs, "input_ids": (inputs["input_ids"] + i) % 40}, **runs).logits.pow(2).mean() for i in range(calls)
+    ]
     graph.modules.zero_grad()
     sum(losses).backward()
     return [p.grad.clone() for p in graph.parameters() if p.grad is not None]
@@ -155,7 +171,9 @@ def checkpointed(name: str, reentrant: bool) -> nn.Module:
 def test_checkpointing_gives_the_same_gradients(name, component, reentrant, calls):
     """Also with two forwards waiting for one backward, and with one rotation at both layers."""
     first, second = edit(0, component), edit(1, "mlp_output")
-    graph = cr.InterventionGraph(a=first, b=second, c=cr.Interchange(cr.Site(1, component), first.featurizer, first.source))
+    graph = cr.InterventionGraph(
+        a=first, b=second, c=cr.Interchange(cr.Site(1, component), first.featurizer, first.source)
+    )
     inputs = inputs_of(name)
     wanted = gradients(model_of(name), graph, inputs, calls)
     model = checkpointed(name, reentrant)
@@ -172,7 +190,9 @@ def test_checkpointed_interchanges_train_their_rotation(reentrant):
     graph = cr.InterventionGraph(das=cr.Interchange(cr.Site(0, "mlp_output", "last"), R, cr.Collect("source")))
     runs = {"source": inputs_of("llama", 9)}
     wanted = gradients(model_of("llama"), graph, inputs_of("llama"), **runs)
-    torch.testing.assert_close(gradients(checkpointed("llama", reentrant), graph, inputs_of("llama"), **runs), wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        gradients(checkpointed("llama", reentrant), graph, inputs_of("llama"), **runs), wanted, rtol=0, atol=1e-12
+    )
 
 
 def test_checkpointed_edits_of_two_graphs_do_not_mix():
@@ -183,7 +203,9 @@ def test_checkpointed_edits_of_two_graphs_do_not_mix():
     def run(model):
         loss = sum(cr.IntervenedModel(model, graph)(inputs).logits.pow(2).mean() for graph in (one, two))
         loss.backward()
-        return [p.grad.clone() for graph in (one, two) for p in graph.parameters()], [graph.modules.zero_grad() for graph in (one, two)]
+        return [p.grad.clone() for graph in (one, two) for p in graph.parameters()], [
+            graph.modules.zero_grad() for graph in (one, two)
+        ]
 
     wanted, found = run(model_of("llama"))[0], run(model)[0]
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
@@ -192,9 +214,13 @@ def test_checkpointed_edits_of_two_graphs_do_not_mix():
 def test_a_source_read_in_another_checkpointed_layer_keeps_its_gradient():
     read = cr.Collect("base", cr.Site(0, "mlp_output", "last"))
     source = cr.LearnedSource(2, 16, reads=read, init="random")
-    graph = cr.InterventionGraph(first=edit(0, "mlp_input"), edit=cr.Interchange(cr.Site(1, "mlp_output", "last"), cr.Subspace(16, 2), source))
+    graph = cr.InterventionGraph(
+        first=edit(0, "mlp_input"), edit=cr.Interchange(cr.Site(1, "mlp_output", "last"), cr.Subspace(16, 2), source)
+    )
     wanted = gradients(model_of("llama"), graph, inputs_of("llama"))
-    torch.testing.assert_close(gradients(checkpointed("llama", False), graph, inputs_of("llama")), wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        gradients(checkpointed("llama", False), graph, inputs_of("llama")), wanted, rtol=0, atol=1e-12
+    )
     with pytest.raises(GraphError, match="use_reentrant=False"):
         gradients(checkpointed("llama", True), graph, inputs_of("llama"))
 
@@ -221,13 +247,13 @@ def test_a_models_own_checkpointing_is_refused_instead_of_losing_the_edit():
     graph = cr.InterventionGraph(edit=cr.Interchange(cr.Site.at("inner"), cr.Subspace(4, 2), cr.LearnedSource(2, 4)))
     reft = cr.IntervenedModel(OwnCheckpointing(), graph)
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    with pytest.raises(GraphError, match="torch.utils.checkpoint"):
+    with pytest.raises(GraphError, match=r"torch.utils.checkpoint"):
         reft(x)
     with torch.no_grad():
         assert reft(x).shape == (3, 4)
 
 
-# --- accelerate ---------------------------------------------------------------------------------------------------------
+# --- accelerate ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["cpu_offload", "disk", "two devices"])
@@ -235,7 +261,8 @@ def test_a_model_that_accelerate_moves_about_gives_the_same(way, tmp_path):
     accelerate = pytest.importorskip("accelerate")
     model, inputs = own("llama"), inputs_of("llama")
     graph = cr.InterventionGraph(
-        edit=cr.Interchange(cr.Site(1, "mlp_output", "last"), cr.Subspace(16, 3), cr.Collect("source")), seen=cr.Collect("base", cr.Site(1))
+        edit=cr.Interchange(cr.Site(1, "mlp_output", "last"), cr.Subspace(16, 3), cr.Collect("source")),
+        seen=cr.Collect("base", cr.Site(1)),
     )
     graph.modules.double()
     wanted = cr.IntervenedModel(model_of("llama"), graph)(inputs, source=inputs_of("llama", 4))
@@ -243,7 +270,14 @@ def test_a_model_that_accelerate_moves_about_gives_the_same(way, tmp_path):
         accelerate.cpu_offload(model, execution_device="cpu")
     else:
         second = "disk" if way == "disk" else "cpu"
-        parts = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": second, "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": second}
+        parts = {
+            "model.embed_tokens": "cpu",
+            "model.layers.0": "cpu",
+            "model.layers.1": second,
+            "model.norm": "cpu",
+            "model.rotary_emb": "cpu",
+            "lm_head": second,
+        }
         accelerate.dispatch_model(model, parts, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
     assert any(hasattr(m, "_hf_hook") for m in model.modules())
     reft = cr.IntervenedModel(model, graph)
@@ -252,39 +286,58 @@ def test_a_model_that_accelerate_moves_about_gives_the_same(way, tmp_path):
     torch.testing.assert_close(output.collected, wanted.collected, rtol=0, atol=0, equal_nan=True)
     (output.logits.pow(2).mean()).backward()
     found = [p.grad.clone() for p in graph.parameters()]
-    torch.testing.assert_close(found, gradients(model_of("llama"), graph, inputs, source=inputs_of("llama", 4)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        found, gradients(model_of("llama"), graph, inputs, source=inputs_of("llama", 4)), rtol=0, atol=1e-12
+    )
     options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
-    texts = [r.generate(**inputs, source=inputs_of("llama", 4), **options) for r in (reft, cr.IntervenedModel(model_of("llama"), graph))]
+    texts = [
+        r.generate(**inputs, source=inputs_of("llama", 4), **options)
+        for r in (reft, cr.IntervenedModel(model_of("llama"), graph))
+    ]
     assert torch.equal(*texts)
 
 
-# --- quantisation -------------------------------------------------------------------------------------------------------
+# --- quantisation ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*quantize.*deprecated.*")
 def test_a_dynamically_quantised_model_is_edited_and_trains():
     model = own("llama").float()
-    torch.backends.quantized.engine = next(e for e in ("x86", "fbgemm", "qnnpack") if e in torch.backends.quantized.supported_engines)
+    torch.backends.quantized.engine = next(
+        e for e in ("x86", "fbgemm", "qnnpack") if e in torch.backends.quantized.supported_engines
+    )
     quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
     assert type(quantised.model.layers[0].mlp.down_proj) is not nn.Linear
     # activations are quantised by the range of the whole batch, so no token may stay unpatched
     inputs, source = (inputs_of("llama", seed, lengths=(5, 5)) for seed in (0, 5))
-    patched = cr.IntervenedModel(quantised, cr.InterventionGraph(edit=cr.Interchange(cr.Site(1), cr.Identity(16), cr.Collect("source"))))
+    patched = cr.IntervenedModel(
+        quantised, cr.InterventionGraph(edit=cr.Interchange(cr.Site(1), cr.Identity(16), cr.Collect("source")))
+    )
     mask = inputs["attention_mask"].bool()
-    torch.testing.assert_close(patched(inputs, source=source).logits[mask], quantised(**source).logits[mask], rtol=0, atol=1e-5)
-    collected = cr.IntervenedModel(quantised, cr.InterventionGraph(seen=cr.Collect("base", cr.Site(0, "attention_value", head=1)))).collect(inputs)["seen"]
-    value = quantised.model.layers[0].self_attn.v_proj(quantised.model.layers[0].input_layernorm(quantised.model.embed_tokens(inputs["input_ids"])))
+    torch.testing.assert_close(
+        patched(inputs, source=source).logits[mask], quantised(**source).logits[mask], rtol=0, atol=1e-5
+    )
+    collected = cr.IntervenedModel(
+        quantised, cr.InterventionGraph(seen=cr.Collect("base", cr.Site(0, "attention_value", head=1)))
+    ).collect(inputs)["seen"]
+    value = quantised.model.layers[0].self_attn.v_proj(
+        quantised.model.layers[0].input_layernorm(quantised.model.embed_tokens(inputs["input_ids"]))
+    )
     torch.testing.assert_close(collected[mask], value[..., 4:8][mask])
 
 
-# --- heads and encoders -------------------------------------------------------------------------------------------------
+# --- heads and encoders ----------------------------------------------------------------------------------------------
 
 
 def classifier(kind: str) -> tuple[nn.Module, dict]:
     config = deepcopy(model_of(kind).config)
     config.num_labels, config.pad_token_id = 3, 0
-    auto = transformers.AutoModelForImageClassification if FAMILIES[kind].kind == "image" else transformers.AutoModelForSequenceClassification
+    auto = (
+        transformers.AutoModelForImageClassification
+        if FAMILIES[kind].kind == "image"
+        else transformers.AutoModelForSequenceClassification
+    )
     return randomised(auto.from_config(config)).double().eval(), inputs_of(kind)
 
 
@@ -307,10 +360,14 @@ def test_a_pooled_state_has_no_positions():
     model, inputs = classifier("bert")
     site = cr.Site.at("bert.pooler")
     source = inputs_of("bert", 5)
-    reft = cr.IntervenedModel(model, cr.InterventionGraph(edit=cr.Interchange(site, cr.Identity(16), cr.Collect("source"))))
+    reft = cr.IntervenedModel(
+        model, cr.InterventionGraph(edit=cr.Interchange(site, cr.Identity(16), cr.Collect("source")))
+    )
     torch.testing.assert_close(reft(inputs, source=source).logits, model(**source).logits, rtol=0, atol=0)
     with pytest.raises(PositionError, match="no positions"):
-        cr.IntervenedModel(model, cr.InterventionGraph(seen=cr.Collect("base", cr.Site.at("bert.pooler", positions="last")))).collect(inputs)
+        cr.IntervenedModel(
+            model, cr.InterventionGraph(seen=cr.Collect("base", cr.Site.at("bert.pooler", positions="last")))
+        ).collect(inputs)
 
 
 def test_labels_of_a_masked_model_do_not_cut_the_text():

@@ -1,7 +1,7 @@
 """Every component of every family means what its name says, on tiny random models in float64.
 
-The references are the model's own hidden states and attention patterns, its weights, and cause and effect: whoever takes a
-source's value at one place must produce the source's value at the next.
+The references are the model's own hidden states and attention patterns, its weights, and cause and effect: whoever
+takes a source's value at one place must produce the source's value at the next.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from causal_reft.sites import ARCHITECTURES, locate
 from tests.families import DECODERS, FAMILIES, HEADS, N_LAYERS, NAN_ON_LEFT_PADDING, inputs_of, model_of, output_of
 
 LENGTHS = (6, 4, 5)
-STACKS = [(name, "") for name, family in FAMILIES.items() if family.kind != "encoder-decoder"] + [("t5", "encoder"), ("t5", "decoder")]
+STACKS = [(name, "") for name, family in FAMILIES.items() if family.kind != "encoder-decoder"] + [
+    ("t5", "encoder"),
+    ("t5", "decoder"),
+]
 OUTPUT = "output"
 EFFECTS = [
     ("embeddings", OUTPUT),
@@ -82,7 +85,9 @@ def real(inputs: dict, value: torch.Tensor) -> torch.Tensor:
     return value.flatten(0, 1) if mask is None or mask.shape != value.shape[:2] else value[mask.bool()]
 
 
-@pytest.mark.parametrize(("cause", "effect"), EFFECTS, ids=[f"{cause.split()[-1]}-{effect}" for cause, effect in EFFECTS])
+@pytest.mark.parametrize(
+    ("cause", "effect"), EFFECTS, ids=[f"{cause.split()[-1]}-{effect}" for cause, effect in EFFECTS]
+)
 @pytest.mark.parametrize(("name", "stack"), STACKS)
 def test_who_takes_a_sources_value_gives_what_the_source_gives(name, stack, cause, effect):
     components = row_of(name, stack).components
@@ -95,7 +100,10 @@ def test_who_takes_a_sources_value_gives_what_the_source_gives(name, stack, caus
         where = site(component, stack, layer)
         edits[f"edit_{i}"] = cr.Interchange(where, cr.Identity(width(name, where)), cr.Collect("source"))
     if effect == OUTPUT:
-        patched, own, wanted = (output_of(o) for o in (edited(name, edits, base, source=source), model_of(name)(**base), model_of(name)(**source)))
+        patched, own, wanted = (
+            output_of(o)
+            for o in (edited(name, edits, base, source=source), model_of(name)(**base), model_of(name)(**source))
+        )
     else:
         seen = site(effect, stack, layer)
         patched = edited(name, edits, base, seen, source=source).collected["seen"]
@@ -128,13 +136,13 @@ def test_a_block_adds_attention_and_mlp(name, stack):
     x, attention, mlp, out = (torch.nan_to_num(v) for v in collected(name, sites, inputs_of(name)).values())
     block = locate(model_of(name), sites[-1]).module
     match name, stack:
-        case ("bert" | "roberta"), _:
+        case (("bert" | "roberta"), _):
             middle = block.attention.output.LayerNorm(x + attention)
             wanted = block.output.LayerNorm(middle + mlp)
         case "distilbert", _:
             middle = block.sa_layer_norm(x + attention)
             wanted = block.output_layer_norm(middle + mlp)
-        case ("gemma2" | "gemma3" | "olmo2"), _:
+        case (("gemma2" | "gemma3" | "olmo2"), _):
             wanted = x + block.post_attention_layernorm(attention) + block.post_feedforward_layernorm(mlp)
         case "t5", "decoder":
             cross = cr.Site.at("decoder.block.1.layer.1.EncDecAttention")
@@ -205,14 +213,20 @@ def test_heads_times_their_slices_of_the_output_projection_sum_to_the_attention_
     total = sum(h @ w for h, w in zip(heads, weight.chunk(HEADS), strict=True))
     bias = getattr(module, "bias", None)
     torch.testing.assert_close(
-        total + (0 if bias is None else bias), one(name, site("attention_output", stack), inputs), rtol=0, atol=1e-12, equal_nan=True
+        total + (0 if bias is None else bias),
+        one(name, site("attention_output", stack), inputs),
+        rtol=0,
+        atol=1e-12,
+        equal_nan=True,
     )
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.kind != "image"])
 def test_the_side_of_the_padding_changes_nothing(name):
     model = deepcopy(model_of(name)).float() if name in NAN_ON_LEFT_PADDING else model_of(name)
-    tolerance = {"bloom": 1e-5, "gemma2": 1e-4, "t5": 1e-6}.get(name, 1e-10)  # T5's buckets of relative position are of float32
+    tolerance = {"bloom": 1e-5, "gemma2": 1e-4, "t5": 1e-6}.get(
+        name, 1e-10
+    )  # T5's buckets of relative position are of float32
     stack = "encoder" if name == "t5" else ""
     where = site("block_output", stack, 0, positions="f1+l2")
     nodes = {component: cr.Collect("base", site(component, stack)) for component in row_of(name, stack).components}
