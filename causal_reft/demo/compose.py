@@ -37,7 +37,14 @@ def embedded_experiment(small: Embedded, split: str = "test", prompts_per_task: 
         rows = rows.groupby("task", sort=False).head(prompts_per_task)
     behaviours: tuple[Behaviour, ...] = language_and_answers(WordLists.of(small.language_words))
     site = Site(MIDDLE_LAYER, positions="all")
-    return Experiment(small.model, small.tokenizer, skills, rows.to_dict("records"), behaviours, site)
+    return Experiment(
+        small.model,
+        small.tokenizer,
+        skills,
+        [{str(key): str(value) for key, value in row.items()} for row in rows.to_dict("records")],
+        behaviours,
+        site,
+    )
 
 
 def user_experiment(name: str, skills: Sequence[Path], prompts: Path, layer: int | None) -> Experiment:

@@ -57,9 +57,10 @@ class Page:
         """A figure, written to `<name>.png`."""
         import matplotlib.pyplot as plt
 
-        figure = ax.figure
+        figure = ax.get_figure(root=True)
+        assert figure is not None
         figure.savefig(self.folder / f"{name}.png", dpi=150, bbox_inches="tight")
-        plt.close(figure)  # type: ignore[arg-type]
+        plt.close(figure)
         self.parts.append(
             f'<p><img src="{name}.png" alt="{html.escape(caption)}"><br><i>{html.escape(caption)}</i></p>'
         )

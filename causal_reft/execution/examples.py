@@ -91,7 +91,9 @@ class Reads:
         mask = None if isinstance(base, Tensor) else _attention(base)
         if labels.ndim == 1:
             rows = torch.arange(len(labels))
-            return Reads(rows, None if mask is None else _last_prompt_columns(base, mask), labels)
+            if isinstance(base, Tensor) or mask is None:
+                return Reads(rows, None, labels)
+            return Reads(rows, _last_prompt_columns(base, mask), labels)
         if mask is None or labels.shape != mask.shape:
             raise DataError(f"labels of shape {tuple(labels.shape)} need base tokens of the same shape.")
         read = labels[:, 1:] != IGNORED_LABEL

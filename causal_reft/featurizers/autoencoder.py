@@ -3,7 +3,8 @@
     read(h)     = act((h - b_dec) W_enc + b_enc)
     write(h, z) = h + (z - read(h)) W_dec          = decode(z) + (h - decode(read(h)))
 
-Writing what was read changes nothing, whatever the reconstruction error. Features that were written need not be read back
+Writing what was read changes nothing, whatever the reconstruction error. Features that were written need not be read
+back
 (the dictionary is overcomplete), so this is not a lens, and says so.
 """
 
@@ -28,7 +29,8 @@ class Autoencoder(Featurizer):
         decoder: W_dec, (rank, d_model).
         encoder_bias: b_enc, (rank,); zeros by default.
         decoder_bias: b_dec, (d_model,), subtracted before encoding; zeros by default.
-        activation: "relu", "identity", "topk" (keeps the `k` largest, then relu) or "jumprelu" (zero below `threshold`).
+        activation: "relu", "identity", "topk" (keeps the `k` largest, then relu) or "jumprelu" (zero below
+        `threshold`).
         k, threshold: of the activation that needs it; `threshold` is a float or (rank,).
 
     Raises:
@@ -36,6 +38,11 @@ class Autoencoder(Featurizer):
     """
 
     is_lens = False
+    encoder: Tensor
+    decoder: Tensor
+    encoder_bias: Tensor
+    decoder_bias: Tensor
+    threshold: Tensor
 
     def __init__(
         self,
@@ -52,7 +59,9 @@ class Autoencoder(Featurizer):
         if activation not in ACTIVATIONS:
             raise FeaturizerError(f"Autoencoder(activation={activation!r}): allowed are {', '.join(ACTIVATIONS)}.")
         if (activation == "topk") != (k is not None) or (activation == "jumprelu") != (threshold is not None):
-            raise FeaturizerError("Autoencoder: activation='topk' goes with k=..., 'jumprelu' with threshold=...; others take neither.")
+            raise FeaturizerError(
+                "Autoencoder: activation='topk' goes with k=..., 'jumprelu' with threshold=...; others take neither."
+            )
         self.activation, self.k = activation, k
         zeros = torch.zeros(())
         tensors = {
@@ -69,7 +78,9 @@ class Autoencoder(Featurizer):
     def read(self, h: Hidden) -> Coordinates:
         dtype = computing(h, self.encoder)
         centred = h.to(dtype) - self.decoder_bias.to(dtype)
-        pre = einsum(centred, self.encoder.to(dtype), "... d_model, d_model rank -> ... rank") + self.encoder_bias.to(dtype)
+        pre = einsum(centred, self.encoder.to(dtype), "... d_model, d_model rank -> ... rank") + self.encoder_bias.to(
+            dtype
+        )
         return self._activate(pre)
 
     def write(self, h: Hidden, z: Coordinates) -> Hidden:

@@ -1,4 +1,4 @@
-"""A featurizer is a lens on a hidden state: it reads coordinates z = F.read(h), and writes them back h' = F.write(h, z).
+"""A featurizer is a lens on a hidden state: it reads coordinates z = F.read(h), and writes them, h' = F.write(h, z).
 
 The lens laws are its contract and its property tests:
 
@@ -48,7 +48,7 @@ class Featurizer(nn.Module, ABC):
         """What a JSON file needs, beside the tensors of `state_dict`, to build this again."""
 
     def of_rows(self, rows: Int[Tensor, " token"]) -> Featurizer:
-        """The featurizer for tokens of these rows of a batch: itself, unless it differs by row (`execution/serving.py`)."""
+        """The featurizer for tokens of these rows of a batch: itself, unless it differs by row (serving)."""
         return self
 
     def rows(self) -> Rows | None:
@@ -78,7 +78,9 @@ def computing(h: Tensor, *masters: Tensor) -> torch.dtype:
 def check_rank(rank: int, d_model: int, owner: str) -> None:
     """Raise unless 1 <= rank <= d_model."""
     if not 1 <= rank <= d_model:
-        raise FeaturizerError(f"{owner}(d_model={d_model}, rank={rank}): rank must be between 1 and d_model = {d_model}.")
+        raise FeaturizerError(
+            f"{owner}(d_model={d_model}, rank={rank}): rank must be between 1 and d_model = {d_model}."
+        )
 
 
 def add_in(h: Hidden, delta: Float[Tensor, "... d_model"]) -> Hidden:

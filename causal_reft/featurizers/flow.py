@@ -39,8 +39,10 @@ class Flow(Featurizer):
         super().__init__()
         check_rank(rank, d_model, "Flow")
         warnings.warn(
-            f"Flow(d_model={d_model}, rank={rank}) is an unrestricted non-linear map: it can align almost any algorithm "
-            f"with almost any network. Use it to see what capacity alone buys, beside the same map on a random network.",
+            f"Flow(d_model={d_model}, rank={rank}) is an unrestricted non-linear map: it can align almost any "
+            "algorithm "
+            f"with almost any network. Use it to see what capacity alone buys, beside the same map on a random "
+            "network.",
             CausalReftWarning,
             stacklevel=2,
         )
@@ -78,7 +80,9 @@ class Flow(Featurizer):
     def _outputs(self, h: Hidden) -> Hidden:
         """f(h)."""
         dtype = computing(h, self.master)
-        halves = list((h.to(dtype) @ self._rotation(dtype).mT).split([self.n_first, self.d_model - self.n_first], dim=-1))
+        halves = list(
+            (h.to(dtype) @ self._rotation(dtype).mT).split([self.n_first, self.d_model - self.n_first], dim=-1)
+        )
         for layer in range(self.n_layers):
             halves[layer % 2] = halves[layer % 2] + self._coupling(layer, halves[1 - layer % 2])
         return torch.cat(halves, dim=-1)

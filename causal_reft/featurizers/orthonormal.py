@@ -1,7 +1,7 @@
 """Orthonormal rows from a plain (rank, d_model) parameter, in O(rank^2 d_model) time and O(rank d_model) memory.
 
-Cholesky-QR: with M the parameter, G = M M^T its Gram matrix and L its Cholesky factor, R = L^-1 M has orthonormal rows with the same span,
-row by row as Gram-Schmidt would give them. Done twice it is as orthonormal as Householder QR; where the Gram matrix is
+Cholesky-QR: with M the parameter, G = M M^T its Gram matrix and L its Cholesky factor, R = L^-1 M has orthonormal rows
+with the same span, row by row as Gram-Schmidt would give them. Done twice it is as orthonormal as Householder QR; where the Gram matrix is
 too ill-conditioned for Cholesky, thin QR with positive diagonal gives the same rows. Gradients flow through both.
 Compared with a Householder parametrisation there is no d_model x d_model buffer (Yamamoto et al. 2015, CholeskyQR2).
 """
@@ -26,7 +26,9 @@ class _Memo:
     """The rotations computed in this step, by context; travels empty when the code is sent to a server."""
 
     def __init__(self) -> None:
-        current: ContextVar[dict[tuple[object, ...], Tensor] | None] = ContextVar("rotations computed in this step", default=None)
+        current: ContextVar[dict[tuple[object, ...], Tensor] | None] = ContextVar(
+            "rotations computed in this step", default=None
+        )
         self.get, self.set, self.reset = current.get, current.set, current.reset
 
     def __reduce__(self) -> tuple[type[_Memo], tuple[()]]:

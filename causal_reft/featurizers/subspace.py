@@ -65,7 +65,8 @@ class Subspace(Featurizer):
         """
         if sum(ranks.values()) != self.rank:
             raise FeaturizerError(
-                f"split({', '.join(f'{n}={r}' for n, r in ranks.items())}) takes {sum(ranks.values())} of {self.rank} rows. "
+                f"split({', '.join(f'{n}={r}' for n, r in ranks.items())}) takes {sum(ranks.values())} of "
+                f"{self.rank} rows. "
                 f"Name every row; rows for later use are a slice too: rest={self.rank - sum(ranks.values())}."
             )
         parts, start = {}, self.slice[0]
@@ -100,7 +101,8 @@ class Subspace(Featurizer):
         there = int((values > rounding).sum())
         if not 1 <= rank <= there:
             raise FeaturizerError(
-                f"Subspace.pca(rank={rank}): {len(flat)} states of width {flat.shape[1]} vary in {there} directions around their "
+                f"Subspace.pca(rank={rank}): {len(flat)} states of width {flat.shape[1]} vary in {there} "
+                "directions around their "
                 f"mean. Give more states, or a rank from 1 to {there}."
             )
         return Subspace.from_rows(directions[:rank].to(torch.promote_types(states.dtype, torch.float32)))
@@ -149,4 +151,3 @@ def principal_angles(
     cosines = torch.linalg.svdvals(a @ b.mT).clamp(max=1)
     sines = torch.linalg.svdvals(b - (b @ a.mT) @ a).clamp(max=1).flip(0)
     return torch.rad2deg(torch.where(cosines**2 > 0.5, sines.arcsin(), cosines.arccos())).detach()
-

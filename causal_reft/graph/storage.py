@@ -182,6 +182,9 @@ class _Writer:
                 return {"kind": "Constant", "tensor": name}
             case LearnedSource():
                 return {"kind": "LearnedSource", "module": self.learned(source)}
+        raise StorageError(
+            f"{source!r} exists for the rows of one call and is not stored; save the graphs that it serves."
+        )
 
     def learned(self, source: LearnedSource) -> str:
         reads = None if source.reads is None else self.source(source.reads)
@@ -249,7 +252,7 @@ class _Reader:
                 return Collect(data["run"], site, featurizer)
             case "Shift":
                 inner = self.source(data["source"])
-                assert not isinstance(inner, Shift)
+                assert isinstance(inner, (Collect, Constant, Noise, LearnedSource))
                 return Shift(inner)
             case "Noise":
                 return Noise(data["std"], data["seed"])

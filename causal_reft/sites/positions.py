@@ -16,16 +16,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Union
 
 import torch
 
 from causal_reft.errors import PositionError, nearest
 from causal_reft.tensors import Bool, Int, Shaped, Tensor
 
-PositionsLike = Union[int, str, slice, Sequence[int]]
-SpanRow = Union[int, range, Sequence[int]]
-Spans = Mapping[str, Union[Sequence[SpanRow], Tensor]]
+PositionsLike = int | str | slice | Sequence[int]
+SpanRow = int | range | Sequence[int]
+Spans = Mapping[str, Sequence[SpanRow] | Tensor]
 
 _EDGE = re.compile(r"^([fl])(\d+)$")
 _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_ .-]*$")
@@ -119,7 +118,8 @@ def parse_positions(given: object) -> Positions:
     raise PositionError(
         f"positions={given!r} is not readable. Allowed: an int, a list of ints, a slice, 'first', 'last', 'all', "
         f"'f5+l5', 'generated', a span name of the data, or several joined by '+'. "
-        f"Positions that differ by row are spans: positions='subject' and spans={{'subject': [[2, 3], [4]]}} in the call."
+        f"Positions that differ by row are spans: positions='subject' and spans={{'subject': [[2, 3], [4]]}} in "
+        "the call."
     )
 
 
@@ -187,7 +187,8 @@ class Prompt:
         """Each row repeated, as beam search and `num_return_sequences` do."""
         if times == 1:
             return self
-        return Prompt(*(v.repeat_interleave(times) for v in (self.start, self.stop, self.end)), self.width)
+        start, stop, end = (v.repeat_interleave(times) for v in (self.start, self.stop, self.end))
+        return Prompt(start, stop, end, self.width)
 
     def shifted(self, columns: int, width: int) -> Prompt:
         """The same prompt seen from another window of the text: column c is now c + columns."""
@@ -198,8 +199,10 @@ class Prompt:
 class Tokens:
     """The named tokens of a batch as one flat axis, row by row, each token once, ascending within a row.
 
-    Decoding shows a text window by window. `ordinal[i]` numbers token i among all that its row names, `before` of which lay in
-    earlier windows; `total` is how many the row names so far, and where the text is `unfinished` more may follow. `whole`
+    Decoding shows a text window by window. `ordinal[i]` numbers token i among all that its row names, `before` of
+    which lay in
+    earlier windows; `total` is how many the row names so far, and where the text is `unfinished` more may follow.
+    `whole`
     says that every cell of the window is named, so that no gather is needed.
     """
 
@@ -218,7 +221,9 @@ class Tokens:
             object.__setattr__(self, "total", self.counts)
 
     @staticmethod
-    def from_mask(named: Bool[Tensor, "batch pos"], window: tuple[int, int] | None = None, unfinished: bool = False) -> Tokens:
+    def from_mask(
+        named: Bool[Tensor, "batch pos"], window: tuple[int, int] | None = None, unfinished: bool = False
+    ) -> Tokens:
         """The true cells of a mask, or of a window of its columns; columns count from the window's first."""
         start, stop = window or (0, named.shape[1])
         shown = named[:, start:stop]
@@ -300,7 +305,8 @@ def _by_row(rows: Sequence[SpanRow] | Tensor, prompt: Prompt, name: str = "") ->
         for index in indices:
             if not -lengths[row] <= index < lengths[row]:
                 raise PositionError(
-                    f"spans[{name!r}][{row}] names token {index}, but the prompt of row {row} has {lengths[row]} tokens "
+                    f"spans[{name!r}][{row}] names token {index}, but the prompt of row {row} has {lengths[row]} "
+                    "tokens "
                     f"(allowed: {-lengths[row]} to {lengths[row] - 1}). Were the spans counted with padding?"
                 )
             named[row, starts[row] + index % lengths[row]] = True

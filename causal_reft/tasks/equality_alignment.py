@@ -53,9 +53,9 @@ class Effort:
 
 def alignment_graph(what: Hypothesis, layer: int, frame: Subspace) -> InterventionGraph:
     """One node for each variable: its slice of the frame takes the value of that variable's source run."""
-    k = frame.rank // len(what.variables)
-    parts = frame.split(**dict.fromkeys(what.variables, k)) if len(what.variables) > 1 else {what.variables[0]: frame}
-    runs = {name: "source" if len(what.variables) == 1 else f"source_{name}" for name in what.variables}
+    several = len(what.variables) > 1
+    parts = frame.split(**dict.fromkeys(what.variables, frame.rank // len(what.variables)))
+    runs = {name: f"source_{name}" if several else "source" for name in what.variables}
     site = Site.at(f"blocks.{layer}")
     return InterventionGraph(**{name: Interchange(site, part, Collect(runs[name])) for name, part in parts.items()})
 
