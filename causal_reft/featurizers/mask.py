@@ -1,9 +1,9 @@
 """A learned choice of coordinates: write(h, z) = inner.write(h, (1 - m) z_h + m z), m in [0, 1]^rank.
 
-Two parametrisations of m. `boundary` keeps the first b * rank coordinates of a full rotation,
-m_i = sigmoid((b rank - i)/T) (Boundless DAS, Wu et al. 2023, arXiv 2305.08809; T 50 -> 0.1). `coordinates` has one logit each, m_i = sigmoid(l_i / T)
-(desiderata-based masking, DBM; T 1 -> 0.01). Training uses the soft mask; evaluation its limit T -> 0, a hard 0/1 mask.
-The soft mask is not a lens (reading back gives a mixture), and says so.
+Two parametrisations of m. `boundary` keeps the first b * rank coordinates of a full rotation, m_i = sigmoid((b rank -
+i)/T) (Boundless DAS, Wu et al. 2023, arXiv 2305.08809; T 50 -> 0.1). `coordinates` has one logit each, m_i =
+sigmoid(l_i / T) (desiderata-based masking, DBM; T 1 -> 0.01). Training uses the soft mask; evaluation its limit T ->
+0, a hard 0/1 mask. The soft mask is not a lens (reading back gives a mixture), and says so.
 """
 
 from __future__ import annotations

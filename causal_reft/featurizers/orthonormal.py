@@ -1,9 +1,10 @@
 """Orthonormal rows from a plain (rank, d_model) parameter, in O(rank^2 d_model) time and O(rank d_model) memory.
 
 Cholesky-QR: with M the parameter, G = M M^T its Gram matrix and L its Cholesky factor, R = L^-1 M has orthonormal rows
-with the same span, row by row as Gram-Schmidt would give them. Done twice it is as orthonormal as Householder QR; where the Gram matrix is
-too ill-conditioned for Cholesky, thin QR with positive diagonal gives the same rows. Gradients flow through both.
-Compared with a Householder parametrisation there is no d_model x d_model buffer (Yamamoto et al. 2015, CholeskyQR2).
+with the same span, row by row as Gram-Schmidt would give them. Done twice it is as orthonormal as Householder QR;
+where the Gram matrix is too ill-conditioned for Cholesky, thin QR with positive diagonal gives the same rows.
+Gradients flow through both. Compared with a Householder parametrisation there is no d_model x d_model buffer (Yamamoto
+et al. 2015, CholeskyQR2).
 """
 
 from __future__ import annotations

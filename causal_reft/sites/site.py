@@ -146,7 +146,7 @@ def grid(
 ) -> list[Site]:
     """All sites of layers x components x positions, in that order.
 
-    `positions` is a list of alternatives, one site each: `["gender", "name", "last"]`; a single string is one alternative.
+    `positions` is a list of alternatives, one site each: `["gender", "last"]`; a single string is one alternative.
     """
     alternatives = [positions] if isinstance(positions, (str, int, slice)) else list(positions)
     return [
