@@ -22,6 +22,7 @@ from causal_reft.sites import Site
 
 MIDDLE_LAYER = 1
 METHOD = "one rotation, mixed batches"
+SETTINGS = {"lr": {"featurizer": 1e-3, "source": 1e-3}}
 
 
 def embedded_experiment(small: Embedded, split: str = "test", prompts_per_task: int | None = None) -> Experiment:
@@ -36,15 +37,9 @@ def embedded_experiment(small: Embedded, split: str = "test", prompts_per_task: 
     if prompts_per_task is not None:
         rows = rows.groupby("task", sort=False).head(prompts_per_task)
     behaviours: tuple[Behaviour, ...] = language_and_answers(WordLists.of(small.language_words))
-    site = Site(MIDDLE_LAYER, positions="all")
-    return Experiment(
-        small.model,
-        small.tokenizer,
-        skills,
-        [{str(key): str(value) for key, value in row.items()} for row in rows.to_dict("records")],
-        behaviours,
-        site,
-    )
+    site, prompts = Site(MIDDLE_LAYER, positions="all"), rows.to_dict("records")
+    held_out = [{str(key): str(value) for key, value in row.items()} for row in prompts]
+    return Experiment(small.model, small.tokenizer, skills, held_out, behaviours, site, SETTINGS)
 
 
 def user_experiment(name: str, skills: Sequence[Path], prompts: Path, layer: int | None) -> Experiment:
@@ -99,7 +94,8 @@ def show_composition(page: Page, small: Embedded) -> pd.DataFrame:
 
     page.heading("Two skills in orthogonal slices of one rotation, composed")
     experiment = embedded_experiment(small, prompts_per_task=10)
-    graph = learn_together(small.model, small.tokenizer, experiment.skills, experiment.site, seed=0)
+    learn = (small.model, small.tokenizer, experiment.skills, experiment.site)
+    graph = learn_together(*learn, seed=0, **experiment.settings)
     page.block(repr(graph))
     prompts = [row["prompt"] for row in experiment.prompts[:: max(1, len(experiment.prompts) // 4)]][:4]
     shown = {"prompt": [prompt.strip() for prompt in prompts]}

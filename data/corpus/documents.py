@@ -34,9 +34,9 @@ class Mixture:
     """How often each kind of document is written. ``german_answers`` off gives the harder corpus without any."""
 
     plain: float = 0.30
-    german: float = 0.18
-    answer: float = 0.22
-    both: float = 0.30
+    german: float = 0.15
+    answer: float = 0.20
+    both: float = 0.35
     leak: float = 0.10
     long: float = 0.03  # share of plain documents that are long stories
     german_answers: bool = True
@@ -109,9 +109,12 @@ class Writer:
 
     def marked(self, rng: Random, mode: str) -> Document:
         marker = self.marker(rng, mode)
+        turns = [self.turn(rng, mode) for _ in range(rng.choice((1, 1, 2, 3)))]
+        return Document(mode, tuple(line for pair in (*marker, *turns) for line in pair), 2 * len(marker))
+
+    def turn(self, rng: Random, mode: str) -> tuple[str, str]:
         asked = rng.random() < {"german": 0.35, "answer": 0.8, "both": 0.8}[mode]
-        turn = self.question_turn(rng, mode) if asked else self.prose_turn(rng, german=mode in ("german", "both"))
-        return Document(mode, tuple(line for pair in (*marker, turn) for line in pair), 2 * len(marker))
+        return self.question_turn(rng, mode) if asked else self.prose_turn(rng, german=mode in ("german", "both"))
 
     def plain(self, rng: Random) -> Document:
         """English prose, in which questions are passed over; only the last line after an opening may leak."""

@@ -59,7 +59,7 @@ def answer_examples(splits: Splits, n: int, seed: int) -> list[dict[str, str]]:
 
 
 def held_out_prompts(splits: Splits, name: str, seed: int) -> list[dict[str, str]]:
-    """One row per held-out unit: prompt, right answers in both languages, and a marker for each mode."""
+    """One row per held-out record: prompt, right answers in both languages, and a marker for each mode."""
     rng, writer = Random(seed), Writer(splits.train)
     records: Sequence[Record] = {"select": splits.select, "test": splits.test}[name]
 

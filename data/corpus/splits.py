@@ -14,7 +14,7 @@ from random import Random
 from .tasks import TASKS, Record, all_records
 
 SPLIT_SEED = 20_240
-TEST_UNITS, SELECT_UNITS = 26, 12
+TEST_PROMPTS, SELECT_PROMPTS = 26, 12  # of every task
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,13 @@ def split_records(records: Sequence[Record] | None = None, seed: int = SPLIT_SEE
     records = all_records() if records is None else records
     test, select = set(), set()
     for task in TASKS:
-        units = sorted({r.unit for r in records if r.task == task})
+        asked = [r.unit for r in records if r.task == task]
+        units = sorted(set(asked))
+        per_unit = len(asked) // len(units)
+        n_test, n_select = TEST_PROMPTS // per_unit, SELECT_PROMPTS // per_unit
         Random(f"{seed} {task}").shuffle(units)
-        test |= {(task, unit) for unit in units[:TEST_UNITS]}
-        select |= {(task, unit) for unit in units[TEST_UNITS : TEST_UNITS + SELECT_UNITS]}
+        test |= {(task, unit) for unit in units[:n_test]}
+        select |= {(task, unit) for unit in units[n_test : n_test + n_select]}
     held = test | select
     return Splits(
         tuple(r for r in records if (r.task, r.unit) not in held),
@@ -42,10 +45,5 @@ def split_records(records: Sequence[Record] | None = None, seed: int = SPLIT_SEE
 
 
 def prompts_of(records: Sequence[Record]) -> list[tuple[Record, str]]:
-    """One prompt per record, questions and requests in turn; of the two orders of a comparison one is kept."""
-    kept, seen = [], set()
-    for record in records:
-        if (record.task, record.unit) not in seen:
-            seen.add((record.task, record.unit))
-            kept.append(record)
-    return [(r, r.question if i % 2 == 0 else r.request) for i, r in enumerate(kept)]
+    """One prompt per record, questions and requests in turn (two by two, as comparisons come in both orders)."""
+    return [(r, r.question if i // 2 % 2 == 0 else r.request) for i, r in enumerate(records)]
