@@ -1,4 +1,4 @@
-"""The study of `gender` on stories260K: all layers x four positions x five seeds, with every control. Prints the report.
+"""The study of `gender` on stories260K: all layers x four positions x five seeds, every control. Prints the report.
 
     python benchmarks/gender_study.py [--folder runs/gender] [--figure docs/figures/gender.png] [--workers 2]
 
@@ -20,8 +20,12 @@ from transformers import AutoTokenizer
 import causal_reft as cr
 from causal_reft.tasks.pronouns import pronouns
 
-GIRLS = "Mia Sara Sue Mary Lisa Tina Sally Amy Eve Ida Lina Tara Maya Kim Pam Meg Fay Kay Bea Liz Beth Tess Mimi Lea".split()
-BOYS = "Max Bob Mark Leo Mike Luke Sammy Dan Ned Jim Jay Ray Ron Don Ken Lee Leon Hal Al Omar Bill Matt Owen Pat".split()
+# fmt: off
+GIRLS = ["Mia", "Sara", "Sue", "Mary", "Lisa", "Tina", "Sally", "Amy", "Eve", "Ida", "Lina", "Tara", "Maya", "Kim", "Pam",
+         "Meg", "Fay", "Kay", "Bea", "Liz", "Beth", "Tess", "Mimi", "Lea"]
+BOYS = ["Max", "Bob", "Mark", "Leo", "Mike", "Luke", "Sammy", "Dan", "Ned", "Jim", "Jay", "Ray", "Ron", "Don", "Ken", "Lee",
+        "Leon", "Hal", "Al", "Omar", "Bill", "Matt", "Owen", "Pat"]
+# fmt: on
 
 
 def gender_study(folder: str, seeds: range = range(5)) -> cr.Study:

@@ -1,11 +1,12 @@
-"""An alignment says where a network holds the variables of a causal model: a graph whose node names are those variables.
+"""An alignment says where a network holds the variables of a causal model: a graph with a node for each of them.
 
     das = Alignment(equality, InterventionGraph(left=Interchange(site, R["left"], Collect()), right=...))
     das.fit(network, data, encoding)       learn the featurizers from interchanges of the variables in the data
     das.iia(network, held_out, encoding)   how often network and causal model agree, with controls and an interval
 
 Which variables are interchanged, and which run each takes its value from, is read from the data: the same alignment is
-fitted and scored on single variables, on several at once, and on mixtures of both (Geiger et al. 2023, arXiv 2303.02536).
+fitted and scored on single variables, on several at once, and on mixtures of both (Geiger et al. 2023, arXiv
+2303.02536).
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Alignment:
                 )
             if not isinstance(node, Interchange) or not isinstance(node.source, Collect):
                 raise GraphError(
-                    f"Node {name!r} must interchange with another run: {name}=Interchange(site, featurizer, source=Collect('source'))."
+                    f"Node {name!r} must interchange with another run: {name}=Interchange(site, featurizer, "
+                    "source=Collect('source'))."
                 )
 
     @property
@@ -62,7 +64,7 @@ class Alignment:
         return tuple(self.graph)
 
     def graph_for(self, data: CounterfactualDataset) -> InterventionGraph:
-        """The nodes of the variables that the data interchange, each taking its value from the run that the data name."""
+        """The nodes of the variables that the data interchange, each taking from the run that the data name."""
         for name in data.variables:
             self.graph[name]
         graph = self.graph.only(*data.variables)
@@ -96,14 +98,15 @@ class Alignment:
     ) -> Score:
         """Interchange intervention accuracy over all of the data, beside its controls.
 
-        `draws` random subspaces of the same rank, PCA of the same rank, the identity patch and the whole vector are scored on
+        `draws` random subspaces of the same rank, PCA of the same rank, the identity patch and the whole vector are
+        scored on
         the same rows. Controls that need further fits (permuted labels, a shuffled network) are those of a `Study`.
         """
         joined = mixed(data)
         return controlled_score(network, self.graph_for(joined), joined, as_encoding(encoding), draws, seed, batch_size)
 
     def records(self, network: nn.Module, data: Data, encoding: Any, *, batch_size: int = 64) -> pd.DataFrame:
-        """One row per example: `kind`, `cluster`, the labels, and every metric (see `causal_reft.alignment.metrics`)."""
+        """One row per example: `kind`, `cluster`, the labels, and every metric (see `metrics`)."""
         joined, encoder = mixed(data), as_encoding(encoding)
         examples, target = encoder.examples(joined), target_examples(self.causal_model, joined, encoder)
         found = score_rows(network, self.graph_for(joined), examples, batch_size, target)
@@ -131,7 +134,7 @@ class Alignment:
 
 
 def mixed(data: Data) -> CounterfactualDataset:
-    """Several datasets as one: where a row does not interchange a variable, the variable's source is the row's own base."""
+    """Several datasets as one: a variable that a row does not interchange takes its value from the row's own base."""
     sets = [data] if isinstance(data, CounterfactualDataset) else list(data)
     names = tuple(dict.fromkeys(name for part in sets for name in part.variables))
     if all(part.variables == names for part in sets) and len({tuple(part.runs) for part in sets}) == 1:

@@ -1,4 +1,4 @@
-"""A cell: the smallest piece of a study that is computed, stored and never computed again. And what comes out of one."""
+"""A cell: the smallest piece of a study that is computed, stored and never computed again; and its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIT, CONTROLS, ILLUSION = "fit", "controls", "illusion"
 
 @dataclass(frozen=True)
 class Cell:
-    """One fit (`kind` "fit"), the controls of one site and rank, or one illusion report. Sites and featurizers by number.
+    """One fit, the controls of one site and rank, or one illusion report. Sites and featurizers by number.
 
     Attributes:
         variable: the name of the variable alternative ("left" or "left+right").
@@ -54,7 +54,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellResult:
-    """Arrays by name (rows of scores, rotations) and a few numbers and words; `seconds` is the only thing that may vary."""
+    """Arrays by name (row scores, rotations), a few numbers and words; `seconds` is the only thing that may vary."""
 
     arrays: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]

@@ -20,7 +20,7 @@ import torch
 from einops import einsum
 from torch import nn
 
-from causal_reft.alignment.scoring import evaluated, row_scores, score_rows, states_at
+from causal_reft.alignment.scoring import evaluated, row_scores, states_at
 from causal_reft.errors import FeaturizerError
 from causal_reft.execution import Examples, FullPasses, IntervenedModel, Passes, plan
 from causal_reft.execution.selfcheck import TOLERANCE
@@ -105,7 +105,7 @@ def _repeated_scores(
 
 
 def _exact(model: IntervenedModel, examples: Examples, times: int) -> Passes:
-    """The fast passes where they give the numbers of the full ones on two rows. (Their own check would not repeat rows.)"""
+    """The fast passes where they give the full ones' numbers on two rows. (Their own check would not repeat rows.)"""
     fast, full = plan(model, examples, check=False), FullPasses(model, examples)
     some = torch.arange(min(2, len(examples))).repeat(times)
     a, b = fast.scored(some).logits, full.scored(some).logits

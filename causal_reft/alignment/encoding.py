@@ -1,7 +1,8 @@
 """From counterfactuals to what a network reads: texts through a tokenizer, or tensors through a function of yours.
 
 An `Encoding` gives the runs' inputs, the expected answers as labels, and for each row the rival answer that the network
-would give without the interchange. Answers of several tokens are read with the right ones before them (teacher forcing),
+would give without the interchange. Answers of several tokens are read with the right ones before them (teacher
+forcing),
 which is right in every token exactly where greedy decoding gives the whole answer.
 """
 
@@ -90,7 +91,8 @@ class Texts(Encoding):
     Args:
         tokenizer: a fast one.
         padding_side: "right" or "left".
-        choices: the texts of all answers, to count an answer as right where it is the most likely *of these*. Without them
+        choices: the texts of all answers, to count an answer as right where it is the most likely *of these*.
+        Without them
             it must be the most likely of the full vocabulary, which a model that would rather say something else fails.
     """
 
@@ -149,7 +151,8 @@ class Texts(Encoding):
         tokens = [self._answers(frame, pd.Series([choice] * len(frame))) for choice in self.choices]
         if any(len(answer) != 1 for column in (*tokens, answers) for answer in column):
             raise DataError(
-                f"The choices {self.choices} are not single tokens here; leave choices= out to compare whole answers with the full vocabulary."
+                f"The choices {self.choices} are not single tokens here; leave choices= out to compare whole "
+                "answers with the full vocabulary."
             )
         return {CHOICES: [tuple(answer[0] for answer in row) for row in zip(*tokens, strict=True)]}
 
@@ -157,7 +160,8 @@ class Texts(Encoding):
         if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
             raise DataError(
                 f"The answer {answer!r} does not continue {text!r} in tokens: together they are "
-                f"{self.tokenizer.convert_ids_to_tokens(whole)}. Give answers their leading space (' She'), end prompts "
+                f"{self.tokenizer.convert_ids_to_tokens(whole)}. Give answers their leading space (' She'), end "
+                "prompts "
                 f"without one, and switch off a tokenizer's end-of-text token (add_eos_token=False)."
             )
         return tuple(whole[len(prompt) :])
@@ -192,7 +196,8 @@ def as_encoding(given: Any) -> Encoding:
         return given
     if not callable(given) or not getattr(given, "is_fast", False):
         raise DataError(
-            f"{type(given).__name__} cannot encode counterfactuals. Pass a fast tokenizer (AutoTokenizer.from_pretrained(name)), "
+            f"{type(given).__name__} cannot encode counterfactuals. Pass a fast tokenizer "
+            "(AutoTokenizer.from_pretrained(name)), "
             f"or for a plain network Tensors(inputs=lambda data: {{run: tensor for each of data.runs}})."
         )
     return Texts(given)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from causal_reft.alignment.controls import full_patch
-from causal_reft.alignment.reading import Reading, reading_of
+from causal_reft.alignment.reading import reading_of
 from causal_reft.alignment.scoring import NO_EDIT, score_rows, states_at
 from causal_reft.alignment.statistics import Interval, mean_interval
 from causal_reft.errors import GraphError
@@ -38,8 +38,8 @@ class IllusionReport:
         variable: the aligned variable.
         reading: where the reading matrix comes from and how many dimensions it reads.
         share_read: share of the subspace's squared norm that lies in the row space of the reading matrix, in [0, 1].
-        effects: one row for each patch (`subspace`, `part read`, `part not read`, `whole vector`, `no edit`): IIA with its
-            interval, mean logit difference.
+        effects: one row for each patch (`subspace`, `part read`, `part not read`, `whole vector`, `no edit`): IIA with
+            its interval, mean logit difference.
         far: share of patched states farther (by 1 % at least) from the natural states than 99 % of natural states are.
         distance: median Mahalanobis distance of patched states, in units of that of natural states.
         projections: histogram data: `state` (base, source, patched), `direction` (subspace, read, not read), `value`.
@@ -67,11 +67,12 @@ class IllusionReport:
             return head + " It is nearly all used."
         return (
             head
-            + f" {1 - self.share_read:.1%} of it lies where nothing is read: a dormant part that a good score does not need."
+            + f" {1 - self.share_read:.1%} of it lies where nothing is read: a dormant part, "
+            + "which a good score does not need."
         )
 
     def _effect_sentences(self, effects: pd.DataFrame) -> list[str]:
-        iia = {name: effects.loc[name, "iia"] for name in effects.index}
+        iia = {str(name): float(value) for name, value in effects["iia"].items()}
         shown = "; ".join(
             f"{name} {row.iia:.3f} [{row.iia_low:.3f}, {row.iia_high:.3f}]" for name, row in effects.iterrows()
         )
@@ -83,26 +84,30 @@ class IllusionReport:
         whole_little = "whole vector" in iia and iia["whole vector"] - iia["no edit"] < 0.5 * gain
         if reads_little:
             sentences.append(
-                "The part that is read does less than half of it alone: the dormant part sets how far the read part moves."
+                "The part that is read does less than half of it alone: the dormant part sets how far that part moves."
             )
             sentences.append(
                 "The whole vector does less than half of it too: this is the mark of an illusion."
                 if whole_little
-                else "But the whole vector does it as well, so this component carries the variable, in a larger or other subspace than this."
+                else "But the whole vector does it as well: this component carries the variable, in another subspace."
             )
         elif "part read" in iia and self.share_read < MOSTLY:
             sentences.append(
-                "The part that is read does as well alone: the variable is there, but this subspace is not where it is; its dormant part is a passenger."
+                "The part that is read does as well alone: the variable is there, but this subspace is not "
+                "where it is; its dormant part is a passenger."
             )
         if whole_little and not reads_little:
             sentences.append(
-                "The whole vector does less than half of it: it brings the source's other variables along, or the subspace sets "
-                "states that swapping the whole never reaches (the distance below tells which)."
+                "The whole vector does less than half of it: it brings the source's other variables along, or the "
+                "subspace sets states that swapping the whole never reaches (the distance below tells which)."
             )
         return sentences
 
     def _distance_sentence(self) -> str:
-        head = f"Patched states: median distance {self.distance:.2f} times that of natural states, {self.far:.1%} beyond 99 % of them"
+        head = (
+            f"Patched states: median distance {self.distance:.2f} times that of natural states, "
+            f"{self.far:.1%} beyond 99 % of them"
+        )
         return head + (
             ": they look like states of the network."
             if self.far < 0.1
@@ -128,14 +133,16 @@ def illusion_report(
     """
     if len(graph.edits) != 1 or (rows := next(iter(graph.edits.values())).featurizer.rows()) is None:
         raise GraphError(
-            "An illusion report is about one variable in linear coordinates. Report each variable alone: alignment.illusion(network, data of one variable, ...)."
+            "An illusion report is about one variable in linear coordinates. Report each variable alone: "
+            "alignment.illusion(network, data of one variable, ...)."
         )
     (name, node), rows = next(iter(graph.edits.items())), _orthonormal_rows(rows)
     assert isinstance(node.source, Collect)
     reading = reading_of(network, node.site, node.featurizer.d_model, examples, given, batch_size)
     if reading.rows.shape[1] != node.featurizer.d_model:
         raise GraphError(
-            f"The reading matrix has width {reading.rows.shape[1]}, but {node.site!r} has {node.featurizer.d_model}. Give it as (outputs, d_model)."
+            f"The reading matrix has width {reading.rows.shape[1]}, but {node.site!r} has {node.featurizer.d_model}. "
+            f"Give it as (outputs, d_model)."
         )
     parts = {"part read": reading.part_read(rows), "part not read": rows - reading.part_read(rows)}
     patches: dict[str, InterventionGraph | None] = {"subspace": graph}

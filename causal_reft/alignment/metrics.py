@@ -1,14 +1,16 @@
 """Scores of single examples: exact match, log-odds, logit difference and KL to the target run; all "rows" of float64.
 
-    iia               1 where every token of the expected answer is the argmax over the *full* vocabulary, else 0 (where the
+    iia               1 where every token of the expected answer is the argmax over the *full* vocabulary, else 0
+    (where the
                       encoding names choices: the argmax of these)
     log_odds          log p / (1 - p) of the whole expected answer, p = the product over its tokens
     logit_difference  logit of the expected answer - logit of the answer without the interchange, at the first token in
                       which they differ; nan where the interchange changes nothing
-    kl                KL(target run || patched run) in nats, mean over the answer's tokens; the target run is the network's own
-                      run on a setting that gives the expected answer without any interchange; nan where there is none
+    kl                KL(target run || patched run) in nats, mean over the answer's tokens; the target run is the
+                      network's own run on a setting that gives the expected answer without any interchange (nan: none)
 
-`cause` is iia over rows in which the interchange changes the answer, `isolate` over rows in which it must not although the
+`cause` is iia over rows in which the interchange changes the answer, `isolate` over rows in which it must not
+although the
 source's own answer is another one; `disentangle` is the mean of the two (RAVEL; Huang et al. 2024).
 """
 
@@ -35,7 +37,7 @@ def row_metrics(
     rivals: Sequence[tuple[int, int] | None],
     choices: Sequence[tuple[int, ...]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """`iia`, `log_odds` and `logit_difference` of the rows of one batch; `choices` has the tokens of each row's choices."""
+    """`iia`, `log_odds` and `logit_difference` of one batch; `choices` has the tokens of each row's choices."""
     logits, rows = scored.logits.double(), scored.reads.rows.to(scored.logits.device)
     log_p = logits.log_softmax(-1).gather(1, scored.targets[:, None])[:, 0]
     wrong = (_answered(logits, choices) != scored.targets).double()

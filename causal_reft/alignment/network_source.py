@@ -1,4 +1,4 @@
-"""Where a study's network comes from, so that every worker can have its own: a folder or hub id, a factory, a live object.
+"""Where a study's network comes from, so that every worker has its own: a folder or hub id, a factory, an object.
 
 A worker loads a network once and keeps it for all cells of the study; threads of one process keep one each, because a
 network under hooks must not be run from two threads. A live object stays in this process.
@@ -25,7 +25,7 @@ _kept = threading.local()
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """`given` is what the user passed; `digest` is that of the weights, so that a worker knows it has the right ones."""
+    """`given` is what the user passed; by the digest of the weights a worker knows that it has the right ones."""
 
     given: Any
     digest: str
@@ -61,7 +61,8 @@ class NetworkSource:
         found = digest_of(network)
         if found != self.digest:
             raise StudyError(
-                f"A worker loaded {self.name} and got other weights ({found}) than the study was made with ({self.digest}). "
+                f"A worker loaded {self.name} and got other weights ({found}) than the study was made with "
+                f"({self.digest}). "
                 f"Let the factory seed its random numbers, or pin the revision: give a local folder."
             )
         _kept.network = (self.digest, network)
@@ -86,7 +87,8 @@ class NetworkSource:
         """
         if self.live:
             raise StudyError(
-                f"study.run(executor=...) cannot send {self.name} to workers. Give the study what each worker can load for "
+                f"study.run(executor=...) cannot send {self.name} to workers. Give the study what each worker can "
+                "load for "
                 f"itself: a folder or hub id (Study('runs/my-model', ...)), or a function at the top of a module that "
                 f"returns the network (Study(make_network, ...)). Without an executor a live network is fine."
             )
@@ -94,7 +96,8 @@ class NetworkSource:
             pickle.dumps(self.given)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise StudyError(
-                f"The factory {self.name} cannot be sent to workers ({error}). Define it with def at the top of a module."
+                f"The factory {self.name} cannot be sent to workers ({error}). Define it with def at the top of a "
+                "module."
             ) from error
 
 
@@ -103,7 +106,7 @@ def digest_of(network: nn.Module) -> str:
     found = hashlib.sha256(type(network).__name__.encode())
     for name, tensor in sorted(network.state_dict().items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
 
 
@@ -113,12 +116,17 @@ def _built(given: Any, device: str) -> nn.Module:
     if isinstance(given, (str, os.PathLike)):
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(os.fspath(given)).to(device).eval()
+        return _ready(AutoModelForCausalLM.from_pretrained(os.fspath(given)), device)
     if not callable(given):
         raise StudyError(
-            f"A study's model is a module, a folder or hub id, or a function that returns a module, not {type(given).__name__}."
+            f"A study's model is a module, a folder or hub id, or a function that returns a module, not "
+            f"{type(given).__name__}."
         )
     network = given()
     if not isinstance(network, nn.Module):
         raise StudyError(f"The factory {given!r} returned a {type(network).__name__}, not a torch module.")
+    return _ready(network, device)
+
+
+def _ready(network: nn.Module, device: str) -> nn.Module:
     return network.to(device).eval()

@@ -1,7 +1,9 @@
-"""From a task (or ready data) to the rows of a study: sampled apart for training, selection and report; filtered; encoded.
+"""From a task (or ready data) to the rows of a study: sampled apart for training, selection, report; filtered; encoded.
 
-Settings are split first, so that no setting (or no value of `split_by`) is ever in two parts, and pairs are drawn inside
-each part. Rows are kept whose sites name equally many tokens in every run and which the network solves without any edit;
+Settings are split first, so that no setting (or no value of `split_by`) is ever in two parts, and pairs are drawn
+inside
+each part. Rows are kept whose sites name equally many tokens in every run and which the network solves without any
+edit;
 how many were dropped, and why, goes into the report.
 """
 
@@ -62,7 +64,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One variable alternative: what workers are sent, what the results say about each report row, and what was dropped."""
+    """One variable alternative: what workers are sent, what results say about report rows, and what was dropped."""
 
     data: VariableData
     records: pd.DataFrame
@@ -82,7 +84,8 @@ def sampled(task: Task | CausalModel, variables: Sequence[str], how: Sampling) -
     for name, settings, rows in zip(PARTS, parts, how.rows, strict=True):
         if len(settings) < 2:
             raise StudyError(
-                f"The split leaves {len(settings)} settings for {name!r}. Give it more: sampling=Sampling(fractions=..., "
+                f"The split leaves {len(settings)} settings for {name!r}. Give it more: "
+                "sampling=Sampling(fractions=..., "
                 f"split_by=None), or a task with more settings."
             )
         among = settings[list(causal.inputs)]
@@ -118,9 +121,11 @@ def prepare(
         dropped |= {f"{name}: {why}": count for why, count in counts.items()}
         if len(kept[name]) < FEWEST:
             raise StudyError(
-                f"Only {len(kept[name])} of {len(part)} rows are left for {name!r}: {counts['unequal tokens']} name unequal numbers "
+                f"Only {len(kept[name])} of {len(part)} rows are left for {name!r}: {counts['unequal tokens']} "
+                "name unequal numbers "
                 f"of tokens in base and source, the network fails {counts['not solved']} without any edit, and "
-                f"{counts['repeated prompts']} repeat the prompts of another row. Draw more (Sampling(rows=...)), give the part "
+                f"{counts['repeated prompts']} repeat the prompts of another row. Draw more (Sampling(rows=...)), "
+                "give the part "
                 f"more settings (Sampling(fractions=...)), choose other prompts, or Sampling(solved=False)."
             )
     report = kept["test"]
@@ -230,7 +235,7 @@ def _digest(parts: Sequence[Examples]) -> str:
     for part in parts:
         for tensor in _tensors(part):
             found.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
-            found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+            found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         for run, inputs in part.runs.items():
             found.update(f"{run} {'' if isinstance(inputs, Tensor) else inputs.get('spans')}".encode())
     return found.hexdigest()[:16]

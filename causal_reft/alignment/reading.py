@@ -1,8 +1,9 @@
-"""What the rest of a network reads of the states at a site: the rows of a reading matrix, given, looked up or estimated.
+"""What the rest of a network reads of the states at a site: rows of a reading matrix, given, looked up or estimated.
 
 Given by the caller; looked up where the site is the input of a linear layer (its weight); otherwise estimated from
-gradients: the directions along which the logits of the expected answers change anywhere in the data, those whose singular value is at least
-1 % of the largest (active subspaces; Constantine 2015). A state changed orthogonally to the rows changes nothing behind it.
+gradients: the directions along which the logits of the expected answers change anywhere in the data, those whose
+singular value is at least
+1 % of the largest (active subspaces; Constantine 2015). A change orthogonal to the rows changes nothing behind it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def reading_of(
 
 
 def logit_gradients(network: nn.Module, site: Site, d_model: int, examples: Examples, batch_size: int = 64) -> Tensor:
-    """d(logit of the expected answer - mean logit) / d(state), one row for each named token of the base runs: "token d_model"."""
+    """d(logit of the expected answer - mean logit) / d(state) at each named token of the base runs: "token d_model"."""
     probe = _Probe(d_model)
     graph = InterventionGraph(probe=Interchange(site, probe, Constant(0.0)))
     with frozen(network):
@@ -74,10 +75,11 @@ def logit_gradients(network: nn.Module, site: Site, d_model: int, examples: Exam
 
 def _orthonormal(matrix: Tensor, origin: str) -> Reading:
     found = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
-    kept = found.S > THRESHOLD * found.S.max()
+    kept = THRESHOLD * found.S.max() < found.S
     if not bool(kept.any()):
         raise FeaturizerError(
-            f"By {origin}, nothing is read at this site: every direction is dormant. Choose an earlier site or position."
+            f"By {origin}, nothing is read at this site: every direction is dormant. Choose an earlier site or "
+            "position."
         )
     return Reading(found.Vh[kept], f"{origin} ({int(kept.sum())} of {matrix.shape[1]} dimensions)")
 

@@ -55,7 +55,8 @@ class StudyResult:
         found = len(tables.fits(role="study"))
         if found < expected or not any(cell.kind == "controls" for cell in cells):
             raise StudyError(
-                f"{folder} holds {found} of {expected} fits and {len(cells) - found} controls: the study is not finished. Run it again: study.run()."
+                f"{folder} holds {found} of {expected} fits and {len(cells) - found} controls: the study is not "
+                "finished. Run it again: study.run()."
             )
         return StudyResult(
             description,
@@ -92,7 +93,7 @@ class StudyResult:
     def best(self, variable: str | None = None) -> pd.Series:
         """The row of `grid` with the highest IIA on the *selection* rows; its scores are those of the report rows."""
         grid = self.grid[self.grid["variable"] == self._variable(variable)]
-        return grid.loc[grid["select_iia"].idxmax()]
+        return grid.iloc[int(grid["select_iia"].to_numpy().argmax())]
 
     def illusion(self, variable: str | None = None) -> IllusionReport:
         """The illusion report of the best site.
@@ -111,7 +112,8 @@ class StudyResult:
         )
         if facts is None:
             raise StudyError(
-                f"The study holds no illusion report of {name!r}. It takes one variable in linear coordinates; make it from the network: alignment.illusion(...)."
+                f"The study holds no illusion report of {name!r}. It takes one variable in linear coordinates; "
+                "make it from the network: alignment.illusion(...)."
             )
         return IllusionReport(
             **{**facts, "effects": pd.DataFrame(facts["effects"]), "projections": pd.DataFrame(facts["projections"])}
@@ -139,7 +141,7 @@ class StudyResult:
         """A paired test between two cells of the grid, each named by columns: `{"layer": 1, "positions": "gender"}`.
 
         Returns:
-            `difference` (one minus two), `low`, `high`, two-sided `p`, `rows`, `clusters`; rows are averaged over seeds.
+            `difference` (one minus two), `low`, `high`, two-sided `p`, `clusters`; rows are averaged over seeds.
         """
         a, b = (self._pairs(self._cell(which), metric) for which in (one, two))
         return _paired(a, b)
@@ -148,7 +150,8 @@ class StudyResult:
         """Cell by cell, this study minus another, on the base/source pairs that both have scored.
 
         Returns:
-            The keys, `here`, `there`, `difference`, `low`, `high`, two-sided `p`, `p_corrected` over all cells, `clusters`.
+            The keys, `here`, `there`, `difference`, `low`, `high`, two-sided `p`, `p_corrected` over all cells,
+            `clusters`.
 
         Raises:
             StudyError: no common cell, or no common pair.
@@ -156,7 +159,8 @@ class StudyResult:
         shared = self.grid[list(KEYS)].merge(other.grid[list(KEYS)])
         if shared.empty:
             raise StudyError(
-                "The two studies have no cell in common (variable, site, positions and featurizer must agree), so there is nothing to compare."
+                "The two studies have no cell in common (variable, site, positions and featurizer must agree), "
+                "so there is nothing to compare."
             )
         rows, differences = [], []
         for _, key in shared.iterrows():
@@ -164,7 +168,7 @@ class StudyResult:
             rows.append({**key, "here": a.mean(), "there": b.mean(), **_paired(a, b)})
             differences.append((a - b).dropna())
         table = pd.DataFrame(rows)
-        for variable, part in table.groupby("variable", sort=False):
+        for _, part in table.groupby("variable", sort=False):
             stacked = np.stack([differences[i].to_numpy() for i in part.index])
             table.loc[part.index, "p_corrected"] = max_statistic_p(
                 stacked, np.arange(stacked.shape[1]), one_sided=False

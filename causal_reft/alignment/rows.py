@@ -17,7 +17,7 @@ from causal_reft.execution.examples import Reads
 
 
 def clusters_of(data: CounterfactualDataset, unit: str = "pair") -> np.ndarray:
-    """A number for each row, equal where the network sees the same base and sources (or the same base alone): "rows"."""
+    """A number for each row, equal where the network sees the same base and sources (or the same base): "rows"."""
     frames = [data.base] if unit == "base" else list(data.runs.values())
     columns = [PROMPT] if PROMPT in data.base else list(data.inputs)
     return row_keys(as_column(frame[name]) for frame in frames for name in columns)
@@ -26,7 +26,8 @@ def clusters_of(data: CounterfactualDataset, unit: str = "pair") -> np.ndarray:
 def target_settings(model: CausalModel, data: CounterfactualDataset) -> tuple[pd.DataFrame, np.ndarray]:
     """For each row a setting that gives the expected answer with no interchange, and where one was found.
 
-    It is the base with the inputs that the interchanged variables depend on taken from their sources; it counts where the
+    It is the base with the inputs that the interchanged variables depend on taken from their sources; it counts
+    where the
     causal model then gives every interchanged variable its source's value and the expected output.
     """
     inputs = {name: data.base[name].copy() for name in model.inputs}
@@ -43,7 +44,7 @@ def target_settings(model: CausalModel, data: CounterfactualDataset) -> tuple[pd
 
 
 def target_examples(model: CausalModel | Task, data: CounterfactualDataset, encoding: Encoding) -> Examples | None:
-    """The target runs of all rows (`info["valid"]` says which count); `None` where texts cannot be written or compared."""
+    """The target runs of all rows (`info["valid"]`: which count); `None` where texts cannot be written or compared."""
     causal = model.causal_model if isinstance(model, Task) else model
     if any(isinstance(cell, np.ndarray) for cell in data.base.iloc[0]):
         return None

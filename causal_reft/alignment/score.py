@@ -45,7 +45,8 @@ class Score:
         controls = ", ".join(f"{name} {value:.3f}" for name, value in self.controls.items())
         cause, isolate = self.means["cause"], self.means["isolate"]
         return (
-            f"IIA {self.iia} over {self.iia.rows} rows ({self.iia.clusters} pairs); cause {cause:.3f}, isolate {isolate:.3f}\n"
+            f"IIA {self.iia} over {self.iia.rows} rows ({self.iia.clusters} pairs); cause {cause:.3f}, isolate "
+            f"{isolate:.3f}\n"
             f"  controls: {controls}\n"
             f"  {percent:.0f}th percentile of {len(self.random)} random subspaces of the same rank (seed {self.seed})\n"
             f"  separation from the best control ({self.separation.best_control}): {self.separation.value:+.3f} "

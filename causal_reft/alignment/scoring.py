@@ -28,7 +28,7 @@ def score_rows(
     batch_size: int = 64,
     target: Examples | None = None,
 ) -> dict[str, np.ndarray]:
-    """Every metric of every row ("rows" of float64); `kl` only where `target` is given, nan in rows that it marks so."""
+    """Every metric of every row ("rows" of float64); `kl` only with a `target`, nan in rows that it marks invalid."""
     with frozen(network), computed_once():
         model = evaluated(network, graph)
         passes = plan(model, examples)
@@ -82,7 +82,7 @@ def states_at(
     return {run: torch.cat(parts) for run, parts in found.items()}
 
 
-def on_device(inputs, device: torch.device):  # noqa: ANN001, ANN201
+def on_device(inputs, device: torch.device):
     """A run's inputs on a device."""
     if isinstance(inputs, Tensor):
         return inputs.to(device)

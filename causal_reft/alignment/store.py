@@ -3,7 +3,8 @@
     study.json    everything that determines the numbers, and its digest        rows.json    the rows that were scored
     cells/        one .safetensors file a cell: arrays, and facts as JSON in its header
 
-A file is written beside its place, flushed to disk and renamed, so after a crash or `kill -9` every file that is there is
+A file is written beside its place, flushed to disk and renamed, so after a crash or `kill -9` every file that is
+there is
 complete, and what is not there is computed again.
 """
 
@@ -96,7 +97,8 @@ class Store:
         cell = Cell(**json.loads(header["cell"]))
         if header["digest"] != cell.digest(digest) or path.name != cell.file_name(digest):
             raise StudyError(
-                f"{path} does not belong to this study: it was renamed, copied or edited. Delete it and run the study again."
+                f"{path} does not belong to this study: it was renamed, copied or edited. Delete it and run the "
+                "study again."
             )
         return cell, CellResult(arrays, json.loads(header["facts"]), float(header["seconds"]))
 

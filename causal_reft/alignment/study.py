@@ -68,14 +68,15 @@ class Study:
         variable: what is interchanged: a name; several names joined by "+" ("left+right": each from its own source, in
             orthogonal slices of one rotation); or a list of such alternatives.
         sites: where to look.
-        featurizer: `Subspace.of_rank(4)` or any function (d_model, seed) -> Featurizer; or a mapping from labels to them.
+        featurizer: `Subspace.of_rank(4)` or any function (d_model, seed) -> Featurizer; or a mapping label -> such.
         seeds: of initialisation and data order.
         folder: where finished cells are kept; by default a temporary one.
         data: ready rows for each variable alternative, instead of a task: `data.split(0.6, 0.2, 0.2)`, or a mapping.
         sampling: how rows are drawn from the task.
         recipe: of every fit; its own seed is replaced.
         controls: how much is spent on them.
-        match: "vocabulary": an answer is right where it is the most likely of all tokens; "choices": of the task's answers.
+        match: "vocabulary": an answer is right where it is the most likely of all tokens; "choices": of the task's
+        answers.
         batch_size: rows of a pass when scoring.
         threads: of every worker.
         device: where workers put the network.
@@ -98,7 +99,7 @@ class Study:
         data: Splits | Mapping[str, Splits] | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         recipe: Recipe = STUDY_RECIPE,
-        controls: Controls = Controls(),  # noqa: B008 - frozen
+        controls: Controls = Controls(),
         match: Literal["vocabulary", "choices"] = "vocabulary",
         batch_size: int = 64,
         threads: int = 1,
@@ -177,7 +178,8 @@ class Study:
             self.work.source.check_sendable()
         if self.work.source.live and digest_of(self.work.source.network()) != self.work.source.digest:
             raise StudyError(
-                "The network's weights changed since the study was made. Make the study again from the network as it is now."
+                "The network's weights changed since the study was made. Make the study again from the network "
+                "as it is now."
             )
         for stage, cells in (("fits", self._fits), ("controls", self._control_cells), ("ladder", self._last_cells)):
             self._compute(stage, cells(), executor, progress)

@@ -1,4 +1,4 @@
-"""From finished cells to tidy tables. The columns, and what each means, are `COLUMNS`; the documentation prints them."""
+"""From finished cells to tidy tables. The columns and what each means are `COLUMNS`; the documentation prints them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Tables:
 
     @cached_property
     def ladder(self) -> pd.DataFrame:
-        """One row per fit at the best sites: the study's own and the ladder's; `network` says whether it was shuffled."""
+        """One row per fit at the best sites: the study's and the ladder's; `network` says whether it was shuffled."""
         best = {(c.variable, c.site) for c in self.fits(role="ladder")}
         cells = [c for c in self.fits(labels=TRUE) if (c.variable, c.site) in best]
         return pd.DataFrame([{**self._place(c), "network": c.network, **self._score(c)} for c in cells])
@@ -227,7 +227,8 @@ class Tables:
     def _grid_row(self, cells: list[Cell]) -> dict[str, Any]:
         scores, controls, clusters = self.scores(cells), self.controlled(cells[0]), self._clusters(cells[0])
         single = pd.DataFrame([self._score(cell) for cell in cells])
-        means = single[["cause", "isolate", "disentangle", *(m for m in METRICS if m in single)]].mean().to_dict()
+        averaged = ["cause", "isolate", "disentangle", *(m for m in METRICS if m in single)]
+        means = {name: float(single[name].mean()) for name in averaged}
         place = {key: value for key, value in self._place(cells[0]).items() if key != "seed"}
         interval = crossed_interval(scores, clusters)
         return {

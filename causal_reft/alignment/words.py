@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from causal_reft.alignment.study import Study
 
 ALPHA = 0.05
+MATCHED = {"vocabulary": "of the full vocabulary", "choices": "of the answers that the task knows"}
 
 
 def describe_study(study: Study) -> str:
@@ -32,7 +33,8 @@ def describe_study(study: Study) -> str:
     lines = [
         f"Study of {', '.join(study.prepared)}: {grid} = {len(main)} fits",
         f"  featurizers: {', '.join(study.labels[: study.n_main])}; seeds {', '.join(map(str, study.seeds))}",
-        f"  controls: {study.controls.random} random subspaces, PCA, identity patch and whole vector at every site; {len(twins)} more fits "
+        f"  controls: {study.controls.random} random subspaces, PCA, identity patch and whole vector at every "
+        f"site; {len(twins)} more fits "
         f"to permuted labels and on shuffled weights",
         f"  at the best site: a ladder of {last} more maps"
         + (" and an illusion report" if study.controls.illusion else ""),
@@ -98,13 +100,17 @@ def _headline(result: StudyResult, variable: str) -> list[str]:
     apart = grid[separates(grid)]
     if apart.empty:
         return [
-            f"{variable}: nothing separates from the controls, at none of {len(grid)} cells (p corrected for all of them; alpha {ALPHA}).",
-            f"  The best on the selection rows, {_cell(best)}, scores {_score(best)}, its best control ({best.best_control}) {best.control:.3f}.",
+            f"{variable}: nothing separates from the controls, at none of {len(grid)} cells (p corrected for all "
+            f"of them; alpha {ALPHA}).",
+            f"  The best on the selection rows, {_cell(best)}, scores {_score(best)}, its best control "
+            f"({best.best_control}) {best.control:.3f}.",
         ]
     return [
-        f"{variable}: {len(apart)} of {len(grid)} cells separate from their best control (p corrected for all of them; alpha {ALPHA}).",
+        f"{variable}: {len(apart)} of {len(grid)} cells separate from their best control (p corrected for all of "
+        f"them; alpha {ALPHA}).",
         f"  Chosen on the selection rows: {_cell(best)}. On the report rows: separation {best.separation:+.3f} "
-        f"[{best.separation_low:+.3f}, {best.separation_high:+.3f}] from {best.best_control}, p = {best.p_corrected:.2g}; "
+        f"[{best.separation_low:+.3f}, {best.separation_high:+.3f}] from {best.best_control}, p = "
+        f"{best.p_corrected:.2g}; "
         f"IIA {_score(best)} over {best.seeds} seeds.",
     ]
 
@@ -117,9 +123,10 @@ def _where(result: StudyResult, variable: str) -> list[str]:
         apart = part[separates(part)]
         place = _place(part, positions, component) + (f" with {featurizer}" if grid["featurizer"].nunique() > 1 else "")
         if apart.empty:
-            highest = part.loc[part["iia"].idxmax()]
+            highest = part.iloc[int(part["iia"].to_numpy().argmax())]
             lines.append(
-                f"At {place}: no effect beyond the controls at any of {len(part)} sites (highest IIA {_score(highest)}, control {highest.control:.3f})."
+                f"At {place}: no effect beyond the controls at any of {len(part)} sites (highest IIA "
+                f"{_score(highest)}, control {highest.control:.3f})."
             )
             continue
         shown = "; ".join(
@@ -138,10 +145,12 @@ def _controls(result: StudyResult, variable: str) -> list[str]:
         else f" Subspaces of different seeds differ by {best.seed_angle:.0f} degrees (mean largest angle)."
     )
     return [
-        f"At {_cell(best)}: identity patch {best.no_edit:.3f}; random subspaces of rank {best['rank']:g} mean {best.random_mean:.3f}, best "
-        f"{best.random_best:.3f} (the score beats {best.random_percentile:.0f} %); PCA {best.pca:.3f}; permuted labels {best.permuted:.3f}; "
-        f"shuffled weights {best.shuffled:.3f}; whole vector {best.full_patch:.3f}. Standard deviation over seeds {best.iia_sd:.3f}."
-        + angle,
+        f"At {_cell(best)}: identity patch {best.no_edit:.3f}; random subspaces of rank {best['rank']:g} mean "
+        f"{best.random_mean:.3f}, best "
+        f"{best.random_best:.3f} (the score beats {best.random_percentile:.0f} %); PCA {best.pca:.3f}; permuted "
+        f"labels {best.permuted:.3f}; "
+        f"shuffled weights {best.shuffled:.3f}; whole vector {best.full_patch:.3f}. Standard deviation over seeds "
+        f"{best.iia_sd:.3f}." + angle,
         f"Cause {best.cause:.3f}, isolate {best.isolate:.3f}, disentangle {best.disentangle:.3f} (nan: no such rows).",
     ]
 
@@ -156,7 +165,8 @@ def _ladder(result: StudyResult, variable: str) -> list[str]:
     )
     steps = steps.sort_values("network", kind="stable")
     shown = "; ".join(
-        f"{row.featurizer}{' on shuffled weights' if row.network == SHUFFLED else ''} {row['mean']:.3f} [{row['min']:.3f} to {row['max']:.3f}, {row['count']} seeds]"
+        f"{row.featurizer}{' on shuffled weights' if row.network == SHUFFLED else ''} {row['mean']:.3f} "
+        f"[{row['min']:.3f} to {row['max']:.3f}, {row['count']} seeds]"
         for _, row in steps.iterrows()
     )
     return [f"Capacity ladder there: {shown}. A Flow can align almost anything: what it reaches is no evidence."]
@@ -178,8 +188,10 @@ def _rows(result: StudyResult, variable: str) -> list[str]:
     grid, first = _of(result, variable), _of(result, variable).iloc[0]
     seeds = ", ".join(map(str, result.description["seeds"]))
     return [
-        f"Scored on {first.rows} report rows ({first.clusters} pairs), which share no {_unit(result)} with training or selection{_dropped(result.dropped[variable])}. "
-        f"An answer is right where it is the most likely {'of the full vocabulary' if result.description['match'] == 'vocabulary' else 'of the answers that the task knows'}. "
+        f"Scored on {first.rows} report rows ({first.clusters} pairs), which share no {_unit(result)} with "
+        f"training or selection{_dropped(result.dropped[variable])}. "
+        f"An answer is right where it is the most likely "
+        f"{MATCHED[result.description['match']]}. "
         f"Seeds {seeds}; {len(grid)} cells; torch {result.description['torch']}."
     ]
 
@@ -197,8 +209,10 @@ def _dead(result: StudyResult, variable: str) -> list[str]:
 
 def _reading() -> list[str]:
     return [
-        "How to read it: the headline is the separation, a score minus that of its best control on the same rows. Intervals are 95 %, from "
-        "resampled base/source pairs (and seeds). A cell separates where p, corrected for all cells by the largest statistic, is below 0.05 "
+        "How to read it: the headline is the separation, a score minus that of its best control on the same "
+        "rows. Intervals are 95 %, from "
+        "resampled base/source pairs (and seeds). A cell separates where p, corrected for all cells by the "
+        "largest statistic, is below 0.05 "
         "and the interval of the separation lies above zero. High IIA alone is no evidence."
     ]
 
@@ -233,7 +247,7 @@ def _dropped(dropped: Mapping[str, int]) -> str:
     return f" (dropped: {', '.join(shown)})" if shown else ""
 
 
-def _row_counts(data) -> str:  # noqa: ANN001
+def _row_counts(data) -> str:
     return f"{len(data.train)} training, {len(data.select.examples)} selection, {len(data.report.examples)} report"
 
 

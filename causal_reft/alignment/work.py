@@ -108,7 +108,8 @@ def slices(featurizer: Featurizer, names: Sequence[str]) -> Mapping[str, Featuri
         return {names[0]: featurizer}
     if not isinstance(featurizer, Subspace) or featurizer.rank % len(names):
         raise StudyError(
-            f"{featurizer!r} cannot be cut into {len(names)} equal slices for {', '.join(names)}. Use a Subspace whose rank is a "
+            f"{featurizer!r} cannot be cut into {len(names)} equal slices for {', '.join(names)}. Use a Subspace "
+            "whose rank is a "
             f"multiple of {len(names)}, e.g. Subspace.of_rank({4 * len(names)})."
         )
     return featurizer.split(**dict.fromkeys(names, featurizer.rank // len(names)))

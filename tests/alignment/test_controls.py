@@ -1,4 +1,4 @@
-"""Controls do what they say: stacked subspaces equal single ones, the null patch is null, a full rank is the full patch."""
+"""Stacked subspaces equal single ones, the null patch is null, a full rank is the full patch, shuffled is shuffled."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def test_a_full_rank_is_the_full_patch():
     torch.nn.init.constant_(open_mask.logits, 1.0)
     whole = full_patch(edit(Subspace(planted.WIDTH, 2)))
     assert whole is not None
-    one, two, three = (score_rows(NETWORK, graph, EXAMPLES) for graph in (edit(open_mask), whole, edit(Identity(planted.WIDTH))))
+    one, two, three = (
+        score_rows(NETWORK, graph, EXAMPLES) for graph in (edit(open_mask), whole, edit(Identity(planted.WIDTH)))
+    )
     np.testing.assert_allclose(one["log_odds"], two["log_odds"], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(two["log_odds"], three["log_odds"])
 
