@@ -19,6 +19,7 @@ from causal_reft.execution import Examples as Examples
 from causal_reft.execution import FullPasses as FullPasses
 from causal_reft.execution import IntervenedModel as IntervenedModel
 from causal_reft.execution import plan as plan
+from causal_reft.execution.serving import Served as Served
 from causal_reft.featurizers import Autoencoder as Autoencoder
 from causal_reft.featurizers import Featurizer as Featurizer
 from causal_reft.featurizers import Flow as Flow
