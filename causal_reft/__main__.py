@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     compose.add_argument("--prompts", type=Path, help="a jsonl file of held-out rows: prompt, english, german")
     compose.add_argument("--layer", type=int, help="block whose output is edited; by default the middle one")
-    _run(parser.parse_args(argv))
+    commands.add_parser("memorise", add_help=False, help="one edit recalls the start of a text: a grid over layers")
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["memorise"]:
+        from causal_reft.analysis.memorisation_command import main as memorise
+
+        sys.exit(memorise(words[1:]))
+    _run(parser.parse_args(words))
 
 
 def _run(given: argparse.Namespace) -> None:

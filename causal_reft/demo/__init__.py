@@ -26,16 +26,21 @@ def run_demo(folder: Path, model: str | None = None) -> Path:
 
 
 def _everything(page: Page) -> None:
+    import torch
+
+    torch.set_num_threads(1)  # the models are so small that a second thread only waits
     from causal_reft.data import load_embedded
     from causal_reft.demo.compose import show_composition
     from causal_reft.demo.equality import show_equality
     from causal_reft.demo.finetune import show_finetuning
+    from causal_reft.demo.memory import show_memory
 
     show_equality(page)
     small = load_embedded()
     pairs = [(row["prompt"], row["continuation"]) for row in small.answer_examples[:3]]
     show_finetuning(page, small.model, small.tokenizer, pairs)
     show_composition(page, small)
+    show_memory(page, small)
 
 
 def _load(name: str) -> tuple[Any, Any]:

@@ -1,0 +1,31 @@
+"""The demo's last part: how much of a text an edit can hold, from one vector at one token to a subspace in every layer."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from causal_reft.analysis.memorisation import memorise
+from causal_reft.analysis.memorisation_edits import Edit
+from causal_reft.data import Embedded
+from causal_reft.demo.page import Page
+
+EDITS = {
+    "one vector at the last token (rank-1 ConsReFT)": Edit("consreft", 1, (1,)),
+    "rank-4 LoReFT at the last token": Edit("loreft", 4, (1,)),
+    "rank-8 LoReFT at six tokens of three layers": Edit("loreft", 8, (0, 1, 2), "f3+l3"),
+}
+N_TOKENS = 16
+
+
+def show_memory(page: Page, small: Embedded) -> pd.DataFrame:
+    """Teach three edits of growing size the first tokens of a story, and count what greedy decoding gives back."""
+    page.heading("How much of a text does an edit remember?")
+    story, prompt = small.stories[0]["text"], small.german_examples[0]["prompt"]
+    rows = []
+    for name, edit in EDITS.items():
+        found = memorise(small.model, small.tokenizer, story, N_TOKENS, edit, prompt)
+        counted = {"recalled": found.row["tokens"], "of": N_TOKENS, "learned numbers": found.row["learned_numbers"]}
+        rows.append({"edit": name, **counted, "what came out": found.recalled})
+    table = pd.DataFrame(rows)
+    page.table("memory", table)
+    return table
