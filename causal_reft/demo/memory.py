@@ -1,4 +1,4 @@
-"""The demo's last part: how much of a text an edit can hold, from one vector at one token to a subspace in every layer."""
+"""The last part of the demo: how much of a text an edit can hold, from one vector to a subspace in every layer."""
 
 from __future__ import annotations
 
