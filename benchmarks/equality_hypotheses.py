@@ -4,9 +4,9 @@
 
 True: "left only", the network holds whether w = x. False: "identity of first argument", it holds w itself. For each
 network and hypothesis one subspace of 8 of 16 dimensions is learned behind the first layer. The hypothesis is called
-supported where the 95 % interval of its separation from the best control (no edit, 100 random subspaces, PCA) lies
-above zero and the score goes more than half of the way from that control to 1. An error is a supported false hypothesis
-or an unsupported true one.
+supported where the score separates as reports say it: the 95 % interval of its separation from the best control (no
+edit, 100 random subspaces, PCA) lies above zero and p is below 0.05. An error is a supported false hypothesis or an
+unsupported true one. Beside it a stricter rule: the score must also go more than half of the way from that control to 1.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def decide(seed: int, name: str, network: torch.nn.Module) -> dict[str, object]:
         "best_control": score.separation.best_control,
         "separation": score.separation.value,
         "low": score.separation.low,
-        "supported": score.separation.low > 0 and halfway,
+        "supported": score.separation.low > 0 and score.separation.p < 0.05,
+        "halfway": score.separation.low > 0 and halfway,
     }
 
 
@@ -63,9 +64,11 @@ def main() -> None:
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
     for name, part in table.groupby("hypothesis", sort=False):
-        errors = int((part["supported"] != part["true"]).sum())
-        low, high = binomial_interval(errors, len(part))
-        print(f"{name}: IIA {part['iia'].mean():.3f}, {errors} of {len(part)} decisions wrong [{low:.3f}, {high:.3f}]")
+        for rule in ("supported", "halfway"):
+            errors = int((part[rule] != part["true"]).sum())
+            low, high = binomial_interval(errors, len(part))
+            print(f"{name}, {rule}: {errors} of {len(part)} decisions wrong [{low:.3f}, {high:.3f}]")
+        print(f"{name}: IIA {part['iia'].mean():.3f}, {part['iia'].min():.3f} to {part['iia'].max():.3f}")
     wide = table.pivot(index="network", columns="hypothesis", values="separation")
     swapped = int((wide[HYPOTHESES[0]] <= wide[HYPOTHESES[1]]).sum())
     low, high = binomial_interval(swapped, len(wide))

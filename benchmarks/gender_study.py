@@ -21,10 +21,10 @@ import causal_reft as cr
 from causal_reft.tasks.pronouns import pronouns
 
 # fmt: off
-GIRLS = ["Mia", "Sara", "Sue", "Mary", "Lisa", "Tina", "Sally", "Amy", "Eve", "Ida", "Lina", "Tara", "Maya", "Kim", "Pam",
-         "Meg", "Fay", "Kay", "Bea", "Liz", "Beth", "Tess", "Mimi", "Lea"]
-BOYS = ["Max", "Bob", "Mark", "Leo", "Mike", "Luke", "Sammy", "Dan", "Ned", "Jim", "Jay", "Ray", "Ron", "Don", "Ken", "Lee",
-        "Leon", "Hal", "Al", "Omar", "Bill", "Matt", "Owen", "Pat"]
+GIRLS = ["Mia", "Sara", "Sue", "Mary", "Lisa", "Tina", "Sally", "Amy", "Eve", "Ida", "Lina", "Tara", "Maya", "Kim",
+         "Pam", "Meg", "Fay", "Kay", "Bea", "Liz", "Beth", "Tess", "Mimi", "Lea"]
+BOYS = ["Max", "Bob", "Mark", "Leo", "Mike", "Luke", "Sammy", "Dan", "Ned", "Jim", "Jay", "Ray", "Ron", "Don", "Ken",
+        "Lee", "Leon", "Hal", "Al", "Omar", "Bill", "Matt", "Owen", "Pat"]
 # fmt: on
 
 
