@@ -110,7 +110,7 @@ def bad_examples() -> dict[str, tuple[type[Exception], str, tuple[dict, Tensor, 
     base, one = prompts([4, 4], "none"), torch.tensor([1, 2])
     return {
         "no base": (DataError, "need a run named 'base'; given: source", ({"source": base}, one, {})),
-        "unequal runs": (DataError, "base 2, source 3, labels 2", ({"base": base, "source": torch.zeros(3, 1)}, one, {})),
+        "unequal runs": (DataError, "source 3, labels 2", ({"base": base, "source": torch.zeros(3, 1)}, one, {})),
         "unequal info": (DataError, r"info\['task'\] 1", ({"base": base}, one, {"task": ["a"]})),
         "no prompt": (RunError, "score the very first token", ({"base": base}, base["input_ids"], {})),
     }  # fmt: skip

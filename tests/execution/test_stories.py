@@ -19,7 +19,7 @@ from tests.models import ToyMLP, at_real_tokens, blocks, gpt2, llama, prompts, s
 
 @contextmanager
 def zeroed_columns(model: nn.Module) -> Iterator[list[list[list[int]]]]:
-    """For each forward inside, the columns of each row that arrive at block 2 as zeros: what an ablation after block 1 hit."""
+    """For each forward inside, the columns that arrive at block 2 as zeros, row by row: what an ablation hit."""
     forwards: list[list[list[int]]] = []
 
     def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -104,7 +104,7 @@ def test_04_every_call_removed_the_users_own_hooks(fails: bool) -> None:
 
 
 def test_05_of_tied_interventions_the_second_received_the_firsts_output() -> None:
-    """Two edits that share every parameter, at one site: both read what the model computed, neither the other's work."""
+    """Two edits with the same parameters at one site: both read what the model computed, not the other's work."""
     R = cr.Subspace(D, 2).double()
     learned = cr.LearnedSource(2, D, init="random").double()
     one = cr.Interchange(cr.Site(1, positions=[0]), R, learned)

@@ -102,8 +102,15 @@ def test_what_is_stored_is_read_back(positions: Any) -> None:
 
 @pytest.mark.parametrize(
     ("given_", "printed"),
-    [(3, "3"), ([2, 5], "[2, 5]"), ("f1+l1", "'first+last'"), ("f5 + l5", "'f5+l5'"), (slice(1, None), "slice(1, None, None)"), ("subject", "'subject'")],
-)  # fmt: skip
+    [
+        (3, "3"),
+        ([2, 5], "[2, 5]"),
+        ("f1+l1", "'first+last'"),
+        ("f5 + l5", "'f5+l5'"),
+        (slice(1, None), "slice(1, None, None)"),
+        ("subject", "'subject'"),
+    ],
+)
 def test_positions_print_as_written(given_: Any, printed: str) -> None:
     assert str(parse_positions(given_)) == printed
 
