@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,13 @@ class MemorisationResult:
     table: pd.DataFrame
     settings: Mapping[str, Any] = field(default_factory=dict)
     complete: bool = True
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> MemorisationResult:
+        """From a `table.csv` of the command."""
+        words = dict.fromkeys(("text", "layers", "positions", "note", "stopped", "recalled", "wanted"), "object")
+        table = pd.read_csv(path, dtype=words)  # pyright: ignore[reportArgumentType]
+        return MemorisationResult(table.fillna({"layers": "", "note": ""}))
 
     @property
     def edits(self) -> pd.DataFrame:
@@ -73,7 +81,9 @@ class MemorisationResult:
         numbers = int(edits["learned_numbers"].dropna().iloc[0])
         name = NAMES[first["method"]]
         title = f"{value.replace('_', ' ').capitalize()}: {name} of rank {first['rank']}, {numbers:,} learned numbers"
-        axes = panel_grid(edits, "n", "layer", value, "text", title=f"{title}\n{self._marks()}")
+        axes = panel_grid(edits, "n", "layer", value, "text", title=title)
+        figure = axes[0].figure
+        figure.supxlabel("\n".join(filter(None, [figure.get_supxlabel(), self._marks()])), fontsize=8)
         for ax, (_, panel) in zip(axes, self.table.groupby("n", sort=True), strict=True):
             self._mark_blind(ax, panel)
             self._draw_controls(ax, panel, value)

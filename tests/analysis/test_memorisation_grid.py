@@ -153,5 +153,8 @@ def test_the_command_writes_table_figure_and_report(tmp_path: Path, capsys: pyte
     table = pd.read_csv(tmp_path / "run" / "table.csv")
     assert set(table["method"]) == {"loreft", "prompt_embedding", "none"}
     assert len(table) == 3 * (len(layer_edits(model, layers=[0, 1])))
+    read = MemorisationResult.read(tmp_path / "run" / "table.csv")
+    assert read.report() == (tmp_path / "run" / "report.txt").read_text().rstrip()
+    assert len(read.figure()) == 1
     assert (tmp_path / "run" / "figure.png").stat().st_size > 5_000
     assert (tmp_path / "run" / "report.txt").read_text() in capsys.readouterr().out
