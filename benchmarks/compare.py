@@ -1,7 +1,9 @@
 """Side by side with pyvene and pyreft: `make bench`, or `python benchmarks/compare.py [--quick] [--parts ABCDEFGH]`.
 
-One process, the same weights, data and steps, contenders interleaved, several rounds; medians and ratios are reported, FLOPs
-are counted. Losses and gradients are compared first. Writes docs/benchmarks (or --out): CSV, Markdown, figures.
+One process, the same weights, data and steps, contenders interleaved, several rounds; medians of processor seconds and
+their ratios are reported, FLOPs are counted. Losses and gradients are compared first. Writes docs/benchmarks (or
+--out):
+CSV, Markdown, figures, and a plan in its own words.
 """
 
 from __future__ import annotations
@@ -68,6 +70,8 @@ def main() -> None:
     memory = pd.DataFrame(peaks(TINY if given.quick else LLAMA) if "G" in given.parts else [])
     if len(memory):
         print(memory.to_string(index=False), flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.txt").write_text(cases.explained(shapes[0]) + "\n")
     rows: list[dict[str, object]] = []
     for case in chosen(given.parts, given.quick, given.shapes):
         rows += measured(case, 1 if given.quick else given.repeats)
@@ -81,9 +85,13 @@ def measured(case: cases.Case, repeats: int) -> list[dict[str, object]]:
     first = next(iter(found.values()))
     rows = []
     for who, m in found.items():
-        ratios = {"time ratio": first.seconds / m.seconds, "flop ratio": first.flops / m.flops if m.flops else float("nan")}
+        work = first.flops / m.flops if m.flops else float("nan")
+        ratios = {"time ratio": first.seconds / m.seconds, "flop ratio": work}
         rows.append({"part": case.part, "case": case.name, "who": who, **vars(m), **ratios})
-        print(f"{case.part}  {case.name:<60} {who:<28} {m.seconds:9.4f} s   x{ratios['time ratio']:.2f}   FLOPs x{ratios['flop ratio']:.1f}", flush=True)
+        faster, less = ratios["time ratio"], ratios["flop ratio"]
+        print(
+            f"{case.part}  {case.name:<60} {who:<28} {m.seconds:9.4f} s   x{faster:.2f}   FLOPs x{less:.1f}", flush=True
+        )
     return rows
 
 

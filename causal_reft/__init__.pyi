@@ -1,11 +1,5 @@
 """The public names: this list, and no other. `__init__.py` reads it and imports each name when it is first used."""
 
-from causal_reft.causal import CausalModel as CausalModel
-from causal_reft.causal import CounterfactualDataset as CounterfactualDataset
-from causal_reft.causal import Task as Task
-from causal_reft.causal import Template as Template
-from causal_reft.causal import keep_solved as keep_solved
-from causal_reft.data import load_embedded as load_embedded
 from causal_reft.alignment import Alignment as Alignment
 from causal_reft.alignment import Controls as Controls
 from causal_reft.alignment import Sampling as Sampling
@@ -13,6 +7,12 @@ from causal_reft.alignment import Study as Study
 from causal_reft.alignment import StudyResult as StudyResult
 from causal_reft.alignment import Tensors as Tensors
 from causal_reft.alignment import Texts as Texts
+from causal_reft.causal import CausalModel as CausalModel
+from causal_reft.causal import CounterfactualDataset as CounterfactualDataset
+from causal_reft.causal import Task as Task
+from causal_reft.causal import Template as Template
+from causal_reft.causal import keep_solved as keep_solved
+from causal_reft.data import load_embedded as load_embedded
 from causal_reft.errors import CausalReftError as CausalReftError
 from causal_reft.errors import CausalReftWarning as CausalReftWarning
 from causal_reft.execution import Examples as Examples

@@ -18,7 +18,12 @@ def agreement(setting: Setting, n_rows: int = 2) -> list[dict[str, object]]:
     Raises:
         AssertionError: they differ by more than float32 rounding explains.
     """
-    model, examples, rows, layer = model_of(setting), texts(setting, n_rows), torch.arange(n_rows), setting.n_layers // 2
+    model, examples, rows, layer = (
+        model_of(setting),
+        texts(setting, n_rows),
+        torch.arange(n_rows),
+        setting.n_layers // 2,
+    )
     found = []
     for label, position in (("last", setting.T - 1), ("middle", setting.middle)):
         subspace = cr.Subspace(setting.d_model, setting.rank)

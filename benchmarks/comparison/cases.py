@@ -18,7 +18,7 @@ from causal_reft.featurizers import Rotation, computed_once, random_frames
 from causal_reft.tensors import Tensor
 from causal_reft.training import cross_entropy
 
-ROWS = 16
+ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,15 @@ def ours(models: list[IntervenedModel], examples: Examples, rows: Tensor) -> Cal
     return lambda: backward(lambda: joint.scored(rows), models)
 
 
+def explained(setting: Setting) -> str:
+    """A sweep over all layers at two positions, in the plan's own words after its first batch."""
+    model, examples = model_of(setting), texts(setting, ROWS)
+    sites = [(layer, where) for where in (-1, setting.middle) for layer in range(setting.n_layers)]
+    joint = plan_all([das(model, setting, layer, where) for layer, where in sites], examples)
+    joint.scored(torch.arange(2))
+    return joint.explain()
+
+
 def single_steps(setting: Setting) -> Iterator[Case]:
     """(A) One DAS step, by layer and position."""
     model, examples, rows = model_of(setting), texts(setting, ROWS), torch.arange(setting.B)
@@ -61,7 +70,9 @@ def single_steps(setting: Setting) -> Iterator[Case]:
             full = FullPasses(mine, examples)
             contenders = {
                 "pyvene": Contender(theirs.das_step(model, setting, layer, examples, rows, position % setting.T)),
-                "ours, full passes": Contender(lambda full=full, mine=mine: backward(lambda: [full.scored(rows)], [mine])),
+                "ours, full passes": Contender(
+                    lambda full=full, mine=mine: backward(lambda: [full.scored(rows)], [mine])
+                ),
                 "ours": Contender(ours([mine], examples, rows)),
             }
             yield Case("A", f"{setting.name}, layer {layer}, {label}", contenders)
@@ -133,14 +144,20 @@ def loreft(setting: Setting, rank: int = 4) -> Iterator[Case]:
         ("f5+l5", "f5+l5", [*range(5), *range(prompt - 5, prompt)]),
         ("l5 only", "l5", list(range(prompt - 5, prompt))),
     ):
-        mine = IntervenedModel(model, cr.loreft(cr.grid(range(n), [where]), setting.d_model, rank, init="random")).train()
+        mine = IntervenedModel(
+            model, cr.loreft(cr.grid(range(n), [where]), setting.d_model, rank, init="random")
+        ).train()
         reft = theirs.loreft_model(model, setting, rank)
 
         def step(reft: object = reft, columns: list[int] = columns) -> None:
             theirs.loreft_loss(reft, examples, rows, columns, n).backward()
             reft.zero_grad()  # type: ignore[attr-defined]
 
-        yield Case("C", f"{setting.name}, LoReFT, {label}", {"pyreft": Contender(step), "ours": Contender(ours([mine], examples, rows))})
+        yield Case(
+            "C",
+            f"{setting.name}, LoReFT, {label}",
+            {"pyreft": Contender(step), "ours": Contender(ours([mine], examples, rows))},
+        )
 
 
 def collection(setting: Setting) -> Iterator[Case]:
@@ -201,16 +218,24 @@ def rotations(sizes: list[tuple[int, int]]) -> Iterator[Case]:
 
 
 def equality(batch: int) -> Iterator[Case]:
-    """(A) One step of the hierarchical-equality study: a network of three layers of 16 units."""
+    """(A) One step of the hierarchical-equality study, a network of three layers of 16 units, with its data and
+    optimizer."""
     from causal_reft.tasks.equality_network import EqualityNetwork
 
     network = EqualityNetwork(16, 3).eval().requires_grad_(False)
     runs = {run: torch.randn(2 * batch, 16) for run in ("base", "source")}
     examples = Examples(runs, torch.randint(0, 2, (2 * batch,)))
     mine = IntervenedModel(network, cr.das(cr.Site.at("blocks.0"), 16, 8)).train()
-    rows = torch.arange(batch)
+    rows, optimizer = torch.arange(batch), torch.optim.AdamW(mine.trainable_parameters(), lr=1e-3)
+    passes = plan(mine, examples, check=False)
+
+    def step() -> None:
+        backward(lambda: [passes.scored(rows)], [])
+        optimizer.step()
+        optimizer.zero_grad()
+
     contenders = {
         "pyvene": Contender(theirs.equality_step(examples, rows)),
-        "ours": Contender(ours([mine], examples, rows)),
+        "ours": Contender(step),
     }
     yield Case("A", f"hierarchical equality, batch {batch}", contenders)

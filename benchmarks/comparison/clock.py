@@ -1,4 +1,7 @@
-"""Interleaved timing and counted FLOPs of several contenders that do the same work."""
+"""Interleaved timing and counted FLOPs of several contenders that do the same work.
+
+Seconds are those of the processor in this process (one thread): what other processes do meanwhile counts for nobody.
+"""
 
 from __future__ import annotations
 
@@ -51,9 +54,9 @@ def measure(contenders: Mapping[str, Contender], repeats: int, flops: bool = Tru
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, contender in contenders.items():
-            began = time.perf_counter()
+            began = time.process_time()
             contender.run()
-            seconds[name].append((time.perf_counter() - began) * contender.times)
+            seconds[name].append((time.process_time() - began) * contender.times)
     return {n: Measured(statistics.median(s), min(s), max(s), counted[n]) for n, s in seconds.items()}
 
 

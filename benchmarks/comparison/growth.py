@@ -25,7 +25,12 @@ def growth(quick: bool) -> Iterator[Case]:
     }
     for axis, values in sizes.items():
         for value in values:
-            changes = {"T": {"T": value}, "layers": {"n_layers": value}, "d": {"d_model": value}, "sites": {"n_layers": 8}}[axis]
+            changes = {
+                "T": {"T": value},
+                "layers": {"n_layers": value},
+                "d": {"d_model": value},
+                "sites": {"n_layers": 8},
+            }[axis]
             setting = replace(BASE, name=f"growth {axis} {value}", **changes)
             yield _case(axis, value, setting, value if axis == "sites" else 1)
 

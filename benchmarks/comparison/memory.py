@@ -20,7 +20,9 @@ def peaks(setting: Setting) -> list[dict[str, object]]:
     found = []
     for budget in (1 << 30, 16 << 20, 0):
         command = [sys.executable, "-m", "benchmarks.comparison.memory", setting.name, str(budget)]
-        found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
+        found.append(
+            json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        )
     return found
 
 

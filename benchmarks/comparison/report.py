@@ -69,7 +69,9 @@ def ratios(table: pd.DataFrame) -> plt.Figure:
     axes.barh([p - 0.2 for p in places], ours["flop ratio"], 0.4, label="FLOPs", color="#b8c9d9")
     for place, time in zip(places, ours["time ratio"], strict=True):
         axes.text(time, place + 0.2, f" {time:.3g}", va="center", fontsize=7)
-    axes.set_yticks(list(places), [f"{part}  {case}" for part, case in zip(ours["part"], ours["case"], strict=True)], fontsize=8)
+    axes.set_yticks(
+        list(places), [f"{part}  {case}" for part, case in zip(ours["part"], ours["case"], strict=True)], fontsize=8
+    )
     axes.set(xscale="log", xlabel="reference divided by ours (times as fast, times as little work)")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -83,14 +85,18 @@ def growth(table: pd.DataFrame) -> plt.Figure:
     rows[["axis", "size"]] = rows["case"].str.split(" = ", expand=True)
     rows["size"] = rows["size"].astype(int)
     axes_names = list(rows["axis"].unique())
-    figure, axes = plt.subplots(2, len(axes_names), figsize=(3 * len(axes_names), 5.4), sharey="row", layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        2, len(axes_names), figsize=(3 * len(axes_names), 5.4), sharey="row", layout="constrained", squeeze=False
+    )
     for column, axis in enumerate(axes_names):
         for line, (quantity, label) in enumerate((("flops", "FLOPs"), ("seconds", "seconds"))):
             panel = axes[line, column]
             for who, color in (("two full passes", "#b5652b"), ("ours", "#31688e")):
                 one = rows[(rows["axis"] == axis) & (rows["who"] == who)]
                 panel.plot(one["size"], one[quantity], marker="o", markersize=4, color=color, label=who)
-            panel.set(xscale="log", yscale="log", xlabel=axis if line else "", ylabel=f"{label} a step" if not column else "")
+            panel.set(
+                xscale="log", yscale="log", xlabel=axis if line else "", ylabel=f"{label} a step" if not column else ""
+            )
             panel.set_xticks(sorted(rows.loc[rows["axis"] == axis, "size"].unique()), minor=False)
             panel.get_xaxis().set_major_formatter(matplotlib.ticker.ScalarFormatter())
             panel.minorticks_off()

@@ -25,7 +25,7 @@ def batch(examples: Examples, run: str, rows: Tensor) -> dict[str, Tensor]:
     return {key: examples.runs[run][key][rows] for key in ("input_ids", "attention_mask")}
 
 
-def das_model(model: nn.Module, layer: int, rank: int, rotation: Tensor | None = None):  # noqa: ANN201
+def das_model(model: nn.Module, layer: int, rank: int, rotation: Tensor | None = None):
     """pyvene's DAS at one block's output; with `rotation` its parametrisation is replaced by these plain rows."""
     config = pyvene.IntervenableConfig(
         model_type=type(model),
@@ -41,7 +41,7 @@ def das_model(model: nn.Module, layer: int, rank: int, rotation: Tensor | None =
     return intervenable
 
 
-def das_loss(intervenable, examples: Examples, rows: Tensor, position: int) -> Tensor:  # noqa: ANN001
+def das_loss(intervenable, examples: Examples, rows: Tensor, position: int) -> Tensor:
     """Two full passes and the loss at the last token."""
     where = [[[position]] * len(rows)]
     base, source = batch(examples, "base", rows), batch(examples, "source", rows)
@@ -49,7 +49,9 @@ def das_loss(intervenable, examples: Examples, rows: Tensor, position: int) -> T
     return nn.functional.cross_entropy(output.logits[:, -1], examples.labels[rows])
 
 
-def das_step(model: nn.Module, setting: Setting, layer: int, examples: Examples, rows: Tensor, position: int) -> Callable[[], None]:
+def das_step(
+    model: nn.Module, setting: Setting, layer: int, examples: Examples, rows: Tensor, position: int
+) -> Callable[[], None]:
     """One forward and backward of pyvene's DAS."""
     intervenable = das_model(model, layer, setting.rank)
 
@@ -60,7 +62,7 @@ def das_step(model: nn.Module, setting: Setting, layer: int, examples: Examples,
     return step
 
 
-def loreft_model(model: nn.Module, setting: Setting, rank: int):  # noqa: ANN201
+def loreft_model(model: nn.Module, setting: Setting, rank: int):
     """pyreft's LoReFT at every block's output."""
     representations = [
         {
@@ -78,7 +80,7 @@ def loreft_model(model: nn.Module, setting: Setting, rank: int):  # noqa: ANN201
     return reft
 
 
-def loreft_loss(reft, examples: Examples, rows: Tensor, columns: list[int], n_layers: int) -> Tensor:  # noqa: ANN001
+def loreft_loss(reft, examples: Examples, rows: Tensor, columns: list[int], n_layers: int) -> Tensor:
     """The call of pyreft's trainer."""
     where = [[columns] * len(rows)] * n_layers
     _, output = reft(
@@ -89,7 +91,7 @@ def loreft_loss(reft, examples: Examples, rows: Tensor, columns: list[int], n_la
     return output.loss
 
 
-def collector(model: nn.Module, layers: range):  # noqa: ANN201
+def collector(model: nn.Module, layers: range):
     """pyvene's collection of block outputs."""
     config = pyvene.IntervenableConfig(
         model_type=type(model),
@@ -99,7 +101,7 @@ def collector(model: nn.Module, layers: range):  # noqa: ANN201
     return pyvene.IntervenableModel(config, model)
 
 
-def single_loreft(model: nn.Module, setting: Setting, layer: int, rank: int):  # noqa: ANN201
+def single_loreft(model: nn.Module, setting: Setting, layer: int, rank: int):
     """pyreft's LoReFT at one block's output."""
     intervention = pyreft.LoreftIntervention(embed_dim=setting.d_model, low_rank_dimension=rank, dtype=torch.float32)
     representation = {
@@ -120,24 +122,31 @@ def equality_step(examples: Examples, rows: Tensor) -> Callable[[], None]:
     _, _, network = create_mlp_classifier(config)
     settings = pyvene.IntervenableConfig(
         model_type=type(network),
-        representations=[
-            pyvene.RepresentationConfig(0, "block_output", "pos", 1, subspace_partition=[[0, 8], [8, 16]])
-        ],
+        representations=[pyvene.RepresentationConfig(0, "block_output", "pos", 1)],
         intervention_types=pyvene.RotatedSpaceIntervention,
     )
     intervenable = pyvene.IntervenableModel(settings, network)
     intervenable.disable_model_gradients()
 
+    items = [
+        {"input_ids": base, "source_input_ids": source[None], "labels": label}
+        for base, source, label in zip(examples.runs["base"], examples.runs["source"], examples.labels, strict=True)
+    ]
+    loader = iter(torch.utils.data.DataLoader(items * 400, batch_size=len(rows)))  # type: ignore[arg-type]
+    optimizer = torch.optim.Adam(intervenable.parameters(), lr=1e-3)
+
     def step() -> None:
-        base, source = (examples.runs[run][rows][:, None] for run in ("base", "source"))
-        where = [[[0]] * len(rows)]
+        found = next(loader)
+        base, source = found["input_ids"].unsqueeze(1), found["source_input_ids"].unsqueeze(2)
+        where = [[[0]] * len(base)]
         _, output = intervenable(
             {"inputs_embeds": base},
-            [{"inputs_embeds": source}],
+            [{"inputs_embeds": source[:, 0]}],
             {"sources->base": (where, where)},
-            subspaces=[[[0]] * len(rows)],
+            subspaces=[[list(range(8))] * len(base)],
         )
-        nn.functional.cross_entropy(output[0], examples.labels[rows]).backward()
-        intervenable.zero_grad()
+        nn.functional.cross_entropy(output[0], found["labels"]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
     return step

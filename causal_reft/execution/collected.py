@@ -1,6 +1,7 @@
 """States that other runs lend to the base run: collected once for every example, then looked up.
 
-A run that holds nothing trained sees the same states in every step. Runs without edits are shared by all graphs that are
+A run that holds nothing trained sees the same states in every step. Runs without edits are shared by all graphs that
+are
 computed together, and left at the deepest site that anybody reads.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import torch
 from torch import nn
@@ -35,12 +37,26 @@ class Kept:
 
     def rows(self, index: Int[Tensor, " batch"], device: torch.device) -> State:
         """The states of some rows."""
+        if self.each is not None:
+            return State(
+                self.h.unflatten(0, (-1, self.each))[index.to(self.h.device)].flatten(0, 1).to(device),
+                _same_number(len(index), self.each),
+            )
         counts = self.counts[index]
         row = torch.repeat_interleave(torch.arange(len(index)), counts)
         ordinal = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
         first = (self.counts.cumsum(0) - self.counts)[index]
         tokens = Tokens(row, ordinal, ordinal, counts, False)
         return State(self.h[(first[row] + ordinal).to(self.h.device)].to(device), tokens)
+
+    @cached_property
+    def each(self) -> int | None:
+        """How many tokens every row has, where that is the same for all."""
+        return (
+            int(self.counts[0])
+            if len(self.counts) and bool((self.counts == self.counts[0]).all()) and int(self.counts[0])
+            else None
+        )
 
     @staticmethod
     def joined(parts: Sequence[Kept], order: Int[Tensor, " row"]) -> Kept:
@@ -54,6 +70,13 @@ class Kept:
     def bytes(self) -> int:
         """Memory that the states take."""
         return self.h.numel() * self.h.element_size()
+
+
+@lru_cache(maxsize=64)
+def _same_number(n_rows: int, each: int) -> Tokens:
+    row = torch.arange(n_rows).repeat_interleave(each)
+    ordinal = torch.arange(each).repeat(n_rows)
+    return Tokens(row, ordinal, ordinal, torch.full((n_rows,), each), False)
 
 
 def lending_runs(graph: InterventionGraph) -> tuple[str, ...]:
@@ -133,10 +156,11 @@ def run_inputs(
     """The parsed inputs of some rows, on the model's device."""
     device = next(model.parameters()).device
     batch = examples.rows(rows)
-    return {run: parse_inputs(run, _to(batch.runs[run], device), model) for run in runs}
+    return {run: parse_inputs(run, on_device(batch.runs[run], device), model) for run in runs}
 
 
-def _to(inputs: RunInputs, device: torch.device) -> RunInputs:
+def on_device(inputs: RunInputs, device: torch.device) -> RunInputs:
+    """A run's tensors on a device."""
     if isinstance(inputs, Tensor):
         return inputs.to(device)
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}

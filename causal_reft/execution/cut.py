@@ -13,7 +13,9 @@ TEXT_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids
 
 def directions(model: nn.Module) -> set[bool]:
     """What the attention modules of a model say of themselves: {True} where all of them look only back."""
-    return {bool(module.is_causal) for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)}
+    return {
+        bool(module.is_causal) for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)
+    }
 
 
 def cut_behind_reads(visit: Visit, inputs: Inputs, model: nn.Module) -> Inputs:

@@ -1,4 +1,5 @@
-"""What the fast path must know of a causal decoder, read off the model itself: its blocks, its head, what its forward takes."""
+"""What the fast path must know of a causal decoder, read off the model itself: its blocks, its head, what its forward
+takes."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Decoder:
         return len(self.blocks.modules)
 
     def entry(self, location: Location) -> int | None:
-        """The deepest block whose output is the same whatever is edited at a location: -1 for the embeddings, `None` if unknown.
+        """The deepest block whose output is the same whatever is edited at a location: -1 for the embeddings, `None`
+        if unknown.
 
         The edit of a block's own output still happens on that output.
         """
@@ -79,7 +81,11 @@ def find_decoder(model: nn.Module, arguments: frozenset[str]) -> Decoder | str:
         return "the model has no block list in the architecture table"
     config: Any = model.config
     generates = getattr(model, "can_generate", None)
-    if getattr(config, "is_encoder_decoder", False) or not (callable(generates) and generates()) or False in directions(model):
+    if (
+        getattr(config, "is_encoder_decoder", False)
+        or not (callable(generates) and generates())
+        or False in directions(model)
+    ):
         return "the model is not a causal language model"
     head = model.get_output_embeddings()  # type: ignore[operator]
     if not isinstance(head, nn.Module):

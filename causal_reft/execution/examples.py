@@ -23,8 +23,8 @@ class Examples:
 
     Args:
         runs: run -> inputs of all rows (see `IntervenedModel.forward`); the first axis of every tensor is the row.
-        labels: (row,) or, for texts, (row, column of the padded base); the prompt ends where they begin, unless the base says
-            so itself in `prompt_lengths`.
+        labels: (row,) or, for texts, (row, column of the padded base); the prompt ends where they begin, unless the
+            base says so itself in `prompt_lengths`.
         info: further columns, one entry a row, kept for tables (pair ids, tasks, ...).
 
     Raises:
@@ -74,7 +74,9 @@ class Examples:
 
 @dataclass(frozen=True)
 class Reads:
-    """The logits that a loss reads: at (rows, columns), expecting `targets`. `columns` is `None` without a position axis."""
+    """The logits that a loss reads: at (rows, columns), expecting `targets`. `columns` is `None` without a position
+    axis.
+    """
 
     rows: Int[Tensor, " read"]
     columns: Int[Tensor, " read"] | None
@@ -98,7 +100,9 @@ class Reads:
             raise DataError(f"labels of shape {tuple(labels.shape)} need base tokens of the same shape.")
         read = labels[:, 1:] != IGNORED_LABEL
         if not bool(read.any(1).all()):
-            raise DataError(f"Row {int((~read.any(1)).nonzero()[0])} has no label that is read (all are {IGNORED_LABEL}).")
+            raise DataError(
+                f"Row {int((~read.any(1)).nonzero()[0])} has no label that is read (all are {IGNORED_LABEL})."
+            )
         rows, columns = read.nonzero(as_tuple=True)
         return Reads(rows, columns, labels[rows, columns + 1])
 

@@ -46,64 +46,48 @@ def explanation(plan: JointPlan) -> str:
 
 
 def _rows(together: Together) -> list[tuple[str, ...]]:
-    found = []
-    data, n = together.data, len(together.examples)
     how_often = "every batch" if together.rebuilds else "once per example"
     runs = dict.fromkeys(run for member in together.members for run in lending_runs(member.model.graph))
-    for run in runs:
-        found.append(
-            (
-                f"run {run}",
-                how_often,
-                "to the deepest site",
-                f"{_mean(data.inputs.mask.sum(1))}",
-                "",
-                "states at the sites",
-            )
-        )  # type: ignore[union-attr]
+    lent = [(f"run {run}", how_often, "to the deepest site", "", "", "states at the sites") for run in runs]
+    recorded = [_recorded_row(together, how_often)] if together.wanted.layers or together.wanted.entries else []
+    return [*lent, *recorded, *(_group_row(together, group) for group in together.groups)]
+
+
+def _recorded_row(together: Together, how_often: str) -> tuple[str, ...]:
     wanted = together.wanted
-    if wanted.layers or wanted.entries:
-        last = max([*wanted.layers, *(block for block, _ in wanted.entries)])
-        tokens = (
-            float(wanted.prefix.double().mean())
-            if not wanted.entries
-            else float(data.inputs.mask.sum(1).double().mean())
-        )  # type: ignore[union-attr]
-        flops = sum(_weights(together, block) for block in range(last + 1)) * 2 * tokens
-        kept = f"{_bytes(together.bytes_per_row)} a row" if together.rebuilds is not None else "not built yet"
-        kept = f"{_bytes(together.bytes)} in all" if together.bytes else kept
-        found.append(("base, no edits", how_often, f"0-{last}", f"{tokens:.1f}", _number(flops), kept))
-    for group in together.groups:
-        found.append(_group_row(together, group, n))
-    return found
+    last = max([*wanted.layers, *(block for block, _ in wanted.entries)])
+    tokens = _text(together) if wanted.entries else float(wanted.prefix.double().mean())
+    flops = sum(_weights(together, block) for block in range(last + 1)) * 2 * tokens
+    kept = f"{_bytes(together.bytes_per_row)} a row" if together.rebuilds is not None else "not built yet"
+    kept = f"{_bytes(together.bytes)} in all" if together.bytes else kept
+    return ("base, no edits", how_often, f"0-{last}", f"{tokens:.1f}", _number(flops), kept)
 
 
-def _group_row(together: Together, group: Group, n: int) -> tuple[str, ...]:
+def _group_row(together: Together, group: Group) -> tuple[str, ...]:
     windows = group.windows if together.uses_prefix else group.windows.from_the_beginning()
     tokens = float((windows.stop - windows.start).double().mean())
-    entries = [member.entry for member in group.members]
-    blocks = sum(
-        _weights(together, block) for entry in entries for block in range(entry + 1, together.decoder.n_blocks)
-    )
+    entries, n_blocks = [member.entry for member in group.members], together.decoder.n_blocks
+    blocks = sum(_weights(together, block) for entry in entries for block in range(entry + 1, n_blocks))
     reads = float(together.data.reads.columns.counts.double().mean())
     head = sum(p.numel() for p in together.decoder.head.parameters()) * reads * len(entries)
-    text = float(together.data.inputs.mask.sum(1).double().mean())  # type: ignore[union-attr]
-    first = (
-        f"{min(entries) + 1}-{together.decoder.n_blocks - 1}"
-        if min(entries) + 1 < together.decoder.n_blocks
-        else "none"
-    )
-    name = _graphs(len(entries)) + (
-        " as a staircase" if len(set(entries)) > 1 else " stacked" if len(entries) > 1 else ""
-    )
+    first = f"{min(entries) + 1}-{n_blocks - 1}" if min(entries) + 1 < n_blocks else "none"
+    shape = " as a staircase" if len(set(entries)) > 1 else " stacked" if len(entries) > 1 else ""
+    where = f"{tokens:.1f} of {_text(together):.1f}, head {reads:.1f}"
     return (
-        f"base, {name}",
+        f"base, {_graphs(len(entries))}{shape}",
         "every batch",
         first,
-        f"{tokens:.1f} of {text:.1f}, head {reads:.1f}",
+        where,
         _number(4 * (blocks * tokens + head)),
         "",
     )
+
+
+def _text(together: Together) -> float:
+    """Real tokens of a row, on average."""
+    mask = together.data.inputs.mask
+    assert mask is not None
+    return float((mask != 0).sum(1).double().mean())
 
 
 def _notes(together: Together) -> list[str]:
@@ -113,7 +97,8 @@ def _notes(together: Together) -> list[str]:
     if together.rebuilds:
         size = _bytes(together.bytes_per_row * len(together.examples))
         found.append(
-            f"recorded again for every batch: {size} would be kept, the budget is {_bytes(together.memory)} (memory=...)"
+            f"recorded again for every batch: {size} would be kept, the budget is {_bytes(together.memory)} "
+            f"(memory=...)"
         )
     if together.place.dtype is not None:
         found.append(f"keys and values are kept in {together.place.dtype}: not exact")
@@ -140,10 +125,6 @@ def _weights(together: Together, block: int) -> int:
 
 def _graphs(count: int) -> str:
     return f"{count} graph{'s' * (count != 1)}"
-
-
-def _mean(counts) -> str:  # noqa: ANN001
-    return f"{float(counts.double().mean()):.1f}"
 
 
 def _number(value: float | int) -> str:

@@ -1,9 +1,9 @@
 """A model under an intervention graph: call it as the model itself, with one keyword for each further run.
 
-    reft(base)                              only the base run
-    das(base, source=other)                 one forward for each distinct run, sources first
-    out.collected["name"]                   what the graph's Collect nodes saw
-    reft.generate(**prompt)                 the same positions as in training
+reft(base)                              only the base run
+das(base, source=other)                 one forward for each distinct run, sources first
+out.collected["name"]                   what the graph's Collect nodes saw
+reft.generate(**prompt)                 the same positions as in training
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class IntervenedModel(nn.Module):
     """A model and a graph; the model stays the user's own object, unchanged.
 
     Args:
-        model: a transformers model, or any `nn.Module` whose sites are named by path. The nnsight executor also takes a repo id,
-            a folder, and nnsight's own objects (a `TransformersModel`, an `NNsight`).
+        model: a transformers model, or any `nn.Module` whose sites are named by path. The nnsight executor also takes
+            a repo id, a folder, and nnsight's own objects (a `TransformersModel`, an `NNsight`).
         graph: the interventions.
         tokenizer: kept for saving and for conveniences that need text.
         executor: "hooks" (default) or "nnsight".
@@ -49,14 +49,21 @@ class IntervenedModel(nn.Module):
     """
 
     def __init__(
-        self, model: Any, graph: InterventionGraph, tokenizer: Any = None, executor: str = "hooks", remote: bool | str = False
+        self,
+        model: Any,
+        graph: InterventionGraph,
+        tokenizer: Any = None,
+        executor: str = "hooks",
+        remote: bool | str = False,
     ) -> None:
         super().__init__()
         if executor not in EXECUTORS:
             raise GraphError(f"executor={executor!r} does not exist. {nearest(executor, EXECUTORS)}")
         if executor == "hooks" and (remote or not isinstance(model, nn.Module)):
             given = f"remote={remote!r}" if remote else f"a {type(model).__name__} as model"
-            raise GraphError(f"The hooks executor runs a torch module here, and was given {given}. Write executor='nnsight'.")
+            raise GraphError(
+                f"The hooks executor runs a torch module here, and was given {given}. Write executor='nnsight'."
+            )
         self.executor_name, self.remote, self._envoy = executor, remote, None
         if executor == "nnsight":
             from causal_reft.execution.nnsight import opened
@@ -65,7 +72,10 @@ class IntervenedModel(nn.Module):
             model, tokenizer = self._envoy._module, tokenizer or getattr(self._envoy, "tokenizer", None)
         self.base_model, self.tokenizer = model, tokenizer
         if taken := (set(graph.runs) - {"base"}) & self._accepted():
-            raise GraphError(f"A run is called {sorted(taken)[0]!r}, which is an argument of the model's own forward. Rename the run.")
+            raise GraphError(
+                f"A run is called {sorted(taken)[0]!r}, which is an argument of the model's own forward. Rename the "
+                f"run."
+            )
         self._use(graph)
 
     def _use(self, graph: InterventionGraph) -> None:
@@ -90,8 +100,8 @@ class IntervenedModel(nn.Module):
         Args:
             base: the base run's inputs: a tokenizer's output, or a tensor for a plain module. Where only the base run
                 exists, its entries may be given as keywords instead: `model(**batch)`.
-            keywords: one for each further run of the graph; arguments of the model's own forward (labels, ...); `active`
-                (node name -> one bool a row), `spans` and `prompt_lengths` of the base run.
+            keywords: one for each further run of the graph; arguments of the model's own forward (labels, ...);
+                `active` (node name -> one bool a row), `spans` and `prompt_lengths` of the base run.
 
         Returns:
             The model's output object. `.collected` maps the name of each Collect node to (batch, positions, rank or
@@ -130,7 +140,9 @@ class IntervenedModel(nn.Module):
             return self.executor.generate(base_inputs, states, **options)
 
     def train(self, mode: bool = True) -> IntervenedModel:
-        """Training mode of the *edits* (dropout on edits, soft masks); the base model keeps the mode that its owner set."""
+        """Training mode of the *edits* (dropout on edits, soft masks); the base model keeps the mode that its owner
+        set.
+        """
         self.training = mode
         self.interventions.train(mode)
         return self
@@ -146,7 +158,10 @@ class IntervenedModel(nn.Module):
     def print_trainable_parameters(self) -> None:
         """One line, as peft prints it."""
         learned, base = self.count_parameters()
-        print(f"learned numbers: {learned:,} || base model: {base:,} (not trained) || {100 * learned / max(base, 1):.4f} %")
+        print(
+            f"learned numbers: {learned:,} || base model: {base:,} (not trained) || "
+            f"{100 * learned / max(base, 1):.4f} %"
+        )
 
     @property
     def config(self) -> Any:
@@ -193,10 +208,14 @@ class IntervenedModel(nn.Module):
     def __repr__(self) -> str:
         return f"IntervenedModel({type(self.base_model).__name__}, executor={self.executor_name!r})\n{self.graph!r}"
 
-    def _parse(self, base: RunInputs | None, keywords: Mapping[str, Any], needs: set[str] | None = None) -> dict[str, Inputs]:
+    def _parse(
+        self, base: RunInputs | None, keywords: Mapping[str, Any], needs: set[str] | None = None
+    ) -> dict[str, Inputs]:
         """One `Inputs` for each run that is needed."""
         own = {key: value for key, value in keywords.items() if key not in self.graph.runs or key == "base"}
-        given: dict[str, Any] = {key: value for key, value in keywords.items() if key in self.graph.runs and key != "base"}
+        given: dict[str, Any] = {
+            key: value for key, value in keywords.items() if key in self.graph.runs and key != "base"
+        }
         check_keywords(own, self._accepted(), self.graph.runs)
         active = own.pop("active", None)
         if base is not None or own:
@@ -215,7 +234,9 @@ class IntervenedModel(nn.Module):
             return own
         if isinstance(base, Tensor):
             if own:
-                raise RunError(f"A tensor as base takes no further arguments, but {', '.join(own)} were given. Pass a mapping.")
+                raise RunError(
+                    f"A tensor as base takes no further arguments, but {', '.join(own)} were given. Pass a mapping."
+                )
             return base
         twice = set(base) & set(own)
         if twice:
@@ -224,15 +245,19 @@ class IntervenedModel(nn.Module):
 
     def _activate(self, runs: dict[str, Inputs], active: Mapping[str, Any] | None) -> dict[str, Inputs]:
         """Check the names of per-row switches and hand each to the run that its node edits."""
-        for run, inputs in runs.items():
+        for inputs in runs.values():
             for name in (*inputs.active, *(active or {})):
                 if name not in self.graph.edits:
-                    raise RunError(f"active={{{name!r}: ...}} names no edit of the graph. {nearest(name, self.graph.edits)}")
+                    raise RunError(
+                        f"active={{{name!r}: ...}} names no edit of the graph. {nearest(name, self.graph.edits)}"
+                    )
         if active is None:
             return runs
         for name, rows in active.items():
             run = self.graph.edits[name].run
-            runs[run].active[name] = parse_inputs(run, {"x": torch.zeros(runs[run].batch), "active": {name: rows}}, self.base_model).active[name]
+            runs[run].active[name] = parse_inputs(
+                run, {"x": torch.zeros(runs[run].batch), "active": {name: rows}}, self.base_model
+            ).active[name]
         return runs
 
     def _execute(self, runs: Mapping[str, Inputs], wants_output: bool) -> tuple[Any, States]:
@@ -252,13 +277,17 @@ class IntervenedModel(nn.Module):
         return output, states
 
     def _differentiates(self, run: str, runs: Mapping[str, Inputs]) -> bool:
-        """The base run always may; a further run only when something in it, or in a run that it takes states from, is trained."""
+        """The base run always may; a further run only when something in it, or in a run that it takes states from,
+        is trained.
+        """
         if run == "base" or any(p.requires_grad for p in self.base_model.parameters()):
             return True
         waiting, upstream = {run}, set[str]()
         while waiting:
             upstream.add(waiting.pop())
-            waiting = {need.run for node in self.graph.edits.values() if node.run in upstream for need in node.needs()} - upstream
+            waiting = {
+                need.run for node in self.graph.edits.values() if node.run in upstream for need in node.needs()
+            } - upstream
         values = [value for name in upstream & set(runs) for value in (*runs[name].args, *runs[name].kwargs.values())]
         asks = any(isinstance(value, Tensor) and value.requires_grad for value in values)
         return asks or any(is_trainable(node) for node in self.graph.edits.values() if node.run in upstream)
@@ -278,7 +307,9 @@ class IntervenedModel(nn.Module):
         before = run_dependencies(self.graph.nodes.values())
         wanted, frontier = set[str](), {node.run for node in self.graph.collects.values()}
         if not frontier:
-            raise GraphError("The graph has no Collect node, so there is nothing to collect. Add seen=Collect('base', Site(...)).")
+            raise GraphError(
+                "The graph has no Collect node, so there is nothing to collect. Add seen=Collect('base', Site(...))."
+            )
         while frontier:
             run = frontier.pop()
             wanted.add(run)
@@ -295,7 +326,9 @@ def _read(node: Collect, h: Tensor) -> Tensor:
     if node.featurizer is None:
         return h
     if h.shape[-1] != node.featurizer.d_model:
-        raise GraphError(f"{node!r}: the site is {h.shape[-1]} wide in this model. Build the featurizer with d_model={h.shape[-1]}.")
+        raise GraphError(
+            f"{node!r}: the site is {h.shape[-1]} wide in this model. Build the featurizer with d_model={h.shape[-1]}."
+        )
     return node.featurizer.read(h)
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from causal_reft.execution.collected import Kept, Key, Lender, lending_runs, run_inputs, why_not_kept
+from causal_reft.execution.collected import Kept, Key, Lender, lending_runs, on_device, run_inputs, why_not_kept
 from causal_reft.execution.examples import Examples, Reads
 from causal_reft.execution.executor import HookExecutor
+from causal_reft.execution.inputs import parse_inputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.passes import Passes, Scored, logits_of
 from causal_reft.execution.stages import forward_is
@@ -50,8 +51,8 @@ class LentPasses(Passes):
             self._build()
         lent, index = (self.kept, rows) if self.kept is not None else (self._collect(rows), torch.arange(len(rows)))
         states: States = {key: kept.rows(index, self.model.device) for key, kept in lent.items()}
-        batch = self.examples.rows(rows)
-        inputs = run_inputs(self.model.base_model, self.examples, rows, ("base",))["base"]
+        batch = Examples({"base": self.examples.runs["base"]}, self.examples.labels).rows(rows)
+        inputs = parse_inputs("base", on_device(batch.runs["base"], self.model.device), self.model.base_model)
         with _returned({module: values[rows.to(values.device)] for module, values in self.early.items()}):
             output = self.executor.forward("base", inputs, states, training=self.model.training, wants_output=True)
         reads = Reads.of(batch)

@@ -1,4 +1,5 @@
-"""One graph on its way into a plan: where it enters the model, which tokens it touches, and what would make it slow or useless."""
+"""One graph on its way into a plan: where it enters the model, which tokens it touches, and what would make it slow
+or useless."""
 
 from __future__ import annotations
 

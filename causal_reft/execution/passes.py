@@ -1,7 +1,7 @@
 """How the logits that a loss reads are computed for a batch of examples.
 
-`FullPasses` is the meaning: every run in full, under hooks. Whatever computes less (`causal_reft.execution.plan`) must give
-the same numbers.
+`FullPasses` is the meaning: every run in full, under hooks. Whatever computes less (`causal_reft.execution.plan`) must
+give the same numbers.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def logits_of(output: object) -> Tensor:
     return output[0] if type(output).__name__ == "CollectedTuple" else output.logits  # type: ignore[index,attr-defined]
 
 
-def _on_device(inputs, model: IntervenedModel):  # noqa: ANN001, ANN202
+def _on_device(inputs, model: IntervenedModel):
     device = model.device
     if isinstance(inputs, Tensor):
         return inputs.to(device)

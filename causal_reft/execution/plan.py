@@ -4,7 +4,8 @@
     plan_all(models, examples)     many graphs on one model, computed together
     print(plan(...))               what runs, how often, what it costs, and why a shortcut is not taken
 
-Every shortcut is exact: on the first batch its logits and gradients are compared with full passes, and a plan that differs
+Every shortcut is exact: on the first batch its logits and gradients are compared with full passes, and a plan that
+differs
 falls back to them with a warning.
 """
 
@@ -180,7 +181,8 @@ class JointPlan:
         self.together, self.members = self._entered()
         warnings.warn(
             f"The fast path gave other numbers than full passes for {len(wrong)} of {len(self.models)} graphs: "
-            f"{self.refused[wrong[0]]}. They are computed in full from now on, which is right but slow. If the model's forward "
+            f"{self.refused[wrong[0]]}. They are computed in full from now on, which is right but slow. If the "
+            f"model's forward "
             f"draws random numbers or keeps a state, that is why.",
             CausalReftWarning,
             stacklevel=4,

@@ -55,7 +55,8 @@ class Wanted:
 
 @dataclass
 class Record:
-    """Keys and values, (row, head, token, width) from the first token on, and block outputs in windows, (row, window, d_model).
+    """Keys and values, (row, head, token, width) from the first token on, and block outputs in windows, (row, window,
+    d_model).
 
     `tuples` counts what a block returns: 0 for a bare tensor.
     """
@@ -91,7 +92,9 @@ class Record:
         self.tuples = part.tuples
         for layer, pair in part.keys_values.items():
             if layer not in self.keys_values:
-                self.keys_values[layer] = tuple(place.empty_past((n_rows, t.shape[1], length, t.shape[3]), t) for t in pair)  # type: ignore[assignment]
+                self.keys_values[layer] = tuple(
+                    place.empty_past((n_rows, t.shape[1], length, t.shape[3]), t) for t in pair
+                )  # type: ignore[assignment]
             for whole, states in zip(self.keys_values[layer], pair, strict=True):
                 whole[rows.to(whole.device), :, : states.shape[2]] = states.to(whole)
         for entry, states in part.entries.items():
@@ -103,7 +106,8 @@ class Record:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a record is kept, and how precisely its keys and values are; `None`: as the model computes. Less is not exact."""
+    """Where a record is kept, and how precisely its keys and values are; `None`: as the model computes. Less is not
+    exact."""
 
     device: str | None = None
     dtype: torch.dtype | None = None
@@ -128,12 +132,17 @@ def record(decoder: Decoder, inputs: Inputs, wanted: Wanted) -> Record:
         arguments |= {"past_key_values": recording_cache(decoder.n_blocks, taping.keep_layer), "use_cache": True}
     with ExitStack() as stack:
         for block in taping.blocks:
-            stack.callback(decoder.blocks.modules[block].register_forward_hook(partial(taping.keep_block, block)).remove)
+            stack.callback(
+                decoder.blocks.modules[block].register_forward_hook(partial(taping.keep_block, block)).remove
+            )
         try:
             decoder.model(*inputs.args, **arguments)
         except StopForward:
             return taping.found
-    raise RunError(f"The model's forward never reached {sorted(taping.pending)}; its keys and values are not kept in the usual cache.")
+    raise RunError(
+        f"The model's forward never reached {sorted(taping.pending)}; its keys and values are not kept in the "
+        f"usual cache."
+    )
 
 
 class _Taping:
@@ -148,7 +157,10 @@ class _Taping:
     def keep_layer(self, layer: int, keys: Tensor, values: Tensor) -> None:
         if layer in self.layers:
             start, length = self.wanted.windows[0].text, self.wanted.length
-            self.found.keys_values[layer] = (left_aligned(keys, start, length).clone(), left_aligned(values, start, length).clone())
+            self.found.keys_values[layer] = (
+                left_aligned(keys, start, length).clone(),
+                left_aligned(values, start, length).clone(),
+            )
             self._done("layer", layer)
 
     def keep_block(self, block: int, module: nn.Module, args: Any, output: Any) -> None:

@@ -37,7 +37,8 @@ class Check:
 
     def __str__(self) -> str:
         gradient = "" if self.gradient != self.gradient else f", gradient {self.gradient:.1e}"
-        return f"{self.rows} rows in {self.seconds:.2f} s; relative difference: logits {self.logits:.1e}{gradient} (allowed {self.tolerance:g})"
+        found = f"logits {self.logits:.1e}{gradient} (allowed {self.tolerance:g})"
+        return f"{self.rows} rows in {self.seconds:.2f} s; relative difference: {found}"
 
 
 def compare(
@@ -70,7 +71,8 @@ def without_dropout(models: Sequence[IntervenedModel]) -> Iterator[None]:
 
 
 def _difference(fast: Scored, full: Scored, mine: Tensor | None, theirs: Tensor | None) -> tuple[float, float, float]:
-    """Relative differences of logits and gradient, and how much is allowed; reads that the model itself leaves undefined aside."""
+    """Relative differences of logits and gradient, and how much is allowed; reads that the model itself leaves
+    undefined aside."""
     a, b = fast.logits.detach(), full.logits.detach()
     defined = ~b.isnan().any(1)
     a, b = a[defined], b[defined]

@@ -1,6 +1,6 @@
 """Many subspaces of one site at once: a hundred random controls are a hundred rows of one reduced forward.
 
-    scores = stacked(model, examples, site, frames, score)        (frame, row)
+scores = stacked(model, examples, site, frames, score)        (frame, row)
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def stacked(
         examples: the dataset.
         site: where.
         frames: rows that span each subspace; they are orthonormalised.
-        score: (logits (read, classes), targets (read,)) -> one value for each logit that is read; the mean over a row's reads
+        score: (logits (read, classes), targets (read,)) -> one value for each logit that is read; the mean over a
+        row's reads
             is kept. `training.losses.Loss` has this form.
         source: the run whose state is put in.
         batch_size: rows of the dataset at once (each under all frames).

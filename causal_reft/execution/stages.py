@@ -1,10 +1,12 @@
 """One reduced forward for several graphs: each joins the batch at the block where it enters, as rows of their own.
 
     blocks before the first entry      are not computed
-    a block where graphs enter         returns the rows that are under way, and below them the recorded states of the new ones
+    a block where graphs enter         returns the rows that are under way, and below them the recorded states of the
+    new ones
     the head                           sees the tokens that the loss reads, and no others
 
-For the time of the call the blocks' `forward` is exchanged, and the model's own forward is called: masks, rotary embeddings,
+For the time of the call the blocks' `forward` is exchanged, and the model's own forward is called: masks, rotary
+embeddings,
 scaling, soft caps and the final norm stay the model's.
 """
 
@@ -44,7 +46,8 @@ class Guest:
 
 @dataclass(frozen=True)
 class Stage:
-    """A joint forward: the guests in the order of their entries, `batch` rows each, and the states with which they enter."""
+    """A joint forward: the guests in the order of their entries, `batch` rows each, and the states with which they
+    enter."""
 
     decoder: Decoder
     guests: Sequence[Guest]
@@ -79,7 +82,9 @@ class Stage:
                     stack.enter_context(forward_is(block, forward))
             yield
 
-    def _forward(self, index: int, own: Callable[..., Any], before: int, joining: int, *args: Any, **kwargs: Any) -> Any:
+    def _forward(
+        self, index: int, own: Callable[..., Any], before: int, joining: int, *args: Any, **kwargs: Any
+    ) -> Any:
         """What a block does while not all guests are under way."""
         if not before:
             hidden = _first_tensor(args, kwargs) if not joining else self._joined(index, None, joining)

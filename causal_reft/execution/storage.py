@@ -1,4 +1,6 @@
-"""A saved `IntervenedModel`: the graph's two files, and `intervened_model.json`, which says what base model they belong to."""
+"""A saved `IntervenedModel`: the graph's two files, and `intervened_model.json`, which says what base model they
+belong to.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def save(graph: InterventionGraph, model: nn.Module, folder: str | os.PathLike[s
     write_folder(folder, documents, {"weights.safetensors": tensors}, overwrite)
 
 
-def load(folder: str | os.PathLike[str], model: nn.Module | None, tokenizer: Any) -> tuple[InterventionGraph, nn.Module, Any]:
+def load(
+    folder: str | os.PathLike[str], model: nn.Module | None, tokenizer: Any
+) -> tuple[InterventionGraph, nn.Module, Any]:
     """The graph, and the base model (given, or loaded from where it was) with its tokenizer.
 
     Raises:
@@ -69,7 +73,9 @@ def _downloaded(repo_id: str) -> Path:
 def _base(described: dict[str, Any], path: Path, tokenizer: Any) -> tuple[nn.Module, Any]:
     name = described.get("base_model")
     if not name:
-        raise StorageError(f"{path} does not say which base model it belongs to. Pass it: from_pretrained({str(path)!r}, model=...).")
+        raise StorageError(
+            f"{path} does not say which base model it belongs to. Pass it: from_pretrained({str(path)!r}, model=...)."
+        )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     return AutoModelForCausalLM.from_pretrained(name), tokenizer or AutoTokenizer.from_pretrained(name)
@@ -78,4 +84,7 @@ def _base(described: dict[str, Any], path: Path, tokenizer: Any) -> tuple[nn.Mod
 def _check_shape(saved: dict[str, Any], found: dict[str, Any], path: Path) -> None:
     for key in SHAPE:
         if key in saved and saved[key] != found.get(key):
-            raise StorageError(f"{path} was made for a model with {key}={saved[key]!r}, but this {found['class']} has {found.get(key)!r}.")
+            raise StorageError(
+                f"{path} was made for a model with {key}={saved[key]!r}, but this {found['class']} has "
+                f"{found.get(key)!r}."
+            )

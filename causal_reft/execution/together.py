@@ -1,7 +1,9 @@
 """Several graphs on one model and one dataset, computed together as far as they can be.
 
-Graphs that touch the same tokens share a forward: a *staircase*, in which the rows of a graph join the batch at the block
-where it enters. A sweep over all layers costs little more than its lowest layer, and a hundred rotations of one site are a
+Graphs that touch the same tokens share a forward: a *staircase*, in which the rows of a graph join the batch at the
+block
+where it enters. A sweep over all layers costs little more than its lowest layer, and a hundred rotations of one site
+are a
 hundred rows. What is the same in every step is computed once: states of other runs, keys and values of earlier tokens,
 hidden states at the entries.
 """
@@ -33,7 +35,8 @@ PAST_TOKENS = 16  # reading so many past tokens costs about as much memory traff
 
 @dataclass(frozen=True)
 class Group:
-    """Members that touch the same tokens, in the order of their entries; `numbers` are their places among all members."""
+    """Members that touch the same tokens, in the order of their entries; `numbers` are their places among all
+    members."""
 
     windows: Windows
     members: tuple[Member, ...]
@@ -108,7 +111,8 @@ class Together:
         return [found[n] for n in range(len(self.members))]
 
     def _parts(self, rows: Tensor) -> Iterator[tuple[int, Group]]:
-        """The groups, with their numbers, in parts that fit a processor's caches: larger ones are slower for each row."""
+        """The groups, with their numbers, in parts that fit a processor's caches: larger ones are slower for each
+        row."""
         for number, group in enumerate(self.groups):
             windows = self._windows(group.windows).rows(rows)
             size = len(rows) * (windows.width + int(windows.prefix.max()) // PAST_TOKENS)

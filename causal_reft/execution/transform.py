@@ -1,7 +1,8 @@
 """The one meaning of a node, for every executor: given the value at a module's port, what comes out and what is kept.
 
     states <- what edits of this run read here, here or later              (before the edits)
-    for each edit, in graph order:   h <- F.write(h, source)               (every source sees the value before the edits)
+    for each edit, in graph order:   h <- F.write(h, source)               (every source sees the value before the
+        edits)
     states <- what collects and other runs read here                       (after the edits)
 
 Nothing is changed in place.
@@ -105,7 +106,9 @@ def _kept(place: Place, stream: Tensor) -> State:
     return State(h.clone() if place.tokens.whole else h, place.tokens)
 
 
-def _edited(edit: Edit, original: Tensor, stream: Tensor, states: Mapping[tuple[str, Site], State], training: bool) -> Tensor:
+def _edited(
+    edit: Edit, original: Tensor, stream: Tensor, states: Mapping[tuple[str, Site], State], training: bool
+) -> Tensor:
     if not len(edit.place.tokens):
         return stream
     node, h_original, h = edit.node, edit.place.take(original), edit.place.take(stream)
@@ -122,7 +125,8 @@ def _check_width(edit: Edit, h: Hidden) -> None:
     F = edit.node.featurizer
     if h.shape[-1] != F.d_model:
         raise FeaturizerError(
-            f"Node {edit.name!r}: {edit.place.site!r} is {h.shape[-1]} wide in this model, but its featurizer is {F!r}. "
+            f"Node {edit.name!r}: {edit.place.site!r} is {h.shape[-1]} wide in this model, but its featurizer is "
+            f"{F!r}. "
             f"Build it with d_model={h.shape[-1]}."
         )
 
@@ -148,7 +152,8 @@ class _States(Given):
         state = self._states.get((_unedited(collect.run) if own else collect.run, site))
         if state is None:
             raise GraphError(
-                f"Node {self._edit.name!r} at {self._edit.node.site!r} reads {site!r} of run {collect.run!r}, which comes "
+                f"Node {self._edit.name!r} at {self._edit.node.site!r} reads {site!r} of run {collect.run!r}, which "
+                f"comes "
                 f"later in the forward pass or is never reached. Read an earlier site."
             )
         return state.h[self._matching(state.tokens, collect.run, site)].to(self._edit.place.tokens.rows.device)
@@ -162,7 +167,8 @@ class _States(Given):
         if bool(differs.any()):
             row = int(rows[differs.nonzero()[0]])
             raise PositionError(
-                f"Node {self._edit.name!r}: row {row} names {int(wanted[differs][0])} tokens at {self._edit.node.site!r} "
+                f"Node {self._edit.name!r}: row {row} names {int(wanted[differs][0])} tokens at "
+                f"{self._edit.node.site!r} "
                 f"but {int(total[differs][0])} at {site!r} of run {run!r}; they must pair one to one. "
                 f"Name one token on both sides, e.g. positions='last'."
             )
@@ -181,11 +187,11 @@ class _States(Given):
 
 
 def in_batch_shape(h: Hidden, tokens: Tokens) -> Float[Tensor, "batch pos d_model"]:
-    """Flat token states as (batch, most tokens of a row, d_model); rows that name fewer are filled up with NaN at the end."""
+    """Flat token states as (batch, most tokens of a row, d_model); rows that name fewer are filled up with NaN at
+    the end.
+    """
     most = int(tokens.counts.max()) if len(tokens.counts) else 0
     filled = h.new_full((len(tokens.counts), most, h.shape[-1]), float("nan"))
     if len(tokens) == filled.shape[0] * most:
         return h.reshape(filled.shape)
     return filled.index_put((tokens.rows, tokens.ordinal), h)
-
-

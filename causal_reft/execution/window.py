@@ -1,6 +1,8 @@
-"""Which tokens of each row must be computed: from the first one that an edit touches or the loss reads, to the last one read.
+"""Which tokens of each row must be computed: from the first one that an edit touches or the loss reads, to the last
+one read.
 
-Everything before the window is the same in every step (the model is causal), so it is computed once; everything after it is
+Everything before the window is the same in every step (the model is causal), so it is computed once; everything after
+it is
 read by nobody. A window starts at another token in each row: prefixes are aligned on the right, windows on the left.
 """
 
@@ -18,7 +20,8 @@ from causal_reft.tensors import Bool, Int, Tensor
 
 @dataclass(frozen=True)
 class Table:
-    """For each row of a dataset, a few columns of its text, ascending; the first `counts[row]` slots of a row are used."""
+    """For each row of a dataset, a few columns of its text, ascending; the first `counts[row]` slots of a row are
+    used."""
 
     columns: Int[Tensor, "row slot"]
     counts: Int[Tensor, " row"]

@@ -20,7 +20,9 @@ D = 16
 
 
 def das(layer: int, where: object = "last", component: str = "block_output", seed: int = 0) -> IntervenedModel:
-    return IntervenedModel(three_blocks("gpt2"), double(cr.das(cr.Site(layer, component, positions=where), D, 3, seed=seed)))
+    return IntervenedModel(
+        three_blocks("gpt2"), double(cr.das(cr.Site(layer, component, positions=where), D, 3, seed=seed))
+    )
 
 
 class Counted(nn.Module):
@@ -32,7 +34,9 @@ class Counted(nn.Module):
         self.head = nn.Linear(6, 3)
         self.calls = [0] * 4
         for number, layer in enumerate(self.inner):
-            layer.register_forward_hook(lambda *_, number=number: self.calls.__setitem__(number, self.calls[number] + 1))
+            layer.register_forward_hook(
+                lambda *_, number=number: self.calls.__setitem__(number, self.calls[number] + 1)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first = x
@@ -56,11 +60,14 @@ def test_a_plain_module_keeps_what_lies_before_the_edit(layer: int) -> None:
     assert_equal([model], data, [passes.scored(rows)], rows)
     weights = {name: id(module) for name, module in network.named_modules()}
     computed: list[str] = []
-    handles = [m.register_forward_pre_hook(lambda m, a, name=name: computed.append(name)) for name, m in network.named_modules()]
+    handles = [
+        m.register_forward_pre_hook(lambda m, a, name=name: computed.append(name))
+        for name, m in network.named_modules()
+    ]
     macs = []
     own = nn.functional.linear
 
-    def linear(x, weight, bias=None):  # noqa: ANN001, ANN202
+    def linear(x, weight, bias=None):
         macs.append(weight.data_ptr())
         return own(x, weight, bias)
 
@@ -108,7 +115,10 @@ def test_a_staircase_is_one_forward() -> None:
     data = examples("gpt2", "left")
     joint = plan_all(models, data)
     assert_equal(models, data, joint.scored(torch.tensor([0, 2])), torch.tensor([0, 2]))
-    handles = [block.mlp.register_forward_pre_hook(lambda m, args: rows.append(tuple(args[0].shape[:2]))) for block in base.transformer.h]
+    handles = [
+        block.mlp.register_forward_pre_hook(lambda m, args: rows.append(tuple(args[0].shape[:2])))
+        for block in base.transformer.h
+    ]
     try:
         joint.scored(torch.tensor([0, 2]))
     finally:
@@ -144,8 +154,13 @@ def test_reasons_are_told() -> None:
         assert "training mode" in passes.explain()
     finally:
         base.requires_grad_(False).eval()
-    assert "outside the blocks" in plan(IntervenedModel(base, double(cr.das(cr.Site.at("transformer.wte"), D, 3))), data).explain()
-    network = IntervenedModel(Counted().double().eval().requires_grad_(False), double(cr.das(cr.Site.at("inner.1"), 6, 2)))
+    assert (
+        "outside the blocks"
+        in plan(IntervenedModel(base, double(cr.das(cr.Site.at("transformer.wte"), D, 3))), data).explain()
+    )
+    network = IntervenedModel(
+        Counted().double().eval().requires_grad_(False), double(cr.das(cr.Site.at("inner.1"), 6, 2))
+    )
     assert "not a text" in plan(network, counted_examples()).explain()
     trained_source = cr.InterventionGraph(
         first=cr.Interchange(cr.Site(0, positions=-2), cr.Subspace(D, 3), cr.Collect("source"), run="other"),
@@ -219,7 +234,9 @@ def test_dead_edits_are_refused() -> None:
     assert not plan(das(1, -2), data).dead
     scored = FullPasses(das(2, -2), data).scored(torch.arange(2))
     assert not scored.logits.requires_grad or not any(
-        bool(g.any()) for g in torch.autograd.grad(scored.logits.sum(), list(das(2, -2).trainable_parameters()), allow_unused=True) if g is not None
+        bool(g.any())
+        for g in torch.autograd.grad(scored.logits.sum(), list(das(2, -2).trainable_parameters()), allow_unused=True)
+        if g is not None
     )
     with pytest.raises(DataError, match="gradient is exactly zero"):
         fit(das(2, -2), data, progress=False)
@@ -250,15 +267,21 @@ def test_many_fits_are_the_single_fits() -> None:
 def test_many_fits_stop_each_on_its_own() -> None:
     data = examples("gpt2", "no")
     models = [das(0), das(1)]
-    histories = fit_many(models, data, validation=data, patience=1, epochs=6, lr=0.5, schedule="constant", warmup=0.0, progress=False)
-    single = fit(das(0), data, validation=data, patience=1, epochs=6, lr=0.5, schedule="constant", warmup=0.0, progress=False)
+    histories = fit_many(
+        models, data, validation=data, patience=1, epochs=6, lr=0.5, schedule="constant", warmup=0.0, progress=False
+    )
+    single = fit(
+        das(0), data, validation=data, patience=1, epochs=6, lr=0.5, schedule="constant", warmup=0.0, progress=False
+    )
     assert len(histories[0].steps) == len(single.steps)
     assert histories[0].stopped == single.stopped
 
 
 def test_shared_parameters_are_not_trained_apart() -> None:
     shared = cr.Subspace(D, 3).double()
-    graphs = [cr.InterventionGraph(edit=cr.Interchange(cr.Site(n, positions="last"), shared, cr.Collect())) for n in (0, 1)]
+    graphs = [
+        cr.InterventionGraph(edit=cr.Interchange(cr.Site(n, positions="last"), shared, cr.Collect())) for n in (0, 1)
+    ]
     models = [IntervenedModel(three_blocks("gpt2"), graph) for graph in graphs]
     with pytest.raises(DataError, match="share parameters"):
         fit_many(models, examples("gpt2", "no"), progress=False)
@@ -314,10 +337,13 @@ def test_collecting_stops_at_the_last_token_and_block(side: str) -> None:
     """Nothing behind the last named token is computed, and the states are those of the whole pass."""
     base, data = three_blocks("llama"), inputs_of("llama", 0, (7, 5, 6), side)
     graph = cr.InterventionGraph(
-        early=cr.Collect("base", cr.Site(0, positions=1)), spread=cr.Collect("base", cr.Site(1, "mlp_output", positions="f2"))
+        early=cr.Collect("base", cr.Site(0, positions=1)),
+        spread=cr.Collect("base", cr.Site(1, "mlp_output", positions="f2")),
     )
     model, seen = IntervenedModel(base, graph), []
-    handles = [block.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1])) for block in base.model.layers]
+    handles = [
+        block.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1])) for block in base.model.layers
+    ]
     try:
         found = model.collect(data)
     finally:

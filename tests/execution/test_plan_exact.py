@@ -1,6 +1,8 @@
-"""The plan gives the logits and the gradients of full passes: every decoder family, padding, layer, position and component.
+"""The plan gives the logits and the gradients of full passes: every decoder family, padding, layer, position and
+component.
 
-Float64 models with float64 masters; the bound is 1e-12 relative. The reference is `FullPasses`: every run in full under hooks.
+Float64 models with float64 masters; the bound is 1e-12 relative. The reference is `FullPasses`: every run in full
+under hooks.
 """
 
 from __future__ import annotations
@@ -28,7 +30,11 @@ NAN_BEHIND_LEFT_PADDING = ("bloom", "gemma2")  # their eager attention, by itsel
 def three_blocks(name: str) -> torch.nn.Module:
     """The family's tiny model with three blocks."""
     config = model_of(name).config
-    settings = {key: value for key, value in config.to_dict().items() if key not in ("layer_types", "num_hidden_layers", "n_layer")}
+    settings = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in ("layer_types", "num_hidden_layers", "n_layer")
+    }
     deeper = type(config)(**settings, num_hidden_layers=3)
     torch.manual_seed(2)
     model = transformers.AutoModelForCausalLM.from_config(deeper, experts_implementation="eager").double().eval()
@@ -38,7 +44,8 @@ def three_blocks(name: str) -> torch.nn.Module:
 
 
 def examples(name: str, padding: str, **more: object) -> Examples:
-    """Four rows of base and source, one class each. Mixed: rows without padding, padded on the left, padded on the right."""
+    """Four rows of base and source, one class each. Mixed: rows without padding, padded on the left, padded on the
+    right."""
     if padding == "mixed" and name in NAN_BEHIND_LEFT_PADDING:
         padding = "right"
     lengths = LENGTHS if padding != "no" else (7,) * 4
@@ -66,7 +73,9 @@ def widths(name: str) -> dict[str, int]:
 def gradients(models: Sequence[IntervenedModel], losses: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The gradient of each model's own loss; the models share no parameters."""
     parameters = [list(model.trainable_parameters()) for model in models]
-    found = iter(torch.autograd.grad(sum(losses, torch.zeros(())), [p for own in parameters for p in own], retain_graph=True))
+    found = iter(
+        torch.autograd.grad(sum(losses, torch.zeros(())), [p for own in parameters for p in own], retain_graph=True)
+    )
     return [torch.cat([next(found).flatten() for _ in own]) for own in parameters]
 
 
@@ -87,7 +96,9 @@ def assert_equal(models: Sequence[IntervenedModel], data: Examples, fast: Sequen
 def test_every_family(name: str) -> None:
     base, width = three_blocks(name), widths(name)
     models = [
-        IntervenedModel(base, double(cr.das(cr.Site(layer, component, positions=where), width[component], 3, seed=layer)))
+        IntervenedModel(
+            base, double(cr.das(cr.Site(layer, component, positions=where), width[component], 3, seed=layer))
+        )
         for component in COMPONENTS
         for layer in LAYERS
         for where in POSITIONS
@@ -110,7 +121,7 @@ def together(models: Sequence[IntervenedModel], data: Examples) -> None:
     assert len(joint.together.groups) == min(len(models), len(POSITIONS))
 
 
-def check_alone(base: torch.nn.Module, graph: cr.InterventionGraph, data: Examples, **options: object):  # noqa: ANN202
+def check_alone(base: torch.nn.Module, graph: cr.InterventionGraph, data: Examples, **options: object):
     """One graph through a plan of its own; the plan comes back."""
     model = IntervenedModel(base, double(graph)).train()
     passes = plan(model, data, **options)
@@ -126,7 +137,9 @@ KINDS = {
         right=cr.Interchange(cr.Site(1, positions="last"), cr.Subspace(d, 2, seed=1), cr.Collect("other")),
     ),
     "another site's state": lambda d: cr.InterventionGraph(
-        edit=cr.Interchange(cr.Site(2, positions="last"), cr.Subspace(d, 3), cr.Collect("source", cr.Site(0, positions=1)))
+        edit=cr.Interchange(
+            cr.Site(2, positions="last"), cr.Subspace(d, 3), cr.Collect("source", cr.Site(0, positions=1))
+        )
     ),
     "path patching": lambda d: cr.InterventionGraph(
         first=cr.Interchange(cr.Site(0, positions=-2), cr.Identity(d), cr.Collect("source"), run="other"),
@@ -176,7 +189,9 @@ def test_several_answer_tokens(padding: str) -> None:
     real = mask.cumsum(1) * mask
     labels = torch.where(real > 4, data.runs["base"]["input_ids"], -100)
     runs = {run: {**inputs, "prompt_lengths": [4, 4, 4, 4]} for run, inputs in data.runs.items()}
-    check_alone(three_blocks("qwen2"), cr.loreft(cr.grid([0, 1], ["f1+l1"]), 16, 3, init="random"), Examples(runs, labels))
+    check_alone(
+        three_blocks("qwen2"), cr.loreft(cr.grid([0, 1], ["f1+l1"]), 16, 3, init="random"), Examples(runs, labels)
+    )
     check_alone(three_blocks("qwen2"), cr.das(cr.Site(1, positions="last"), 16, 3), Examples(runs, labels))
 
 
@@ -187,11 +202,15 @@ def test_rows_where_an_edit_is_off() -> None:
 
 @pytest.mark.parametrize("memory", [0, 1000, 1 << 30])
 def test_a_budget_changes_no_number(memory: int) -> None:
-    passes = check_alone(three_blocks("gemma3"), cr.das(cr.Site(1, positions="last"), 16, 3), examples("gemma3", "left"), memory=memory)
+    passes = check_alone(
+        three_blocks("gemma3"), cr.das(cr.Site(1, positions="last"), 16, 3), examples("gemma3", "left"), memory=memory
+    )
     assert passes.joint.together.rebuilds == (memory < 1 << 30)
     assert passes.joint.together.bytes <= memory
 
 
 def test_the_vocabulary_is_the_models() -> None:
-    passes = plan(IntervenedModel(three_blocks("opt"), double(cr.das(cr.Site(1, positions="last"), 16, 3))), examples("opt", "no"))
+    passes = plan(
+        IntervenedModel(three_blocks("opt"), double(cr.das(cr.Site(1, positions="last"), 16, 3))), examples("opt", "no")
+    )
     assert passes.scored(torch.arange(2)).logits.shape == (2, VOCABULARY)

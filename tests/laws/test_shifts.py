@@ -1,4 +1,6 @@
-"""Shifts at one site add up: in any order, in overlapping subspaces, each reading the state as it was before all edits."""
+"""Shifts at one site add up: in any order, in overlapping subspaces, each reading the state as it was before all
+edits.
+"""
 
 from __future__ import annotations
 
