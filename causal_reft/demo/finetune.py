@@ -4,6 +4,7 @@ process.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -87,8 +88,14 @@ def _equal_elsewhere(page: Page, reft: IntervenedModel, pairs: Sequence[tuple[st
     reft.base_model.save_pretrained(base_folder)  # type: ignore[operator]
     ids = reft.tokenizer(pairs[0][0], return_tensors="pt")["input_ids"]
     save_file({"input_ids": ids}, exchange)
-    subprocess.run(
-        [sys.executable, "-m", "causal_reft.demo.reload", str(page.folder / "reft"), str(base_folder), str(exchange)],
-        check=True,
-    )
+    command = [
+        sys.executable,
+        "-m",
+        "causal_reft.demo.reload",
+        str(page.folder / "reft"),
+        str(base_folder),
+        str(exchange),
+    ]
+    same_threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums round by thread
+    subprocess.run(command, check=True, env=same_threads)
     return torch.equal(load_file(exchange)["logits"], reft(input_ids=ids).logits)
