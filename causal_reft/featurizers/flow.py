@@ -18,7 +18,7 @@ from causal_reft.errors import CausalReftWarning
 from causal_reft.featurizers.featurizer import Featurizer, check_rank, computing
 from causal_reft.featurizers.orthonormal import orthonormal_rows, random_frames
 from causal_reft.seeds import derive
-from causal_reft.tensors import Coordinates, Hidden, Rows
+from causal_reft.tensors import Coordinates, Float, Hidden, Rows, Tensor
 
 
 class Flow(Featurizer):
@@ -94,7 +94,7 @@ class Flow(Featurizer):
             halves[layer % 2] = halves[layer % 2] - self._coupling(layer, halves[1 - layer % 2])
         return torch.cat(halves, dim=-1) @ self._rotation(outputs.dtype)
 
-    def _coupling(self, layer: int, half: Hidden) -> Hidden:
+    def _coupling(self, layer: int, half: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         """A tanh network; its last layer starts at zero, so the flow starts as a rotation."""
         into, offset, out = (getattr(self, f"{name}{layer}").to(half.dtype) for name in ("into", "offset", "out"))
         return torch.tanh(half @ into.mT + offset) @ out.mT
