@@ -11,7 +11,7 @@ from causal_reft.featurizers import Subspace, principal_angles
 from causal_reft.training import Recipe
 from tests.alignment import planted
 
-RECIPE = Recipe(epochs=4, batch_size=150, lr=8e-2, schedule="cosine")
+RECIPE = Recipe(epochs=12, batch_size=150, lr=5e-2, schedule="cosine")
 REPORTED = planted.counterfactuals(600, 100)
 
 

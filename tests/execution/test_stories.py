@@ -104,7 +104,7 @@ def test_04_every_call_removed_the_users_own_hooks(fails: bool) -> None:
 
 
 def test_05_of_tied_interventions_the_second_received_the_firsts_output() -> None:
-    """Two edits with the same parameters at one site: both read what the model computed, not the other's work."""
+    """Two edits with the same parameters at one site: both read what the model computed; a shift adds to what is left."""
     R = cr.Subspace(D, 2).double()
     learned = cr.LearnedSource(2, D, init="random").double()
     one = cr.Interchange(cr.Site(1, positions=[0]), R, learned)
@@ -114,7 +114,7 @@ def test_05_of_tied_interventions_the_second_received_the_firsts_output() -> Non
     h = cr.IntervenedModel(model, seen)(batch).collected["seen"]
     got = cr.IntervenedModel(model, cr.InterventionGraph(one=one, two=two) + seen)(batch).collected["seen"]
     first = R.write(h[:, 0], h[:, 0] @ learned.weight.T + learned.offset)
-    torch.testing.assert_close(got[:, 0], R.write(first, 2 * R.read(h[:, 0])), rtol=0, atol=1e-12)
+    torch.testing.assert_close(got[:, 0], R.write(first, R.read(first) + R.read(h[:, 0])), rtol=0, atol=1e-12)
     torch.testing.assert_close(got[:, 1], R.write(h[:, 1], 2 * R.read(h[:, 1])), rtol=0, atol=1e-12)
 
 
