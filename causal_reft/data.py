@@ -81,7 +81,7 @@ def load_embedded() -> Embedded:
 
     Example:
         >>> small = load_embedded()
-        >>> print(small.held_out[0]["prompt"])
+        >>> first = small.held_out[0]
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -76,7 +76,7 @@ class Study:
         recipe: of every fit; its own seed is replaced.
         controls: how much is spent on them.
         match: "vocabulary": an answer is right where it is the most likely of all tokens; "choices": of the task's
-        answers.
+            answers.
         batch_size: rows of a pass when scoring.
         threads: of every worker.
         device: where workers put the network.

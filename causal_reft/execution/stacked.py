@@ -41,8 +41,7 @@ def stacked(
         site: where.
         frames: rows that span each subspace; they are orthonormalised.
         score: (logits (read, classes), targets (read,)) -> one value for each logit that is read; the mean over a
-        row's reads
-            is kept. `training.losses.Loss` has this form.
+            row's reads is kept. `training.losses.Loss` has this form.
         source: the run whose state is put in.
         batch_size: rows of the dataset at once (each under all frames).
         options: of the plan (see `Options`).

@@ -30,7 +30,7 @@ class Autoencoder(Featurizer):
         encoder_bias: b_enc, (rank,); zeros by default.
         decoder_bias: b_dec, (d_model,), subtracted before encoding; zeros by default.
         activation: "relu", "identity", "topk" (keeps the `k` largest, then relu) or "jumprelu" (zero below
-        `threshold`).
+            `threshold`).
         k, threshold: of the activation that needs it; `threshold` is a float or (rank,).
 
     Raises:

@@ -104,7 +104,7 @@ def test_04_every_call_removed_the_users_own_hooks(fails: bool) -> None:
 
 
 def test_05_of_tied_interventions_the_second_received_the_firsts_output() -> None:
-    """Two edits with the same parameters at one site: both read what the model computed; a shift adds it to the rest."""
+    """Two edits with the same parameters at one site: both read what the model computed; a shift adds to the rest."""
     R = cr.Subspace(D, 2).double()
     learned = cr.LearnedSource(2, D, init="random").double()
     one = cr.Interchange(cr.Site(1, positions=[0]), R, learned)
