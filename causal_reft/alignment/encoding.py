@@ -92,7 +92,8 @@ class Texts(Encoding):
         tokenizer: a fast one.
         padding_side: "right" or "left".
         choices: the texts of all answers, to count an answer as right where it is the most likely *of these*.
-            Without them it must be the most likely of the full vocabulary, which a model that would rather say something else fails.
+            Without them it must be the most likely of the full vocabulary, which a model that would rather say
+            something else fails.
     """
 
     tokenizer: Any

@@ -92,7 +92,7 @@ class Record:
         self.tuples = part.tuples
         for layer, pair in part.keys_values.items():
             if layer not in self.keys_values:
-                self.keys_values[layer] = tuple(
+                self.keys_values[layer] = tuple(  # type: ignore[arg-type]
                     place.empty_past((n_rows, t.shape[1], length, t.shape[3]), t) for t in pair
                 )  # type: ignore[assignment]
             for whole, states in zip(self.keys_values[layer], pair, strict=True):
