@@ -20,7 +20,7 @@ def fitted():
     @cache
     def fit(kind: str, secret: int):
         network, found = planted.Planted(kind, secret), planted.alignment(seed=secret)
-        found.fit(network, planted.counterfactuals(3000, secret), planted.ENCODING, recipe=RECIPE, progress=False)
+        found.fit(network, planted.counterfactuals(4000, secret), planted.ENCODING, recipe=RECIPE, progress=False)
         angle = principal_angles(found.graph.edits["left"].featurizer.rotation.detach(), network.direction)
         return network, found, float(angle)
 
