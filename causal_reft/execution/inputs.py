@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -288,10 +287,20 @@ class Frame:
         return named
 
 
-@lru_cache(maxsize=16)
+_WHOLE: dict[tuple[int, int, torch.device], Tokens] = {}
+
+
 def _everything(rows: int, width: int, device: torch.device) -> Tokens:
-    """Every cell of a value without a text."""
-    return Tokens.from_mask(torch.ones(rows, width, dtype=torch.bool, device=device))
+    """Every cell of a value without a text; the last few shapes are remembered.
+
+    In a dictionary, not by `functools.cache`: what runs on a server travels as source, which a cached function lacks.
+    """
+    key = rows, width, device
+    if key not in _WHOLE:
+        if len(_WHOLE) == 16:
+            _WHOLE.clear()
+        _WHOLE[key] = Tokens.from_mask(torch.ones(rows, width, dtype=torch.bool, device=device))
+    return _WHOLE[key]
 
 
 def forward_arguments(model: nn.Module) -> set[str]:

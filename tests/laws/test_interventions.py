@@ -84,9 +84,8 @@ cases = {
 }
 
 
-@pytest.mark.parametrize("kind", FEATURIZERS)
-@given(**cases)
-@settings(max_examples=8)
+@given(kind=st.sampled_from(FEATURIZERS), **cases)
+@settings(max_examples=60)
 def test_an_interchange_with_itself_is_the_identity(
     kind: str, family: str, positions: Any, seed: int, rows: list[int], side: str
 ) -> None:
@@ -100,7 +99,7 @@ def test_an_interchange_with_itself_is_the_identity(
 
 
 @given(**{k: v for k, v in cases.items() if k != "positions"}, layer=st.integers(0, N_LAYERS - 1))
-@settings(max_examples=12)
+@settings(max_examples=30)
 def test_a_whole_swap_at_all_positions_is_the_source_run(
     family: str, seed: int, rows: list[int], side: str, layer: int
 ) -> None:
@@ -124,10 +123,8 @@ def after_the_edit(intervened: cr.IntervenedModel, family: str, base: dict, sour
     return kept[-1]
 
 
-@pytest.mark.parametrize("source_kind", SOURCES)
-@pytest.mark.parametrize("kind", FEATURIZERS)
-@given(**cases)
-@settings(max_examples=2)
+@given(kind=st.sampled_from(FEATURIZERS), source_kind=st.sampled_from(SOURCES), **cases)
+@settings(max_examples=120)
 def test_positions_that_are_not_named_do_not_move(
     kind: str, source_kind: str, family: str, positions: Any, seed: int, rows: list[int], side: str
 ) -> None:
@@ -154,10 +151,8 @@ def test_positions_that_are_not_named_do_not_move(
             assert all((edited[row, start + t] != plain[row, start + t]).any() for t in named)
 
 
-@pytest.mark.parametrize("source_kind", SOURCES)
-@pytest.mark.parametrize("kind", FEATURIZERS)
-@given(**cases, extra=st.integers(0, 2))
-@settings(max_examples=2)
+@given(kind=st.sampled_from(FEATURIZERS), source_kind=st.sampled_from(SOURCES), **cases, extra=st.integers(0, 2))
+@settings(max_examples=120)
 def test_batch_size_padding_side_and_room_change_nothing(
     kind: str, source_kind: str, family: str, positions: Any, seed: int, rows: list[int], side: str, extra: int
 ) -> None:
