@@ -38,10 +38,8 @@ class Kept:
     def rows(self, index: Int[Tensor, " batch"], device: torch.device) -> State:
         """The states of some rows."""
         if self.each is not None:
-            return State(
-                self.h.unflatten(0, (-1, self.each))[index.to(self.h.device)].flatten(0, 1).to(device),
-                _same_number(len(index), self.each),
-            )
+            by_row = self.h.unflatten(0, (-1, self.each)).index_select(0, index.to(self.h.device))
+            return State(by_row.flatten(0, 1).to(device), _same_number(len(index), self.each))
         counts = self.counts[index]
         row = torch.repeat_interleave(torch.arange(len(index)), counts)
         ordinal = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]

@@ -109,7 +109,7 @@ class Reads:
     def take(self, logits: Tensor) -> Tensor:
         """The logits that are read, (read, classes), from (row, classes) or (row, column, classes)."""
         if self.columns is None:
-            return logits[self.rows.to(logits.device)]
+            return logits.index_select(0, self.rows.to(logits.device))
         return logits[self.rows.to(logits.device), self.columns.to(logits.device)]
 
 
@@ -131,7 +131,7 @@ def n_rows(inputs: RunInputs) -> int:
 def select_rows(inputs: RunInputs, index: Int[Tensor, " row"]) -> RunInputs:
     """Some rows of a run's inputs."""
     if isinstance(inputs, Tensor):
-        return inputs[index]
+        return inputs.index_select(0, index.to(inputs.device))
     return {key: _select(key, value, index) for key, value in inputs.items()}
 
 

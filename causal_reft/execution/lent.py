@@ -53,7 +53,9 @@ class LentPasses(Passes):
         states: States = {key: kept.rows(index, self.model.device) for key, kept in lent.items()}
         batch = Examples({"base": self.examples.runs["base"]}, self.examples.labels).rows(rows)
         inputs = parse_inputs("base", on_device(batch.runs["base"], self.model.device), self.model.base_model)
-        with _returned({module: values[rows.to(values.device)] for module, values in self.early.items()}):
+        with _returned(
+            {module: values.index_select(0, rows.to(values.device)) for module, values in self.early.items()}
+        ):
             output = self.executor.forward("base", inputs, states, training=self.model.training, wants_output=True)
         reads = Reads.of(batch)
         return Scored(reads.take(logits_of(output)), reads)

@@ -156,7 +156,10 @@ class _States(Given):
                 f"comes "
                 f"later in the forward pass or is never reached. Read an earlier site."
             )
-        return state.h[self._matching(state.tokens, collect.run, site)].to(self._edit.place.tokens.rows.device)
+        mine = self._edit.place.tokens
+        if mine.named_like(state.tokens):
+            return state.h
+        return state.h[self._matching(state.tokens, collect.run, site)].to(mine.rows.device)
 
     def _matching(self, given: Tokens, run: str, site: Site) -> Int[Tensor, " token"]:
         """For each edited token, the index of the state with its row and its number within the row."""

@@ -7,7 +7,6 @@ Wu et al. 2024 (arXiv 2404.03592), ablations.
 from __future__ import annotations
 
 import torch
-from einops import einsum
 from torch import nn
 
 from causal_reft.featurizers.featurizer import Featurizer, add_in, check_rank, computing
@@ -29,12 +28,12 @@ class Projection(Featurizer):
 
     def read(self, h: Hidden) -> Coordinates:
         dtype = computing(h, self.weight)
-        return einsum(self.weight.to(dtype), h.to(dtype), "rank d_model, ... d_model -> ... rank")
+        return h.to(dtype) @ self.weight.to(dtype).mT
 
     def write(self, h: Hidden, z: Coordinates) -> Hidden:
         rows = self.weight.to(computing(h, self.weight, z))
-        change = z.to(rows.dtype) - einsum(rows, h.to(rows.dtype), "rank d_model, ... d_model -> ... rank")
-        return add_in(h, einsum(change, rows, "... rank, rank d_model -> ... d_model"))
+        change = z.to(rows.dtype) - h.to(rows.dtype) @ rows.mT
+        return add_in(h, change @ rows)
 
     def rows(self) -> Rows:
         return self.weight

@@ -6,7 +6,6 @@ Geiger, Wu, Potts, Icard, Goodman 2023 (arXiv 2303.02536); Wu et al. 2024 (arXiv
 from __future__ import annotations
 
 import torch
-from einops import einsum
 
 from causal_reft.errors import FeaturizerError
 from causal_reft.featurizers.featurizer import Featurizer, add_in, check_rank, computing
@@ -45,12 +44,12 @@ class Subspace(Featurizer):
 
     def read(self, h: Hidden) -> Coordinates:
         dtype = computing(h, self.basis.master)
-        return einsum(self._rows(dtype), h.to(dtype), "rank d_model, ... d_model -> ... rank")
+        return h.to(dtype) @ self._rows(dtype).mT
 
     def write(self, h: Hidden, z: Coordinates) -> Hidden:
         rows = self._rows(computing(h, self.basis.master, z))
-        change = z.to(rows.dtype) - einsum(rows, h.to(rows.dtype), "rank d_model, ... d_model -> ... rank")
-        return add_in(h, einsum(change, rows, "... rank, rank d_model -> ... d_model"))
+        change = z.to(rows.dtype) - h.to(rows.dtype) @ rows.mT
+        return add_in(h, change @ rows)
 
     def rows(self) -> Rows:
         return self.rotation

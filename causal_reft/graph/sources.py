@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from einops import einsum
 from torch import nn
 
 from causal_reft.errors import GraphError, nearest
@@ -268,7 +267,7 @@ class LearnedSource(nn.Module):
         dtype = computing(h, *masters)
         z = torch.zeros(*h.shape[:-1], self.rank, dtype=dtype, device=h.device)
         if self.weight is not None:
-            z = einsum(self.weight.to(dtype), read.to(dtype), "rank d_model, ... d_model -> ... rank")
+            z = read.to(dtype) @ self.weight.to(dtype).mT
         if self.offset is not None:
             z = z + self.offset.to(dtype)
         return z if self.activation is None else ACTIVATIONS[self.activation](z)

@@ -200,10 +200,8 @@ class Tokens:
     """The named tokens of a batch as one flat axis, row by row, each token once, ascending within a row.
 
     Decoding shows a text window by window. `ordinal[i]` numbers token i among all that its row names, `before` of
-    which lay in
-    earlier windows; `total` is how many the row names so far, and where the text is `unfinished` more may follow.
-    `whole`
-    says that every cell of the window is named, so that no gather is needed.
+    which lay in earlier windows; `total` is how many the row names so far, and where the text is `unfinished` more may
+    follow. `whole` says that every cell of the window is named, so that no gather is needed.
     """
 
     rows: Int[Tensor, " token"]
@@ -235,6 +233,13 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def named_like(self, other: Tokens) -> bool:
+        """Whether the same numbers of the same rows are named, so that tokens pair one to one as they stand."""
+        return self.rows.device == other.rows.device and all(
+            torch.equal(mine, theirs)
+            for mine, theirs in ((self.rows, other.rows), (self.total, other.total), (self.before, other.before))
+        )
 
 
 def resolve(positions: Positions, prompt: Prompt, spans: Spans | None = None) -> Tokens:
