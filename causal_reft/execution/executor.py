@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from causal_reft.errors import SiteError
+from causal_reft.errors import RunError, SiteError
 from causal_reft.execution.checkpointing import carrying_edits, recomputes
 from causal_reft.execution.cut import cut_behind_reads
 from causal_reft.execution.hooks import StopForward, Watch, follow_windows, watching
@@ -42,6 +42,7 @@ class HookExecutor(Executor):
 
     Raises:
         SiteError: a site that the model does not have, or one inside a forward.
+        RunError: when it runs, a model without weights.
     """
 
     def __init__(self, model: nn.Module, graph: InterventionGraph) -> None:
@@ -56,6 +57,7 @@ class HookExecutor(Executor):
                 )
 
     def forward(self, run: str, inputs: Inputs, states: States, *, training: bool, wants_output: bool) -> Any:
+        check_weights(self.model)
         visit = Visit(run, self.work[run], inputs, states, training)
         if not wants_output and not visit.work:
             return None
@@ -71,6 +73,7 @@ class HookExecutor(Executor):
         return output if wants_output else None
 
     def generate(self, inputs: Inputs, states: States, **options: Any) -> Any:
+        check_weights(self.model)
         visit = Visit("base", self.work["base"], inputs, states, training=False, decoding=True)
         watch = Watch(visit)
         window = follow_windows(self.model, watch, prefill_only=not edits_generated(self.graph))
@@ -89,6 +92,20 @@ def edits_generated(graph: InterventionGraph) -> bool:
 def offloaded(model: nn.Module) -> bool:
     """Whether accelerate moves weights around each forward, which must then run to its end."""
     return any(getattr(module, "_hf_hook", None) is not None for module in model.modules())
+
+
+def check_weights(model: nn.Module) -> None:
+    """A model that runs here has numbers in its weights.
+
+    Raises:
+        RunError: its weights are on `meta`, and nothing brings them along during the forward.
+    """
+    first = next(model.parameters(), None)
+    if first is not None and first.is_meta and not offloaded(model):
+        raise RunError(
+            f"This {type(model).__name__} is on meta: it has shapes and no numbers. Load it with its weights: "
+            f"from_pretrained(...) outside of torch.device('meta')."
+        )
 
 
 @contextmanager

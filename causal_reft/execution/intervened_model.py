@@ -232,10 +232,11 @@ class IntervenedModel(nn.Module):
     def _merge(self, base: RunInputs | None, own: dict[str, Any]) -> RunInputs:
         if base is None:
             return own
-        if isinstance(base, Tensor):
+        if not isinstance(base, Mapping):
             if own:
                 raise RunError(
-                    f"A tensor as base takes no further arguments, but {', '.join(own)} were given. Pass a mapping."
+                    f"A {type(base).__name__} as base takes no further arguments, but {', '.join(own)} were given. "
+                    "Pass a mapping."
                 )
             return base
         twice = set(base) & set(own)

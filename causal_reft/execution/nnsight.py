@@ -27,7 +27,7 @@ from torch import nn
 
 from causal_reft.errors import GraphError, RunError, SiteError, nearest
 from causal_reft.execution.checkpointing import recomputes
-from causal_reft.execution.executor import Executor, eagerly, offloaded
+from causal_reft.execution.executor import Executor, check_weights, eagerly, offloaded
 from causal_reft.execution.inputs import Inputs
 from causal_reft.execution.transform import States
 from causal_reft.execution.visit import PortWork, Visit, find_input
@@ -85,6 +85,8 @@ class NNsightExecutor(Executor):
             return generated(self.envoy, visit, options, self.remote)
 
     def _refuse_what_would_be_wrong(self, run: str) -> None:
+        if self.remote is not True:
+            check_weights(self.model)
         inside = [port.location.path for port in self.work[run] if port.location.block is not None]
         if inside and recomputes(self.model):
             raise GraphError(
