@@ -3,7 +3,7 @@
     blocks before the first entry      are not computed
     a block where graphs enter         returns the rows that are under way, and below them the recorded states of the
     new ones
-    the head                           sees the tokens that the loss reads, and no others
+    the last block behind attention    sees the tokens that the loss reads, and no others; so does the head
 
 For the time of the call the blocks' `forward` is exchanged, and the model's own forward is called: masks, rotary
 embeddings,
@@ -23,6 +23,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from causal_reft.execution.decoder import Decoder
+from causal_reft.execution.finish import forward_is, only_at
 from causal_reft.execution.passes import logits_of
 from causal_reft.execution.transform import Edit, Place, States, transform
 from causal_reft.execution.visit import PortWork, find_input, find_tensor
@@ -47,7 +48,7 @@ class Guest:
 @dataclass(frozen=True)
 class Stage:
     """A joint forward: the guests in the order of their entries, `batch` rows each, and the states with which they
-    enter."""
+    enter. `alone`: modules of the last block that need only the cells that are read."""
 
     decoder: Decoder
     guests: Sequence[Guest]
@@ -56,6 +57,7 @@ class Stage:
     tokens: WindowTokens
     entering: Callable[[int], Float[Tensor, "batch window d_model"]]
     tuples: int
+    alone: Sequence[nn.Module] = ()
 
     def logits(
         self, arguments: Mapping[str, Any], read_rows: Tensor, read_columns: Tensor
@@ -64,7 +66,13 @@ class Stage:
         offsets = torch.arange(len(self.guests))[:, None] * self.batch
         rows = (offsets + read_rows).flatten().to(self.tokens.device)
         columns = read_columns.repeat(len(self.guests)).to(self.tokens.device)
-        with self._replaced_blocks(), self._hooked(), _only_at(self.decoder.head, rows, columns):
+        finishing = self.under_way(self.decoder.n_blocks - 1) * len(read_rows)
+        with (
+            self._replaced_blocks(),
+            self._hooked(),
+            only_at(self.alone, rows[:finishing], columns[:finishing]),
+            _head_at(self.decoder.head, rows, columns),
+        ):
             output = self.decoder.model(**arguments)
         return logits_of(output).reshape(len(self.guests), len(read_rows), -1)
 
@@ -160,20 +168,7 @@ def _with_input_seen(
 
 
 @contextmanager
-def forward_is(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """A module's forward is another one inside."""
-    own = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
-        if own is not None:
-            module.forward = own
-
-
-@contextmanager
-def _only_at(head: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+def _head_at(head: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
     """The head sees one row that holds the named cells."""
 
     handle = head.register_forward_pre_hook(lambda module, args: (args[0][rows, columns][None], *args[1:]))

@@ -1,11 +1,9 @@
 """Several graphs on one model and one dataset, computed together as far as they can be.
 
 Graphs that touch the same tokens share a forward: a *staircase*, in which the rows of a graph join the batch at the
-block
-where it enters. A sweep over all layers costs little more than its lowest layer, and a hundred rotations of one site
-are a
-hundred rows. What is the same in every step is computed once: states of other runs, keys and values of earlier tokens,
-hidden states at the entries.
+block where it enters. A sweep over all layers costs little more than its lowest layer, and a hundred rotations of one
+site are a hundred rows. What is the same in every step is computed once: states of other runs, keys and values of
+earlier tokens, hidden states at the entries.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ import torch
 from causal_reft.execution.collected import Kept, Key, Lender, lending_runs, rows_by_length, run_inputs
 from causal_reft.execution.decoder import Decoder
 from causal_reft.execution.examples import Examples
+from causal_reft.execution.finish import WORTH_IT, alone_modules
 from causal_reft.execution.inputs import Inputs
 from causal_reft.execution.members import Member, TextData
 from causal_reft.execution.passes import Scored
@@ -74,6 +73,7 @@ class Together:
         self.decoder, self.data, self.examples, self.memory, self.place = decoder, data, examples, memory, place
         self.members = tuple(members)
         self.groups = grouped(members)
+        self.alone = [alone_modules(decoder, [port for m in group.members for port in m.work]) for group in self.groups]
         self.uses_prefix = not decoder.prefix_refused
         self.wanted = self._wanted()
         self.lenders = tuple(Lender.of(member.model.base_model, member.model.graph) for member in members)
@@ -103,6 +103,7 @@ class Together:
                 tokens,
                 lambda block, w=windows.width, g=number: recorded.entry((block, g), index, w, self._device),
                 recorded.tuples,
+                self.alone[number] if len(reads.rows) < WORTH_IT * len(rows) * windows.width else (),
             )
             arguments = self._arguments(rows, windows, len(guests), recorded, index)
             assert reads.columns is not None

@@ -109,6 +109,30 @@ def test_only_the_window_runs() -> None:
     assert seen == [(3, 1), (3, 1), (1, 3)]
 
 
+@pytest.mark.parametrize(("component", "widths"), [("block_output", [1, 1]), ("mlp_output", [1, 5])])
+def test_behind_the_last_attention_only_read_tokens_run(
+    component: str, widths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last output projection and MLP see one token of each row; an edit inside keeps its module whole."""
+    base, seen = three_blocks("llama"), []
+    nodes = {
+        "early": cr.Interchange(cr.Site(0, positions=2), cr.Subspace(D, 2), cr.Collect()),
+        "late": cr.Interchange(cr.Site(2, component, positions="last"), cr.Subspace(D, 2), cr.Collect()),
+    }
+    passes = plan(IntervenedModel(base, cr.InterventionGraph(**nodes)), examples("llama", "no"), check=False)
+    passes.scored(torch.arange(3))
+    last, own = base.model.layers[2], nn.Linear.forward
+    names = {last.self_attn.o_proj: "projection", last.mlp.down_proj: "mlp"}
+
+    def noted(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        seen.append((names.get(module), x.shape[:-1].numel()))
+        return own(module, x)
+
+    monkeypatch.setattr(nn.Linear, "forward", noted)
+    passes.scored(torch.arange(3))
+    assert [number for name, number in seen if name] == [3 * width for width in widths]
+
+
 def test_a_staircase_is_one_forward() -> None:
     base, rows = three_blocks("gpt2"), []
     models = [das(2), das(0), das(1, component="mlp_output"), das(1, seed=5), das(0, -2)]
