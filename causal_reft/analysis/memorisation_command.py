@@ -15,7 +15,7 @@ from causal_reft.analysis.memorisation_edits import REFT, layer_edits
 from causal_reft.analysis.memorisation_grid import MemorisationGrid
 from causal_reft.analysis.memorisation_ids import TEMPLATE, access_ids
 from causal_reft.analysis.memorisation_texts import KINDS, read_text
-from causal_reft.analysis.memorisation_training import MemoryRecipe
+from causal_reft.analysis.memorisation_training import LOSSES, MemoryRecipe
 
 DESCRIPTION = (
     "Teach one edit of a frozen model to spell out the first n tokens of a text: layers x lengths x texts x seeds."
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id-template", default=TEMPLATE, help="of their prompts (default: %(default)r)")
     parser.add_argument("--steps", type=int, default=recipe.steps)
     parser.add_argument("--lr", type=float, default=recipe.lr)
+    parser.add_argument("--loss", choices=list(LOSSES), default=recipe.loss, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=recipe.batch_size, help="edits (or ids) in one forward pass")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="auto", help="of the model's weights: auto, float32, bfloat16")
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype).to(args.device).eval()
     text = read_text(args.text, args.start, args.keep_layout)
-    recipe = MemoryRecipe(steps=args.steps, lr=args.lr, batch_size=args.batch_size)
+    recipe = MemoryRecipe(steps=args.steps, lr=args.lr, loss=args.loss, batch_size=args.batch_size)
     edits = layer_edits(model, args.method, args.rank, args.layers, args.positions)
     seeds = tuple(range(args.seeds))
     folder = Path(args.folder)

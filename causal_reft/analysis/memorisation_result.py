@@ -83,7 +83,7 @@ class MemorisationResult:
         title = f"{value.replace('_', ' ').capitalize()}: {name} of rank {first['rank']}, {numbers:,} learned numbers"
         axes = panel_grid(edits, "n", "layer", value, "text", title=title)
         figure = axes[0].figure
-        figure.supxlabel("\n".join(filter(None, [figure.get_supxlabel(), self._marks()])), fontsize=8)
+        figure.supxlabel("\n".join(["layer", *self._marks()]), fontsize=8)
         for ax, (_, panel) in zip(axes, self.table.groupby("n", sort=True), strict=True):
             self._mark_blind(ax, panel)
             self._draw_controls(ax, panel, value)
@@ -99,11 +99,13 @@ class MemorisationResult:
                 )
         return axes
 
-    def _marks(self) -> str:
-        """What the dotted lines and grey bands are."""
+    def _marks(self) -> list[str]:
+        """What the coloured bands, dotted lines and grey bands are, in lines."""
+        seeds = self.edits["seed"].nunique()
+        bands = [f"line and band: mean and range of {seeds} seeds"] if seeds > 1 else []
         marks = ["dotted: a learned prompt embedding of equal size"] if len(self.control) else []
         marks += ["grey: only the first new token can change"] if (self.edits["reach"] == 1).any() else []
-        return "; ".join(marks)
+        return [line for line in (*bands, "; ".join(marks)) if line]
 
     def report(self) -> str:
         """The table in words: what came back, what a control brings back, and what is no measure of memory."""

@@ -18,15 +18,26 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from causal_reft.errors import DataError, nearest
 from causal_reft.execution import Examples, FullPasses, IntervenedModel, Passes
 from causal_reft.featurizers import computed_once
 from causal_reft.graph import InterventionGraph
 from causal_reft.reft import as_examples
 from causal_reft.tensors import Bool, Float, Int, Tensor
 from causal_reft.training import cross_entropy, frozen
+from causal_reft.training.losses import Loss, logit_difference
 from causal_reft.training.schedules import learning_rate
 
 Record = dict[str, Any]
+MARGIN = 0.5
+
+
+def margin(logits: Float[Tensor, "read classes"], targets: Int[Tensor, " read"]) -> Float[Tensor, " read"]:
+    """max(0, 0.5 - (the target's logit - the largest other logit)): nothing to gain where the target wins by 0.5."""
+    return torch.relu(logit_difference(logits, targets) + MARGIN)
+
+
+LOSSES: dict[str, Loss] = {"margin": margin, "cross_entropy": cross_entropy}
 
 
 @dataclass(frozen=True)
@@ -37,15 +48,25 @@ class MemoryRecipe:
         steps: at most so many.
         lr: of Adam.
         schedule: "constant", "linear" or "cosine", over all `steps`.
-        stop_loss: stop also where the mean loss (nats a token) falls below this; by default only where recall is exact.
+        loss: "margin" or "cross_entropy", mean over the tokens. Cross entropy gives up a token that it finds dear to
+            make others surer than recall needs them, so it brings back less.
+        stop_loss: stop also where the mean loss falls below this; by default only where recall is exact.
         batch_size: rows of a forward pass. It changes results by rounding only.
+
+    Raises:
+        DataError: an unknown loss.
     """
 
     steps: int = 1000
     lr: float = 1e-2
     schedule: str = "cosine"
+    loss: str = "margin"
     stop_loss: float = 0.0
     batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise DataError(f"MemoryRecipe(loss={self.loss!r}). {nearest(self.loss, LOSSES)}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +79,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the training of one edit ended: steps taken, its last loss in nats a token, and why it stopped."""
+    """How the training of one edit ended: steps taken, its last loss (mean over tokens), and why it stopped."""
 
     steps: int
     loss: float
@@ -147,7 +168,7 @@ class _Classroom:
         losses, right = torch.zeros(len(self.lessons)), torch.zeros(len(self.lessons))
         for some in rows.split(self.recipe.batch_size):
             with computed_once():
-                loss, exact = _by_row(self.passes, some)
+                loss, exact = _by_row(self.passes, some, LOSSES[self.recipe.loss])
                 share = loss / counts[self.owner[some]].to(loss)
                 share.sum().backward()
             losses.index_add_(0, self.owner[some], share.detach().cpu().float())
@@ -155,10 +176,12 @@ class _Classroom:
         return losses, right == counts
 
 
-def _by_row(passes: Passes, rows: Int[Tensor, " row"]) -> tuple[Float[Tensor, " row"], Bool[Tensor, " row"]]:
+def _by_row(
+    passes: Passes, rows: Int[Tensor, " row"], by_token: Loss
+) -> tuple[Float[Tensor, " row"], Bool[Tensor, " row"]]:
     """Each row's mean loss, and whether every token that is read has the highest logit."""
     scored = passes.scored(rows)
-    loss = scored.per_row(cross_entropy(scored.logits, scored.targets), len(rows))
+    loss = scored.per_row(by_token(scored.logits, scored.targets), len(rows))
     wrong = (scored.logits.detach().argmax(-1) != scored.targets).to(loss.dtype)
     return loss, scored.per_row(wrong, len(rows)) == 0
 

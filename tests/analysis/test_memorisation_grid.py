@@ -97,6 +97,11 @@ def test_the_last_layer_is_marked_and_controls_have_no_layer(tmp_path: Path) -> 
     axes = result.figure()
     assert [len(ax.patches) for ax in axes] == [1, 1]  # the grey band
     dotted = [line for line in axes[0].get_lines() if line.get_linestyle() == ":"]
+    assert axes[0].figure.get_supxlabel().splitlines() == [
+        "layer",
+        "line and band: mean and range of 2 seeds",
+        "dotted: a learned prompt embedding of equal size; grey: only the first new token can change",
+    ]
     assert [line.get_ydata()[0] for line in dotted] == [result.control.loc[result.control["n"] == 2, "recovery"].mean()]
     both = pd.concat([result.table, result.table.assign(rank=3)])
     with pytest.raises(DataError, match="differ by more"):

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from causal_reft.analysis import Edit, MemoryRecipe, read_text
-from causal_reft.analysis.memorisation import prompt_tokens, record
+from causal_reft.analysis.memorisation import prompt_tokens, record, started
 from causal_reft.analysis.memorisation_ids import access_ids, distinct_words, id_records
 from causal_reft.analysis.memorisation_scores import Recall, scores, unedited
 from causal_reft.analysis.memorisation_texts import readable_tokens, target_ids
+from causal_reft.analysis.memorisation_training import MARGIN, Lesson, learn, margin
 from causal_reft.errors import DataError
 from tests.analysis.memory_models import PROMPT, TEXT, WORDS, tokenizer
 from tests.models import llama
@@ -111,6 +112,32 @@ def test_the_unedited_reading_is_the_models_own() -> None:
         assert one.right == tuple((logits.argmax(-1) == torch.tensor(target)).tolist())
         plain = model.generate(torch.tensor([prompt]), max_new_tokens=len(target), do_sample=False, pad_token_id=0)
         assert one.generated == tuple(plain[0, len(prompt) :].tolist())
+
+
+def test_the_margin_is_what_the_target_lacks_to_win_by_half() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0], [1.0, 0.9, -5.0], [0.0, 3.0, 4.0]], dtype=torch.float64, requires_grad=True)
+    found = margin(logits, torch.tensor([0, 0, 0]))
+    torch.testing.assert_close(found, torch.tensor([0.0, MARGIN - 0.1, MARGIN + 4.0], dtype=torch.float64))
+    found.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.tolist() == [[0, 0, 0], [-1, 1, 0], [-1, 0, 1]]
+
+
+@pytest.mark.parametrize("loss", ["margin", "cross_entropy"])
+def test_the_recipes_loss_is_what_is_minimised(loss: str) -> None:
+    model, prompt, target = llama(), prompt_tokens(PROMPT, TOKENIZER), target_ids("book", TEXT, 4, TOKENIZER)
+    lesson = Lesson(started(Edit("loreft", 1, (0,)), model, 0), [record(prompt, target)])
+    outcome = learn(model, TOKENIZER, [lesson], MemoryRecipe(steps=1, loss=loss))[0]
+    logits = model(torch.tensor([[*prompt, *target]])).logits[0, len(prompt) - 1 : -1].detach()
+    wanted = logits.gather(1, torch.tensor(target)[:, None])[:, 0]
+    others = logits.scatter(1, torch.tensor(target)[:, None], float("-inf"))
+    expected = {
+        "margin": (others.amax(1) - wanted + MARGIN).clamp(min=0).mean(),
+        "cross_entropy": (logits.logsumexp(1) - wanted).mean(),
+    }
+    assert outcome.loss == pytest.approx(float(expected[loss]), rel=1e-5)  # LoReFT starts as the identity
+    with pytest.raises(DataError, match="margin"):
+        MemoryRecipe(loss="margim")
 
 
 def test_access_ids() -> None:

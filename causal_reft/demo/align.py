@@ -1,0 +1,118 @@
+"""The demo's second part: a variable of the embedded model, the language in which it goes on, found beside its controls.
+
+A prompt is two lines of context and a question. The second line is German in one prompt and English in another, and the
+model goes on in that line's language. Which places carry it? A study interchanges a small subspace there, between
+prompts that share nothing else, and counts how often the other language's word comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from causal_reft.alignment import Controls, Sampling, Study, StudyResult
+from causal_reft.alignment.study import STUDY_RECIPE
+from causal_reft.causal import CausalModel, Task, Template
+from causal_reft.causal.columns import Column
+from causal_reft.data import Embedded
+from causal_reft.demo.page import Page
+from causal_reft.featurizers import Subspace
+from causal_reft.sites import grid
+
+FIRST_WORDS = {"german": "Bald", "english": "Soon"}
+RANK = 2
+RECIPE = replace(STUDY_RECIPE, epochs=12)
+
+
+def _line(language: Column, german: Column, english: Column) -> Column:
+    return np.where(language == "german", german, english)
+
+
+def _answer(language: Column) -> Column:
+    return language.copy()
+
+
+def language_task(small: Embedded) -> Task:
+    """Contexts and questions of the held-out exercises; `language` is that of the line before the question.
+
+    Both languages' lines have equally many tokens, so that the tokens of two prompts pair up.
+    """
+    contexts = [row["marker_german"].splitlines() for row in small.held_out]
+    german = sorted({lines[-1] for lines in contexts})
+    english = sorted({line for story in small.stories for line in story["text"].splitlines()})
+    length = _common_length(small, german, english)
+    model = CausalModel(
+        inputs={
+            "language": tuple(FIRST_WORDS),
+            "opening": sorted({lines[0] for lines in contexts}),
+            "german": _of_length(small, german, length),
+            "english": _of_length(small, english, length),
+            "question": sorted({row["prompt"] for row in small.held_out}),
+        },
+        mechanisms={"line": _line, "answer": _answer},
+        outputs=("answer",),
+    )
+    return Task("language", model, Template("{opening}\n{line}\n{question}"), FIRST_WORDS, variables=("language",))
+
+
+def show_alignment(
+    page: Page,
+    small: Embedded,
+    layers: Sequence[int] | None = None,
+    rows: tuple[int, int, int] = (128, 48, 64),
+    controls: Controls = Controls(random=100, seeds=1, ladder=False),  # noqa: B008 - frozen
+) -> StudyResult:
+    """Run the study in the page's folder (it resumes there), and show heat map, grid and headline."""
+    page.heading("Where does a language model keep the language in which it will go on?")
+    task = language_task(small)
+    layers = range(small.model.config.num_hidden_layers - 1) if layers is None else layers
+    study = Study(
+        small.model,
+        small.tokenizer,
+        task=task,
+        variable="language",
+        sites=grid(layers, ["line", "last"]),
+        featurizer=Subspace.of_rank(RANK),
+        seeds=range(2),
+        folder=page.folder / "alignment",
+        recipe=RECIPE,
+        sampling=Sampling(rows=rows, split_by="line"),
+        controls=controls,
+        match="choices",
+    )
+    page.block(f"{task!r}\n{study!r}")
+    result = study.run(progress=False)
+    _show(page, result)
+    return result
+
+
+def _show(page: Page, result: StudyResult) -> None:
+    found = result.grid[
+        ["layer", "positions", "iia", "iia_low", "iia_high", "best_control", "control", "separation", "p_corrected"]
+    ]
+    page.table("alignment", pd.DataFrame(found))
+    ax = result.heatmap("iia")
+    page.figure(
+        "alignment",
+        ax,
+        f"Interchange of {RANK} of the model's dimensions, between prompts in which only the language of the second "
+        "line counts: how often the other language's word becomes the more likely one of the two.",
+    )
+    page.block(result.report())
+
+
+def _common_length(small: Embedded, german: Sequence[str], english: Sequence[str]) -> int:
+    """The number of tokens of which both languages have the most lines."""
+    counts = [pd.Series(_lengths(small, lines)).value_counts() for lines in (german, english)]
+    return int(pd.concat(counts, axis=1).fillna(0).min(axis=1).idxmax())
+
+
+def _of_length(small: Embedded, lines: Sequence[str], length: int) -> list[str]:
+    return [line for line, tokens in zip(lines, _lengths(small, lines), strict=True) if tokens == length]
+
+
+def _lengths(small: Embedded, lines: Sequence[str]) -> list[int]:
+    return [len(ids) for ids in small.tokenizer(list(lines))["input_ids"]]
