@@ -1,4 +1,7 @@
-"""THE DEMO: both halves of the library on small models, in a few minutes, with a page that shows what came out."""
+"""THE DEMO: both halves of the library on small models, in a few minutes, with a page that shows what came out.
+
+Alignment of trained networks, alignment of a language model, finetuning, two composed skills, a memorised text.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ def _everything(page: Page) -> None:
 
     torch.set_num_threads(1)  # the models are so small that a second thread only waits
     from causal_reft.data import load_embedded
+    from causal_reft.demo.align import show_alignment
     from causal_reft.demo.compose import show_composition
     from causal_reft.demo.equality import show_equality
     from causal_reft.demo.finetune import show_finetuning
@@ -37,6 +41,7 @@ def _everything(page: Page) -> None:
 
     show_equality(page)
     small = load_embedded()
+    show_alignment(page, small)
     pairs = [(row["prompt"], row["continuation"]) for row in small.answer_examples[:3]]
     show_finetuning(page, small.model, small.tokenizer, pairs)
     show_composition(page, small)

@@ -1,4 +1,4 @@
-"""The demo's second part: a variable of the embedded model, the language in which it goes on, found beside its controls.
+"""The demo aligns a variable of the embedded model, the language in which it goes on, with controls beside the score.
 
 A prompt is two lines of context and a question. The second line is German in one prompt and English in another, and the
 model goes on in that line's language. Which places carry it? A study interchanges a small subspace there, between
@@ -17,6 +17,7 @@ from causal_reft.alignment import Controls, Sampling, Study, StudyResult
 from causal_reft.alignment.study import STUDY_RECIPE
 from causal_reft.causal import CausalModel, Task, Template
 from causal_reft.causal.columns import Column
+from causal_reft.causal.counterfactuals import PROMPT, TEXT
 from causal_reft.data import Embedded
 from causal_reft.demo.page import Page
 from causal_reft.featurizers import Subspace
@@ -24,7 +25,7 @@ from causal_reft.sites import grid
 
 FIRST_WORDS = {"german": "Bald", "english": "Soon"}
 RANK = 2
-RECIPE = replace(STUDY_RECIPE, epochs=12)
+RECIPE = replace(STUDY_RECIPE, epochs=8, lr=2e-2)
 
 
 def _line(language: Column, german: Column, english: Column) -> Column:
@@ -62,13 +63,21 @@ def show_alignment(
     page: Page,
     small: Embedded,
     layers: Sequence[int] | None = None,
-    rows: tuple[int, int, int] = (128, 48, 64),
+    rows: tuple[int, int, int] = (96, 48, 48),
     controls: Controls = Controls(random=100, seeds=1, ladder=False),  # noqa: B008 - frozen
 ) -> StudyResult:
     """Run the study in the page's folder (it resumes there), and show heat map, grid and headline."""
-    page.heading("Where does a language model keep the language in which it will go on?")
+    page.heading("Where does a language model hold the language in which it will go on?")
+    config = small.model.config
+    page.text(
+        f"A prompt is two lines and a question. Where its second line is German, the model goes on in German, "
+        f"otherwise in English. The study swaps {RANK} of {config.hidden_size} dimensions at one place between two such "
+        f"prompts, and counts how often the first word ({' or '.join(FIRST_WORDS.values())}) is then that of the "
+        f"swapped language. Both prompts of half of the pairs have one language, so no edit at all scores 0.5. The last "
+        f"block is left out: behind it the next word is already decided."
+    )
     task = language_task(small)
-    layers = range(small.model.config.num_hidden_layers - 1) if layers is None else layers
+    layers = range(config.num_hidden_layers - 1) if layers is None else layers
     study = Study(
         small.model,
         small.tokenizer,
@@ -83,10 +92,20 @@ def show_alignment(
         controls=controls,
         match="choices",
     )
-    page.block(f"{task!r}\n{study!r}")
+    page.table("alignment_pairs", _pairs(task))
     result = study.run(progress=False)
     _show(page, result)
     return result
+
+
+def _pairs(task: Task) -> pd.DataFrame:
+    """Three base and source prompts, and the word that is expected when their language is interchanged."""
+    drawn = task.counterfactuals("language", 3, seed=0)
+    source = next(iter(drawn.sources.values()))
+    lines = {"base": drawn.base[PROMPT], "source": source[PROMPT], "expected": drawn.labels[TEXT]}
+    return pd.DataFrame(
+        {name: [text.strip().replace("\n", " / ") for text in column] for name, column in lines.items()}
+    )
 
 
 def _show(page: Page, result: StudyResult) -> None:
@@ -98,8 +117,7 @@ def _show(page: Page, result: StudyResult) -> None:
     page.figure(
         "alignment",
         ax,
-        f"Interchange of {RANK} of the model's dimensions, between prompts in which only the language of the second "
-        "line counts: how often the other language's word becomes the more likely one of the two.",
+        f"IIA by layer and place: {RANK} dimensions, 2 seeds, 95 % intervals, the best of the controls.",
     )
     page.block(result.report())
 
