@@ -71,10 +71,10 @@ def show_alignment(
     config = small.model.config
     page.text(
         f"A prompt is two lines and a question. Where its second line is German, the model goes on in German, "
-        f"otherwise in English. The study swaps {RANK} of {config.hidden_size} dimensions at one place between two such "
-        f"prompts, and counts how often the first word ({' or '.join(FIRST_WORDS.values())}) is then that of the "
-        f"swapped language. Both prompts of half of the pairs have one language, so no edit at all scores 0.5. The last "
-        f"block is left out: behind it the next word is already decided."
+        f"otherwise in English. The study swaps {RANK} of {config.hidden_size} dimensions at one place between two "
+        f"such prompts, and counts how often the first word ({' or '.join(FIRST_WORDS.values())}) is then that of the "
+        f"swapped language. Both prompts of half of the pairs have one language, so no edit at all scores 0.5. The "
+        f"last block is left out: behind it the next word is already decided."
     )
     task = language_task(small)
     layers = range(config.num_hidden_layers - 1) if layers is None else layers
