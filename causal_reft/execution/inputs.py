@@ -240,6 +240,7 @@ class Frame:
     rows: int = 0
     seen: int | None = None
     _known: dict[object, Tokens] = field(default_factory=dict)
+    _behind: dict[object, tuple[int, Tokens]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rows = self.rows or self.inputs.batch
@@ -250,8 +251,16 @@ class Frame:
             self.offset, self.rows, self._known = offset, rows, {}
 
     def tokens(self, node: str | None, positions: Positions, rows: int, width: int, device: torch.device) -> Tokens:
-        """The tokens that `positions` names in a value of `rows` x `width`, restricted to a node's active rows."""
+        """The tokens that `positions` names in a value of `rows` x `width`, restricted to a node's active rows.
+
+        Behind the prompt every step names the same cells of its window, so they are found once.
+        """
         key = (node if node in self.inputs.active else None, positions, rows, width, device)
+        if self.decoding and self.inputs.width is not None and self.offset >= self.inputs.width:
+            if key not in self._behind:
+                self._behind[key] = self.offset, self._resolve(node, positions, rows, width, device)
+            offset, tokens = self._behind[key]
+            return tokens if offset == self.offset else tokens.further(self.offset - offset)
         if key not in self._known:
             self._known[key] = self._resolve(node, positions, rows, width, device)
         return self._known[key]

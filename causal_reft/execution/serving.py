@@ -25,7 +25,7 @@ from causal_reft.featurizers.featurizer import add_in
 from causal_reft.graph import Constant, Interchange, InterventionGraph, LearnedSource, PerRow, Shift
 from causal_reft.graph.sources import ACTIVATIONS, Given
 from causal_reft.sites import Site
-from causal_reft.tensors import Coordinates, Hidden, Int, Tensor
+from causal_reft.tensors import Coordinates, Float, Hidden, Int, Tensor
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,19 @@ class Stack:
         )
         self.offset = torch.stack([part.offset for part in parts.values()])
         self.chosen = torch.zeros(0, dtype=torch.long)
+        self._bound: StackedFeaturizer | None = None
 
     def choose(self, graphs: Sequence[str | None]) -> list[bool]:
         """Take one edit for each row of the batch; returns the rows that have one."""
         indices = [self.names.get(name, -1) if name is not None else -1 for name in graphs]
-        self.chosen = torch.tensor(indices)
+        self.chosen, self._bound = torch.tensor(indices), None
         return [index >= 0 for index in indices]
+
+    def bound(self, rows: Int[Tensor, " token"]) -> StackedFeaturizer:
+        """The featurizer for tokens of these rows; the steps of a generation name the same rows again and again."""
+        if self._bound is None or self._bound.rows is not rows:
+            self._bound = StackedFeaturizer(self, rows)
+        return self._bound
 
     def to(self, device: torch.device) -> None:
         """Move the tensors, once."""
@@ -98,30 +105,34 @@ class StackedFeaturizer(Featurizer):
             self._bind(rows)
 
     def of_rows(self, rows: Int[Tensor, " token"]) -> StackedFeaturizer:
-        return StackedFeaturizer(self.stack, rows)
+        return self.stack.bound(rows)
 
     def _bind(self, rows: Int[Tensor, " token"]) -> None:
         """Lay the tokens out by row, (row, token of the row), because the tokens of a row share their matrices."""
         self.stack.to(rows.device)
+        self.rows, chosen = rows, self.stack.chosen.to(rows.device)
         mine, self.row_of, counts = rows.unique_consecutive(return_inverse=True, return_counts=True)
         first = counts.cumsum(0) - counts
         self.slot_of = torch.arange(len(rows), device=rows.device) - first[self.row_of]
         self.shape = len(mine), int(counts.max()) if len(counts) else 0
-        self.index = self.stack.chosen.to(rows.device)[mine]
+        self.A, self.W = (None if t is None else t[chosen[mine]] for t in (self.stack.rows, self.stack.weight))
+        self.b = self.stack.offset[chosen[rows]]
 
-    def times(self, matrices: Tensor, x: Tensor) -> Tensor:
-        """Each token times the matrix of its row: (graph, out, in) and (token, in) -> (token, out)."""
+    def times(self, matrices: Float[Tensor, "row out in"], x: Float[Tensor, "token in"]) -> Float[Tensor, "token out"]:
+        """Each token times the matrix of its row."""
+        if self.shape[1] == 1:
+            return torch.bmm(x[:, None], matrices.to(x.dtype).mT)[:, 0]
         laid_out = x.new_zeros(*self.shape, x.shape[-1]).index_put((self.row_of, self.slot_of), x)
-        return torch.bmm(laid_out, matrices[self.index].to(x.dtype).mT)[self.row_of, self.slot_of]
+        return torch.bmm(laid_out, matrices.to(x.dtype).mT)[self.row_of, self.slot_of]
 
     def read(self, h: Hidden) -> Coordinates:
         x = h.to(torch.promote_types(h.dtype, self.stack.offset.dtype))
-        return x if self.stack.rows is None else self.times(self.stack.rows, x)
+        return x if self.A is None else self.times(self.A, x)
 
     def write(self, h: Hidden, z: Coordinates) -> Hidden:
-        if self.stack.rows is None:
+        if self.A is None:
             return z.to(h.dtype)
-        return add_in(h, self.times(self.stack.rows.mT, z - self.read(h)))
+        return add_in(h, self.times(self.A.mT, z - self.read(h)))
 
     def config(self) -> dict[str, object]:
         raise GraphError("A stack of served graphs is not saved; save the graphs themselves.")
@@ -135,11 +146,11 @@ class StackedSource(PerRow):
 
     def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
         assert isinstance(featurizer, StackedFeaturizer)
-        stack, structure = self.stack, self.stack.structure
-        x = h.to(torch.promote_types(h.dtype, stack.offset.dtype))
-        z = stack.offset[featurizer.index][featurizer.row_of].to(x.dtype)
-        if stack.weight is not None:
-            z = z + featurizer.times(stack.weight, x)
+        structure = self.stack.structure
+        x = h.to(torch.promote_types(h.dtype, self.stack.offset.dtype))
+        z = featurizer.b.to(x.dtype)
+        if featurizer.W is not None:
+            z = z + featurizer.times(featurizer.W, x)
         if structure.activation is not None:
             z = ACTIVATIONS[structure.activation](z)
         return z + featurizer.read(given.now) if structure.shifted else z

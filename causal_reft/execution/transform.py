@@ -113,7 +113,8 @@ def _edited(
         return stream
     node, h_original, h = edit.node, edit.place.take(original), edit.place.take(stream)
     _check_width(edit, h)
-    F = node.featurizer.of_rows(edit.place.tokens.rows // edit.repeats)
+    rows = edit.place.tokens.rows
+    F = node.featurizer.of_rows(rows if edit.repeats == 1 else rows // edit.repeats)
     z = node.source.coordinates(h_original, F, _States(states, edit, h))
     new = F.write(h, z)
     if training and node.dropout:

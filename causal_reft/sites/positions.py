@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -233,6 +233,13 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def further(self, columns: int) -> Tokens:
+        """The same cells of a window that begins `columns` later, where a row names every column between or none."""
+        grown = columns * (self.counts > 0)
+        return replace(
+            self, ordinal=self.ordinal + grown[self.rows], before=self.before + grown, total=self.total + grown
+        )
 
     def named_like(self, other: Tokens) -> bool:
         """Whether the same numbers of the same rows are named, so that tokens pair one to one as they stand."""
