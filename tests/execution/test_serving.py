@@ -8,10 +8,11 @@ from copy import deepcopy
 
 import pytest
 import torch
+import transformers
 
 import causal_reft as cr
 from causal_reft.errors import GraphError, RunError
-from causal_reft.execution.serving import Served
+from causal_reft.execution.serving import Served, StackedFeaturizer
 from tests.families import inputs_of, model_of, padded
 
 D = 16
@@ -98,6 +99,50 @@ def test_generation_by_row(served, options):
             **padded([texts[i]], "left"), max_new_tokens=4, do_sample=False, pad_token_id=0, **options
         )
         assert torch.equal(together[i * each : (i + 1) * each, -4:], alone[:, -4:])
+
+
+@torch.no_grad()
+def test_in_single_precision_a_served_batch_is_as_exact_as_the_plain_model():
+    """Against the same logits in double precision; a batch and its single rows differ by rounding alone."""
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        n_embd=256, n_layer=6, n_head=4, vocab_size=500, bos_token_id=None, eos_token_id=None
+    )
+    ids, chosen = torch.randint(500, (64, 12)), [NAMES[i % 16] for i in range(64)]
+    single = transformers.GPT2LMHeadModel(config).eval()
+    graphs = {
+        name: cr.loreft([cr.Site(1), cr.Site(4, positions="f4+l4")], 256, 4, seed=i, init="random")
+        for i, name in enumerate(NAMES)
+    }
+    rows = zip(chosen, ids, strict=True)
+    alone = torch.cat([cr.IntervenedModel(single, graphs[name])(row[None]).logits for name, row in rows])
+    found = {}
+    for model in (single, deepcopy(single).double()):
+        server = Served(model)
+        for name, graph in graphs.items():
+            server.add(name, graph)
+        found[model.dtype] = model(ids).logits, server(ids, graphs=chosen).logits
+
+    def off(logits: torch.Tensor, wanted: torch.Tensor) -> float:
+        return float((logits - wanted).abs().max() / wanted.abs().max())
+
+    (plain, served), (plain_exact, served_exact) = found[torch.float32], found[torch.float64]
+    assert off(plain_exact, served_exact) > 1e-3
+    assert off(served, alone) < 1e-6
+    assert off(served, served_exact) < 1.5 * off(plain, plain_exact)
+
+
+def test_the_steps_of_a_generation_bind_their_rows_once(monkeypatch):
+    calls, bind = [], StackedFeaturizer._bind
+    monkeypatch.setattr(StackedFeaturizer, "_bind", lambda self, rows: calls.append(len(rows)) or bind(self, rows))
+    server, inputs = Served(model_of("llama")), batch(3)[0]
+    server.add("a", cr.loreft(cr.Site(0, positions="last+generated"), D, 2, init="random"))
+    counts = []
+    for n in (2, 9):
+        calls.clear()
+        server.generate(**inputs, graphs=["a", None, "a"], max_new_tokens=n, do_sample=False, pad_token_id=0)
+        counts.append(list(calls))
+    assert counts == [[2, 2], [2, 2]], "once for the prompt and once for all that follows"
 
 
 def test_graphs_come_and_go_while_the_model_lives():
