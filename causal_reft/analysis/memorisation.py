@@ -22,8 +22,8 @@ from causal_reft.analysis.memorisation_texts import Ids, known, target_ids
 from causal_reft.analysis.memorisation_training import Lesson, MemoryRecipe, Outcome, learn
 from causal_reft.errors import CausalReftWarning, DataError
 from causal_reft.execution import IntervenedModel
+from causal_reft.execution.inputs import IGNORED_LABEL
 from causal_reft.graph import InterventionGraph
-from causal_reft.reft.data import IGNORED
 from causal_reft.seeds import derive
 
 PROMPT = "Recall the text:"
@@ -144,7 +144,7 @@ def prompt_tokens(prompt: str, tokenizer: Any) -> Ids:
 
 def record(prompt: Sequence[int], target: Sequence[int]) -> dict[str, Any]:
     """A training record in the form of `causal_reft.reft.completions`: labels on the target alone."""
-    labels = [IGNORED] * len(prompt) + list(target)
+    labels = [IGNORED_LABEL] * len(prompt) + list(target)
     return {"input_ids": [*prompt, *target], "labels": labels, "prompt_lengths": len(prompt)}
 
 
@@ -168,7 +168,7 @@ def _felt(whole: dict[str, Any], reached: int) -> dict[str, Any]:
     if reached == 0:
         return whole
     stop = whole["prompt_lengths"] + reached
-    return {**whole, "labels": whole["labels"][:stop] + [IGNORED] * (len(whole["labels"]) - stop)}
+    return {**whole, "labels": whole["labels"][:stop] + [IGNORED_LABEL] * (len(whole["labels"]) - stop)}
 
 
 def warn_of_last_block(edits: Sequence[Edit], reaches: Sequence[int], n: int) -> None:

@@ -14,9 +14,9 @@ import torch
 
 from causal_reft.errors import DataError
 from causal_reft.execution import Examples
+from causal_reft.execution.inputs import IGNORED_LABEL
 from causal_reft.tensors import Tensor
 
-IGNORED = -100
 Record = dict[str, Any]
 
 
@@ -51,7 +51,7 @@ def completions(
             raise DataError(
                 f"Pair {row} has {len(prompt_ids) + len(answer_ids)} tokens, more than max_length={max_length}."
             )
-        ids, labels = [*prompt_ids, *answer_ids], [IGNORED] * len(prompt_ids) + answer_ids
+        ids, labels = [*prompt_ids, *answer_ids], [IGNORED_LABEL] * len(prompt_ids) + answer_ids
         records.append({"input_ids": ids, "labels": labels, "prompt_lengths": len(prompt_ids)})
     return records
 
@@ -80,7 +80,7 @@ class ReftCollator:
         return {
             "input_ids": _padded([record["input_ids"] for record in records], width, self.pad_token_id),
             "attention_mask": _padded([[1] * len(record["input_ids"]) for record in records], width, 0),
-            "labels": _padded([record["labels"] for record in records], width, IGNORED),
+            "labels": _padded([record["labels"] for record in records], width, IGNORED_LABEL),
             "prompt_lengths": torch.tensor([int(record["prompt_lengths"]) for record in records]),
         }
 

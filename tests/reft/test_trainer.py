@@ -96,6 +96,42 @@ def test_gradient_accumulation_counts_every_token_once(tokenizer, model, tmp_pat
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_steps_cost_what_must_be_computed_and_learn_the_same(tokenizer, model, tmp_path, accumulate):
+    """Unequal prompts, several layers: the parameters are those of full passes (whose loss transformers computes in
+    float32); the head sees the labelled tokens alone."""
+    records, graphs, heads = cr.completions(PAIRS, tokenizer), [], []
+    model.double()
+    handle = model.lm_head.register_forward_hook(lambda module, args, out: heads.append(out.shape[:-1].numel()))
+    for full in (False, True):
+        reft = reft_of(model, tokenizer)
+        reft.interventions.double()
+        options = {"max_steps": 4, "gradient_accumulation_steps": accumulate, "per_device_train_batch_size": 3}
+        trainer = cr.ReftTrainer(reft, arguments(tmp_path, **options), train_dataset=records)
+        trainer.checked = trainer.differs = full
+        trainer.train()
+        assert trainer.differs == full
+        graphs.append(reft.graph)
+        if not full:
+            labelled = sum(token != -100 for record in records for token in record["labels"])
+            assert heads[-1] == labelled < max(heads)
+    handle.remove()
+    for one, other in zip(graphs[0].parameters(), graphs[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_with_another_term_is_left_to_the_model(tokenizer, model, tmp_path):
+    """Found out on the first batch, with a warning."""
+    own = model.loss_function
+    model.loss_function = lambda *args, **options: own(*args, **options) + 1.0
+    reft = reft_of(model, tokenizer)
+    trainer = cr.ReftTrainer(reft, arguments(tmp_path, max_steps=2), train_dataset=cr.completions(PAIRS, tokenizer))
+    with pytest.warns(cr.CausalReftWarning, match="the model's own loss"):
+        done = trainer.train()
+    assert trainer.differs
+    assert done.training_loss > 1.0
+
+
 def test_what_cannot_be_trained_is_refused(tokenizer, model, tmp_path):
     with pytest.raises(DataError, match="IntervenedModel"):
         cr.ReftTrainer(model, arguments(tmp_path), train_dataset=[])
