@@ -1,8 +1,7 @@
 """States that other runs lend to the base run: collected once for every example, then looked up.
 
 A run that holds nothing trained sees the same states in every step. Runs without edits are shared by all graphs that
-are
-computed together, and left at the deepest site that anybody reads.
+are computed together, and left at the deepest site that anybody reads.
 """
 
 from __future__ import annotations

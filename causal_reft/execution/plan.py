@@ -5,8 +5,7 @@
     print(plan(...))               what runs, how often, what it costs, and why a shortcut is not taken
 
 Every shortcut is exact: on the first batch its logits and gradients are compared with full passes, and a plan that
-differs
-falls back to them with a warning.
+differs falls back to them with a warning.
 """
 
 from __future__ import annotations

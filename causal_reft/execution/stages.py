@@ -1,13 +1,11 @@
 """One reduced forward for several graphs: each joins the batch at the block where it enters, as rows of their own.
 
     blocks before the first entry      are not computed
-    a block where graphs enter         returns the rows that are under way, and below them the recorded states of the
-    new ones
+    a block where graphs enter         returns the rows under way, and below them the recorded states of the new ones
     the last block behind attention    sees the tokens that the loss reads, and no others; so does the head
 
 For the time of the call the blocks' `forward` is exchanged, and the model's own forward is called: masks, rotary
-embeddings,
-scaling, soft caps and the final norm stay the model's.
+embeddings, scaling, soft caps and the final norm stay the model's.
 """
 
 from __future__ import annotations

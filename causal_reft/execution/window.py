@@ -2,8 +2,8 @@
 one read.
 
 Everything before the window is the same in every step (the model is causal), so it is computed once; everything after
-it is
-read by nobody. A window starts at another token in each row: prefixes are aligned on the right, windows on the left.
+it is read by nobody. A window starts at another token in each row: prefixes are aligned on the right, windows on the
+left.
 """
 
 from __future__ import annotations

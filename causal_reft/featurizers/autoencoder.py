@@ -4,8 +4,7 @@
     write(h, z) = h + (z - read(h)) W_dec          = decode(z) + (h - decode(read(h)))
 
 Writing what was read changes nothing, whatever the reconstruction error. Features that were written need not be read
-back
-(the dictionary is overcomplete), so this is not a lens, and says so.
+back (the dictionary is overcomplete), so this is not a lens, and says so.
 """
 
 from __future__ import annotations
