@@ -15,13 +15,31 @@ from typing import Any
 import torch
 from torch import nn
 
-from causal_reft.errors import GraphError
+from causal_reft.errors import GraphError, RunError
 from causal_reft.execution.hooks import Watch
 from causal_reft.execution.visit import PortWork
 from causal_reft.featurizers import uncached
 from causal_reft.tensors import Tensor
 
 _FUNCTION = "_gradient_checkpointing_func"
+
+
+def enable_checkpointing(model: nn.Module, options: dict[str, Any] | None, every_n_layers: int, offload: bool) -> None:
+    """Turn on transformers' checkpointing, by the name that it has in the installed version.
+
+    Raises:
+        RunError: a model that has none.
+    """
+    enable, older = (getattr(model, f"{word}_checkpointing_enable", None) for word in ("activation", "gradient"))
+    if enable is not None:
+        enable(options, every_n_layers=every_n_layers, offload=offload)
+    elif older is not None and every_n_layers == 1 and not offload:
+        older(options)
+    else:
+        raise RunError(
+            f"{type(model).__name__} has no activation checkpointing of this kind; transformers models have. "
+            "Train it without."
+        )
 
 
 def recomputes(model: nn.Module) -> bool:
@@ -33,18 +51,27 @@ def recomputes(model: nn.Module) -> bool:
 
 @contextmanager
 def carrying_edits(model: nn.Module, watch: Watch) -> Iterator[None]:
-    """Inside, every checkpointed layer that a watched port lies in is recomputed under the watch's edits."""
+    """Inside, every checkpointed layer that a watched port lies in is recomputed under the watch's edits.
+
+    Where no gradients are asked for, nothing is kept to be recomputed and layers run as they are.
+    """
     replaced = [module for module in model.modules() if _FUNCTION in module.__dict__]
     originals = [module.__dict__[_FUNCTION] for module in replaced]
     for module, original in zip(replaced, originals, strict=True):
         ports = [port for port in watch.visit.work if _inside(port, module)]
-        if ports:
+        if not torch.is_grad_enabled():
+            setattr(module, _FUNCTION, _directly)
+        elif ports:
             setattr(module, _FUNCTION, _carrying(original, watch, ports))
     try:
         yield
     finally:
         for module, original in zip(replaced, originals, strict=True):
             setattr(module, _FUNCTION, original)
+
+
+def _directly(forward: Callable[..., Any], *args: Any) -> Any:
+    return forward(*args)
 
 
 def _inside(port: PortWork, module: nn.Module) -> bool:

@@ -63,7 +63,8 @@ class HookExecutor(Executor):
             return None
         checkpointing = recomputes(self.model)
         watch = Watch(visit, stop=not wants_output and not checkpointing and not offloaded(self.model))
-        carrying = carrying_edits(self.model, watch) if checkpointing else nullcontext()
+        checkpoints = checkpointing or (self.model.training and not torch.is_grad_enabled())
+        carrying = carrying_edits(self.model, watch) if checkpoints else nullcontext()
         given = cut_behind_reads(visit, inputs, self.model) if watch.stop else inputs
         try:
             with watching(watch), carrying, eagerly(self.model):

@@ -19,7 +19,7 @@ from torch import nn
 
 from causal_reft.errors import GraphError, RunError, nearest
 from causal_reft.execution import storage
-from causal_reft.execution.checkpointing import recomputes
+from causal_reft.execution.checkpointing import enable_checkpointing, recomputes
 from causal_reft.execution.executor import Executor, HookExecutor
 from causal_reft.execution.generation import GENERATION_INPUTS, check_generation, padded_left
 from causal_reft.execution.inputs import OURS, Inputs, RunInputs, check_keywords, forward_arguments, parse_inputs
@@ -174,9 +174,18 @@ class IntervenedModel(nn.Module):
         parameters = inspect.signature(self.base_model.forward).parameters.values()
         return any(p.kind is p.VAR_KEYWORD for p in parameters)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
         """Passed on to the base model, which recomputes its blocks (and the edits in them) during backward."""
-        self.base_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)  # type: ignore[operator]
+        enable_checkpointing(self.base_model, activation_checkpointing_kwargs, every_n_layers, offload)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """The older name of `activation_checkpointing_enable`."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs)
 
     @property
     def device(self) -> torch.device:

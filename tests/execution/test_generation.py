@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ import transformers
 
 import causal_reft as cr
 from causal_reft.errors import PositionError, RunError
-from causal_reft.sites import find_blocks
+from tests.by_hand import by_hand, either, first, generated, last
 from tests.families import inputs_of, model_of, padded
 
 NAMES = ("gpt2", "llama", "opt")
@@ -37,55 +36,6 @@ def loreft(seed: int) -> tuple[cr.Subspace, cr.LearnedSource, Callable[[Hidden],
         return h + (h @ w.T + b - h @ rows.T) @ rows
 
     return R, source, formula
-
-
-@contextmanager
-def by_hand(model, edits, prompt_mask):
-    """Plain hooks on the blocks; `edits` are (layer, which columns, formula), for forwards that see the whole text."""
-
-    def hook(which, formula):
-        def after(module, args, output):
-            h = output[0] if isinstance(output, tuple) else output
-            mask = which(prompt_mask.repeat_interleave(len(h) // len(prompt_mask), 0), h.shape[1])
-            h = torch.where(mask[..., None], formula(h), h)
-            return (h, *output[1:]) if isinstance(output, tuple) else h
-
-        return after
-
-    handles = [
-        find_blocks(model).modules[layer].register_forward_hook(hook(which, formula)) for layer, which, formula in edits
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def first(n: int):
-    """The first n tokens of each left-padded prompt."""
-
-    def which(mask, width):
-        columns, start = torch.arange(width), (mask == 0).sum(1, keepdim=True)
-        return (columns >= start) & (columns < start + n) & (columns < mask.shape[1])
-
-    return which
-
-
-def last(n: int):
-    def which(mask, width):
-        columns, start = torch.arange(width), (mask == 0).sum(1, keepdim=True)
-        return (columns >= start) & (columns >= mask.shape[1] - n) & (columns < mask.shape[1])
-
-    return which
-
-
-def generated(mask, width):
-    return (torch.arange(width) >= mask.shape[1]).expand(len(mask), -1)
-
-
-def either(*parts):
-    return lambda mask, width: torch.stack([part(mask, width) for part in parts]).any(0)
 
 
 def case(name: str) -> tuple[cr.InterventionGraph, list]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import warnings
 import weakref
 from copy import deepcopy
 
@@ -14,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import causal_reft as cr
-from causal_reft.errors import GraphError, PositionError
+from causal_reft.errors import GraphError, PositionError, RunError
 from tests.families import FAMILIES, inputs_of, model_of, output_of, padded, randomised
 
 # peft asks transformers by a name that is going away
@@ -158,9 +157,7 @@ def checkpointed(name: str, reentrant: bool) -> nn.Module:
     for key in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "dropout", "hidden_dropout"):
         if hasattr(model.config, key):
             setattr(model.config, key, 0.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    cr.IntervenedModel(model, cr.InterventionGraph()).activation_checkpointing_enable({"use_reentrant": reentrant})
     return model
 
 
@@ -182,6 +179,28 @@ def test_checkpointing_gives_the_same_gradients(name, component, reentrant, call
     assert len(found) == len(wanted) == 6
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
     assert n_hooks(model) == hooks
+
+
+@pytest.mark.parametrize("options", [{}, {"every_n_layers": 2}], ids=str)
+def test_the_trainer_turns_checkpointing_on_and_learns_the_same(options, tmp_path):
+    records = [{"input_ids": [3, 4, 5, 6 + i], "labels": [-100, -100, 5, 6 + i], "prompt_lengths": 2} for i in range(4)]
+    learned = []
+    for on in (False, True):
+        reft = cr.IntervenedModel(own("llama").train(), cr.InterventionGraph(edit=edit(0), late=edit(1, "mlp_output")))
+        arguments = transformers.TrainingArguments(
+            str(tmp_path), max_steps=3, learning_rate=1e-2, report_to="none", save_strategy="no", disable_tqdm=True,
+            use_cpu=True, activation_checkpointing=on, activation_checkpointing_kwargs=options,
+            logging_strategy="no",
+        )  # fmt: skip
+        cr.ReftTrainer(reft, arguments, records, data_collator=cr.ReftCollator(0)).train()
+        assert reft.base_model.is_activation_checkpointing is on
+        learned.append([p.detach().clone() for p in reft.graph.parameters()])
+    torch.testing.assert_close(learned[1], learned[0], rtol=0, atol=1e-6)
+
+
+def test_a_module_without_checkpointing_says_so():
+    with pytest.raises(RunError, match=r"has no activation checkpointing"):
+        cr.IntervenedModel(OwnCheckpointing(), cr.InterventionGraph()).activation_checkpointing_enable()
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
