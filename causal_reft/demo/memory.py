@@ -11,7 +11,7 @@ from causal_reft.demo.page import Page
 
 EDITS = {
     "one vector at the last token (rank-1 ConsReFT)": Edit("consreft", 1, (1,)),
-    "rank-4 LoReFT at the last token": Edit("loreft", 4, (1,)),
+    "rank-8 LoReFT at the last token of three layers": Edit("loreft", 8, (0, 1, 2)),
     "rank-8 LoReFT at six tokens of three layers": Edit("loreft", 8, (0, 1, 2), "f3+l3"),
 }
 N_TOKENS = 16
@@ -21,6 +21,10 @@ def show_memory(page: Page, small: Embedded) -> pd.DataFrame:
     """Teach three edits of growing size the first tokens of a story, and count what greedy decoding gives back."""
     page.heading("How much of a text does an edit remember?")
     story, prompt = small.stories[0]["text"], small.german_examples[0]["prompt"]
+    page.text(
+        "With one prompt, one token of one layer is one vector, and rank 1 can already turn it into any other: what "
+        "adds room is more layers and more tokens, not more rank."
+    )
     rows = []
     for name, edit in EDITS.items():
         found = memorise(small.model, small.tokenizer, story, N_TOKENS, edit, prompt)
