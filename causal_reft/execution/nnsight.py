@@ -12,6 +12,8 @@ embedding.
 
 from __future__ import annotations
 
+import causal_reft.execution.beartype_first  # isort: skip  # noqa: F401
+
 import re
 import warnings
 from collections.abc import Iterator

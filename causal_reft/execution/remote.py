@@ -7,6 +7,8 @@ which runs wherever the body runs, and the trained tensors come back.
 
 from __future__ import annotations
 
+import causal_reft.execution.beartype_first  # isort: skip  # noqa: F401
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

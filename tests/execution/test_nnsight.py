@@ -253,6 +253,7 @@ from nnsight import TransformersModel
 
 torch.set_num_threads(1)
 model = TransformersModel(sys.argv[1], task="text-generation", dispatch=True)
+model._module.double()
 tokens = model.tokenizer(["Once upon a time", "Lily"], return_tensors="pt", padding=True)
 other = model.tokenizer(["The big dog was", "Tom"], return_tensors="pt", padding=True)
 site, results = cr.Site(2, positions="last"), {}
@@ -284,7 +285,7 @@ for where, options in ways.items():
     numbers = torch.tensor(losses)
     results[where] = [collect, output.logits, output.collected["seen"], numbers, *trained.graph.parameters(), texts]
 for where in ("nnsight", "remote"):
-    torch.testing.assert_close(results[where], results["here"], rtol=0, atol=1e-6, equal_nan=True)
+    torch.testing.assert_close(results[where], results["here"], rtol=0, atol=1e-12, equal_nan=True)
 assert results["here"][3][-1] != results["here"][3][0]
 print("equal")
 """
@@ -320,6 +321,27 @@ def test_a_graph_inside_a_users_own_trace():
         logits = nnsight.save(model.output.logits)
     torch.testing.assert_close(logits, wanted.logits, rtol=0, atol=0)
     torch.testing.assert_close(seen, wanted.collected, rtol=0, atol=0, equal_nan=True)
+
+
+BOTH = """
+import sys, torch
+import causal_reft as cr
+
+net, graph = torch.nn.Sequential(torch.nn.Linear(3, 3)), cr.patch(cr.Site.at("0"), 3)
+cr.IntervenedModel(net, graph)
+assert "nnsight" not in sys.modules, "who uses hooks waits for no other library"
+{first}
+cr.IntervenedModel(net, graph, executor="nnsight")
+import beartype
+print("both")
+"""
+
+
+@pytest.mark.parametrize("first", ["", "import causal_reft.execution.remote"])
+def test_beartype_is_imported_after_this_library_has_brought_nnsight(first, repository):
+    command = [sys.executable, "-c", BOTH.format(first=first)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
+    assert done.stdout.strip() == "both", done.stderr[-2000:]
 
 
 def test_training_in_a_session_needs_nnsight():
