@@ -20,6 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from causal_reft import Controls, Study
+from causal_reft.alignment.store import Store
 from tests.alignment.small import small_study
 
 TABLES = ("table", "grid", "records", "control_fits")
@@ -38,10 +39,7 @@ def run(folder: Path) -> None:
 
 def finished(folder: Path) -> dict[str, tuple[int, int]]:
     """Finished cells, with what would change if they were written again."""
-    return {
-        path.name: (path.stat().st_mtime_ns, path.stat().st_ino)
-        for path in (folder / "cells").glob("[!.]*.safetensors")
-    }
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in Store(folder).files()}
 
 
 def main() -> None:

@@ -13,16 +13,16 @@ The first five are controls, the last is not: a subspace that does all that the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from einops import einsum
 from torch import nn
 
-from causal_reft.alignment.scoring import evaluated, row_scores, states_at
+from causal_reft.alignment.scoring import evaluated, row_scores, states_at_each
 from causal_reft.errors import FeaturizerError
-from causal_reft.execution import Examples, FullPasses, IntervenedModel, Passes, plan
+from causal_reft.execution import Examples, FullPasses, IntervenedModel, Scored, plan_all
 from causal_reft.execution.selfcheck import TOLERANCE
 from causal_reft.featurizers import Featurizer, Identity, Mask, Subspace, computed_once, random_frames
 from causal_reft.featurizers.featurizer import add_in, computing
@@ -79,46 +79,97 @@ def random_scores(
 ) -> dict[str, np.ndarray]:
     """Every metric under `draws` random subspaces of the graph's sites and ranks: metric -> "draw rows".
 
-    Variables at one site get orthogonal slices of one random frame. A batch of rows is repeated once for each draw of a
-    chunk, so that one pass scores many subspaces.
+    Variables at one site get orthogonal slices of one random frame. A batch of rows is repeated once for each draw, so
+    that one pass scores many subspaces.
     """
-    frames = {
+    return random_scores_each(network, [graph], examples, draws, seed, rows_at_once)[0]
+
+
+@torch.no_grad()
+def random_scores_each(
+    network: nn.Module,
+    graphs: Sequence[InterventionGraph],
+    examples: Examples,
+    draws: int = 100,
+    seed: int = 0,
+    rows_at_once: int = ROWS_AT_ONCE,
+    **options: object,
+) -> list[dict[str, np.ndarray]]:
+    """The same for several graphs in shared passes; `options` are those of the plan."""
+    frames = [_random_frames(graph, draws, seed) for graph in graphs]
+    with frozen(network), computed_once():
+        scored = _exact(network, graphs, frames, examples, options)
+        batches = examples.batches(max(1, rows_at_once // (draws * len(graphs))))
+        parts = [
+            [row_scores(found, examples, rows.repeat(draws)) for found in scored(rows.repeat(draws))]
+            for rows in batches
+        ]
+    return [_by_draw(of_graph, draws) for of_graph in zip(*parts, strict=True)]
+
+
+def _random_frames(graph: InterventionGraph, draws: int, seed: int) -> dict[Site, Tensor]:
+    return {
         site: random_frames(draws, sum(ranks.values()), width, derive(seed, "random control", *named(site)))
         for site, width, ranks in by_site(graph)
     }
-    size = max(1, min(rows_at_once // max(len(examples), 1), draws))
-    chunks = []
-    for some in torch.arange(draws).split(size):
-        stacked = _with_rows(graph, {site: rows[some] for site, rows in frames.items()}, StackedSubspaces)
-        chunks.append(_repeated_scores(network, stacked, examples, len(some), max(1, rows_at_once // len(some))))
-    return {metric: np.concatenate([chunk[metric] for chunk in chunks]) for metric in chunks[0]}
 
 
-def _repeated_scores(
-    network: nn.Module, graph: InterventionGraph, examples: Examples, times: int, batch: int
-) -> dict[str, np.ndarray]:
-    """metric -> "draw rows" of a graph of stacked subspaces, `batch` rows of the examples at a time."""
-    with torch.no_grad(), frozen(network), computed_once():
-        passes = _exact(evaluated(network, graph), examples, times)
-        parts = [row_scores(passes, examples, rows.repeat(times)) for rows in examples.batches(batch)]
-    return {metric: np.concatenate([part[metric].reshape(times, -1) for part in parts], axis=1) for metric in parts[0]}
+def _by_draw(parts: Sequence[dict[str, np.ndarray]], draws: int) -> dict[str, np.ndarray]:
+    return {metric: np.concatenate([part[metric].reshape(draws, -1) for part in parts], axis=1) for metric in parts[0]}
 
 
-def _exact(model: IntervenedModel, examples: Examples, times: int) -> Passes:
-    """The fast passes where they give the full ones' numbers on two rows. (Their own check would not repeat rows.)"""
-    fast, full = plan(model, examples, check=False), FullPasses(model, examples)
-    some = torch.arange(min(2, len(examples))).repeat(times)
-    a, b = fast.scored(some).logits, full.scored(some).logits
-    agree = float((a - b).norm()) <= TOLERANCE.get(b.dtype, 1e-1) * float(b.norm())
-    return fast if agree else full
+def _exact(
+    network: nn.Module,
+    graphs: Sequence[InterventionGraph],
+    frames: Sequence[Mapping[Site, Tensor]],
+    examples: Examples,
+    options: Mapping[str, object],
+) -> Callable[[Tensor], Sequence[Scored]]:
+    """The fast passes where they give the full ones' numbers for two draws on two rows.
+
+    (The plan's own check would not repeat rows.)
+    """
+    unchecked, few = {**options, "check": False}, torch.arange(min(2, len(examples)))
+    two = _stacked(network, graphs, [{site: rows[:2] for site, rows in found.items()} for found in frames])
+    fast = plan_all(two, examples.rows(few), **unchecked).scored(few.repeat(2))
+    full = [FullPasses(model, examples.rows(few)).scored(few.repeat(2)) for model in two]
+    every = _stacked(network, graphs, frames)
+    if all(_agree(a.logits, b.logits) for a, b in zip(fast, full, strict=True)):
+        return plan_all(every, examples, **unchecked).scored
+    return lambda rows: [FullPasses(model, examples).scored(rows) for model in every]
+
+
+def _stacked(
+    network: nn.Module, graphs: Sequence[InterventionGraph], frames: Sequence[Mapping[Site, Tensor]]
+) -> list[IntervenedModel]:
+    return [
+        evaluated(network, _with_rows(graph, rows, StackedSubspaces))
+        for graph, rows in zip(graphs, frames, strict=True)
+    ]
+
+
+def _agree(fast: Tensor, full: Tensor) -> bool:
+    return float((fast - full).norm()) <= TOLERANCE.get(full.dtype, 1e-1) * float(full.norm())
 
 
 def pca_graph(network: nn.Module, graph: InterventionGraph, examples: Examples) -> InterventionGraph | None:
     """The graph with the top principal directions of the states at each site; `None` where there are too few."""
+    return pca_graphs(network, [graph], examples)[0]
+
+
+def pca_graphs(
+    network: nn.Module, graphs: Sequence[InterventionGraph], examples: Examples
+) -> list[InterventionGraph | None]:
+    """The same for several graphs that take from the same runs, the states of all collected in the same passes."""
+    sites = list(dict.fromkeys(node.site for graph in graphs for node in graph.edits.values()))
+    states = states_at_each(network, sites, examples, ["base", *_sources(graphs[0])])
+    return [_pca_graph(graph, states) for graph in graphs]
+
+
+def _pca_graph(graph: InterventionGraph, found: Mapping[Site, Mapping[str, Tensor]]) -> InterventionGraph | None:
     rows = {}
     for site, _, ranks in by_site(graph):
-        found = states_at(network, site, examples, ["base", *_sources(graph)])
-        states, total = torch.cat(list(found.values())).double(), sum(ranks.values())
+        states, total = torch.cat(list(found[site].values())).double(), sum(ranks.values())
         if total > int(torch.linalg.matrix_rank(states - states.mean(0))):
             return None
         rows[site] = Subspace.pca(states, total).rotation.float()
@@ -160,7 +211,7 @@ def named(site: Site) -> tuple[str, str]:
 
 
 def _with_rows(
-    graph: InterventionGraph, rows: dict[Site, Tensor], build: Callable[[Tensor], Featurizer]
+    graph: InterventionGraph, rows: Mapping[Site, Tensor], build: Callable[[Tensor], Featurizer]
 ) -> InterventionGraph:
     """The graph with other featurizers: rows "... rank d_model" of each site, cut into slices for its variables."""
     nodes = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 
 from causal_reft.alignment.encoding import CHOICES, RIVAL
 from causal_reft.alignment.metrics import row_kl, row_metrics
-from causal_reft.execution import Examples, IntervenedModel, Passes, Scored, plan
+from causal_reft.execution import Examples, IntervenedModel, Scored, plan, plan_all
 from causal_reft.featurizers import computed_once
 from causal_reft.graph import Collect, InterventionGraph
 from causal_reft.sites import Site
@@ -20,7 +20,6 @@ from causal_reft.training import frozen
 NO_EDIT = InterventionGraph()
 
 
-@torch.no_grad()
 def score_rows(
     network: nn.Module,
     graph: InterventionGraph,
@@ -29,15 +28,27 @@ def score_rows(
     target: Examples | None = None,
 ) -> dict[str, np.ndarray]:
     """Every metric of every row ("rows" of float64); `kl` only with a `target`, nan in rows that it marks invalid."""
+    return score_each(network, [graph], examples, batch_size, target)[0]
+
+
+@torch.no_grad()
+def score_each(
+    network: nn.Module,
+    graphs: Sequence[InterventionGraph],
+    examples: Examples,
+    batch_size: int = 64,
+    target: Examples | None = None,
+    **options: object,
+) -> list[dict[str, np.ndarray]]:
+    """The same for several graphs in shared passes; `options` are those of the plan."""
     with frozen(network), computed_once():
-        model = evaluated(network, graph)
-        passes = plan(model, examples)
-        aim = None if target is None else plan(evaluated(network, NO_EDIT), target)
-        parts = [_batch(passes, aim, examples, rows) for rows in examples.batches(batch_size)]
-    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if target is not None:
-        found["kl"] = np.where(np.asarray(target.info["valid"]), found["kl"], np.nan)
-    return found
+        joint = plan_all([evaluated(network, graph) for graph in graphs], examples, **options)
+        aim = None if target is None else plan(evaluated(network, NO_EDIT), target, **options)
+        parts = []
+        for rows in examples.batches(batch_size):
+            aimed = None if aim is None else aim.scored(rows)
+            parts.append([_measured(scored, aimed, examples, rows) for scored in joint.scored(rows)])
+    return [_joined(of_graph, target) for of_graph in zip(*parts, strict=True)]
 
 
 def evaluated(network: nn.Module, graph: InterventionGraph) -> IntervenedModel:
@@ -45,41 +56,53 @@ def evaluated(network: nn.Module, graph: InterventionGraph) -> IntervenedModel:
     return IntervenedModel(network, graph).train(False)
 
 
-def row_scores(passes: Passes, examples: Examples, rows: Tensor) -> dict[str, np.ndarray]:
+def _joined(parts: Sequence[dict[str, np.ndarray]], target: Examples | None) -> dict[str, np.ndarray]:
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if target is not None:
+        found["kl"] = np.where(np.asarray(target.info["valid"]), found["kl"], np.nan)
+    return found
+
+
+def _measured(scored: Scored, aimed: Scored | None, examples: Examples, rows: Tensor) -> dict[str, np.ndarray]:
+    found = row_scores(scored, examples, rows)
+    return found if aimed is None else found | {"kl": row_kl(scored, aimed, len(rows))}
+
+
+def row_scores(scored: Scored, examples: Examples, rows: Tensor) -> dict[str, np.ndarray]:
     """Every metric but `kl` of these rows of the examples (a row may come several times)."""
-    return _metrics(passes.scored(rows), examples, rows)
-
-
-def _batch(passes: Passes, aim: Passes | None, examples: Examples, rows: Tensor) -> dict[str, np.ndarray]:
-    scored = passes.scored(rows)
-    found = _metrics(scored, examples, rows)
-    return found if aim is None else found | {"kl": row_kl(scored, aim.scored(rows), len(rows))}
-
-
-def _metrics(scored: Scored, examples: Examples, rows: Tensor) -> dict[str, np.ndarray]:
     rivals = [examples.info[RIVAL][i] for i in rows.tolist()] if RIVAL in examples.info else [None] * len(rows)
     choices = [examples.info[CHOICES][i] for i in rows.tolist()] if CHOICES in examples.info else None
     return row_metrics(scored, len(rows), rivals, choices)
 
 
-@torch.no_grad()
 def states_at(
     network: nn.Module, site: Site, examples: Examples, runs: Iterable[str], batch_size: int = 64
 ) -> dict[str, Float[Tensor, "token d_model"]]:
     """The states at a site in some runs, all named tokens of all rows under one another."""
-    names = list(runs)
-    graph = InterventionGraph(**{run: Collect(run, site) for run in names})
-    found: dict[str, list[Tensor]] = {run: [] for run in names}
+    return states_at_each(network, [site], examples, runs, batch_size)[site]
+
+
+@torch.no_grad()
+def states_at_each(
+    network: nn.Module, sites: Sequence[Site], examples: Examples, runs: Iterable[str], batch_size: int = 64
+) -> dict[Site, dict[str, Float[Tensor, "token d_model"]]]:
+    """The same for several sites, all collected in the same passes."""
+    wanted = {f"{run}_{number}": (run, site) for run in dict.fromkeys(runs) for number, site in enumerate(sites)}
+    graph = InterventionGraph(**{name: Collect(run, site) for name, (run, site) in wanted.items()})
+    parts: dict[str, list[Tensor]] = {name: [] for name in wanted}
     with frozen(network):
         model = evaluated(network, graph)
         for rows in examples.batches(batch_size):
-            batch = examples.rows(rows).runs
-            inputs = {run: on_device(batch[run], model.device) for run in graph.runs if run in names}
+            inputs = {run: on_device(given, model.device) for run, given in examples.rows(rows).runs.items()}
+            inputs = {run: given for run, given in inputs.items() if run in graph.runs}
             collected = model.collect(inputs.pop("base", None), **inputs)
-            for run in names:
-                flat = collected[run].flatten(0, 1)
-                found[run].append(flat[~flat.isnan().any(-1)])
-    return {run: torch.cat(parts) for run, parts in found.items()}
+            for name in wanted:
+                flat = collected[name].flatten(0, 1)
+                parts[name].append(flat[~flat.isnan().any(-1)])
+    found: dict[Site, dict[str, Tensor]] = {site: {} for site in sites}
+    for name, (run, site) in wanted.items():
+        found[site][run] = torch.cat(parts[name])
+    return found
 
 
 def on_device(inputs, device: torch.device):

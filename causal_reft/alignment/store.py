@@ -1,31 +1,32 @@
-"""A study's folder: what the study is, its rows, and one file for each finished cell, written whole or not at all.
+"""A study's folder: what the study is, its rows, and a folder for each finished group of cells, whole or not at all.
 
     study.json    everything that determines the numbers, and its digest        rows.json    the rows that were scored
-    cells/        one .safetensors file a cell: arrays, and facts as JSON in its header
+    cells/        one folder a group, in it one .safetensors file a cell: arrays, and facts as JSON in its header
 
-A file is written beside its place, flushed to disk and renamed, so after a crash or `kill -9` every file that is
-there is
-complete, and what is not there is computed again.
+Files are written in a folder beside its place, flushed to disk, and the folder is renamed: after a crash or `kill -9`
+every group that is there is complete, and what is not there is computed again.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from causal_reft.alignment.cell import Cell, CellResult
+from causal_reft.alignment.cell import Cell, CellResult, Group
 from causal_reft.errors import StudyError
 
-SCHEMA = 1
+SCHEMA = 2
 DESCRIPTION, ROWS, CELLS = "study.json", "rows.json", "cells"
 
 
@@ -63,33 +64,38 @@ class Store:
         """What `rows.json` holds."""
         return self._read(ROWS)
 
-    def has(self, cell: Cell, digest: str) -> bool:
-        """Whether the cell is finished."""
-        return (self.folder / CELLS / cell.file_name(digest)).is_file()
+    def has(self, group: Group, digest: str) -> bool:
+        """Whether the group is finished."""
+        return self._place(group, digest).is_dir()
 
-    def put(self, cell: Cell, digest: str, result: CellResult) -> None:
-        """Write a finished cell."""
-        header = {
-            "cell": json.dumps(asdict(cell)),
-            "digest": cell.digest(digest),
-            "facts": json.dumps(result.facts),
-            "seconds": repr(result.seconds),
-        }
-        content = save({name: np.ascontiguousarray(array) for name, array in result.arrays.items()}, metadata=header)
-        write_whole(self.folder / CELLS / cell.file_name(digest), content)
-
-    def get(self, cell: Cell, digest: str) -> CellResult:
-        """Read a finished cell.
-
-        Raises:
-            StudyError: the file holds another cell than its name says.
-        """
-        return self._load(self.folder / CELLS / cell.file_name(digest), digest)[1]
+    def put(self, group: Group, digest: str, results: Mapping[Cell, CellResult]) -> None:
+        """Write a finished group."""
+        scratch, place = self.folder / CELLS / f".unfinished-{uuid4().hex}", self._place(group, digest)
+        scratch.mkdir()
+        try:
+            for cell, result in results.items():
+                write_whole(scratch / cell.file_name(digest), _as_bytes(cell, digest, result))
+            scratch.rename(place)
+        except OSError:
+            if not place.is_dir():  # else another process was faster, with the same numbers
+                raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def all(self, digest: str) -> dict[Cell, CellResult]:
-        """Every finished cell of the study."""
-        files = sorted(path for path in (self.folder / CELLS).glob("*.safetensors") if not path.name.startswith("."))
-        return dict(self._load(path, digest) for path in files)
+        """Every finished cell of the study.
+
+        Raises:
+            StudyError: a file holds another cell than its name says.
+        """
+        return dict(self._load(path, digest) for path in self.files())
+
+    def files(self) -> list[Path]:
+        """The files of all finished cells."""
+        return sorted((self.folder / CELLS).glob("[!.]*/*.safetensors"))
+
+    def _place(self, group: Group, digest: str) -> Path:
+        return self.folder / CELLS / group.folder_name(digest)
 
     def _load(self, path: Path, digest: str) -> tuple[Cell, CellResult]:
         with safe_open(path, "numpy") as file:
@@ -118,6 +124,16 @@ class Store:
             f"{self.folder} holds another study, which differs in\n{shown}\n"
             f"Nothing was written. Choose another folder, or make the settings equal to continue that study."
         )
+
+
+def _as_bytes(cell: Cell, digest: str, result: CellResult) -> bytes:
+    header = {
+        "cell": json.dumps(asdict(cell)),
+        "digest": cell.digest(digest),
+        "facts": json.dumps(result.facts),
+        "seconds": repr(result.seconds),
+    }
+    return save({name: np.ascontiguousarray(array) for name, array in result.arrays.items()}, metadata=header)
 
 
 def write_whole(path: Path, content: bytes) -> None:

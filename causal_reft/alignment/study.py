@@ -5,7 +5,8 @@
     result = study.run()
 
 Three stages: fits (with their permuted-label and shuffled-weights twins), controls of every site and rank that the fits
-used, and at the best site (chosen on the selection rows) a capacity ladder and an illusion report.
+used, and at the best site (chosen on the selection rows) a capacity ladder and an illusion report. Each stage is a list
+of cells, computed in groups that share passes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -24,14 +25,14 @@ import torch
 from tqdm.auto import tqdm
 
 import causal_reft
-from causal_reft.alignment.cell import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, Cell, CellResult
+from causal_reft.alignment.cell import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, Cell, CellResult, Group, grouped
 from causal_reft.alignment.encoding import Encoding, Texts, as_encoding
 from causal_reft.alignment.ladder import ladder_recipes
 from causal_reft.alignment.network_source import NetworkSource, Source, digest_of
 from causal_reft.alignment.preparation import Prepared, Sampling, prepare, sampled, width_at
 from causal_reft.alignment.results import StudyResult
 from causal_reft.alignment.store import SCHEMA, Store
-from causal_reft.alignment.work import FeaturizerRecipe, Work, build_graph, run_cell
+from causal_reft.alignment.work import FeaturizerRecipe, Work, build_graph, run_group
 from causal_reft.causal import CausalModel, Splits, Task
 from causal_reft.errors import StudyError, nearest
 from causal_reft.featurizers import Featurizer
@@ -78,6 +79,8 @@ class Study:
         match: "vocabulary": an answer is right where it is the most likely of all tokens; "choices": of the task's
             answers.
         batch_size: rows of a pass when scoring.
+        cells_at_once: how many cells may share passes; they are stored together, so an interruption loses as many.
+        memory: bytes that a plan may keep; what does not fit is computed again for each batch.
         threads: of every worker.
         device: where workers put the network.
 
@@ -102,6 +105,8 @@ class Study:
         controls: Controls = Controls(),
         match: Literal["vocabulary", "choices"] = "vocabulary",
         batch_size: int = 64,
+        cells_at_once: int = 16,
+        memory: int = 2 << 30,
         threads: int = 1,
         device: str = "cpu",
     ) -> None:
@@ -110,6 +115,8 @@ class Study:
             raise StudyError(f"A study needs sites and seeds; given: {len(self.sites)} sites, {len(self.seeds)} seeds.")
         if len(set(self.sites)) < len(self.sites) or len(set(self.seeds)) < len(self.seeds):
             raise StudyError("A site or a seed is given twice; each cell of the grid is one fit.")
+        if cells_at_once < 1:
+            raise StudyError(f"cells_at_once={cells_at_once}: at least one cell is computed at a time.")
         torch_threads = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
@@ -140,7 +147,9 @@ class Study:
             controls.random,
             batch_size,
             threads,
+            memory,
         )
+        self.cells_at_once = cells_at_once
         for cell in self._fits()[:1]:
             build_graph(self.work, cell)
         self.sampling, self.match = sampling, match
@@ -181,8 +190,8 @@ class Study:
                 "The network's weights changed since the study was made. Make the study again from the network "
                 "as it is now."
             )
-        for stage, cells in (("fits", self._fits), ("controls", self._control_cells), ("ladder", self._last_cells)):
-            self._compute(stage, cells(), executor, progress)
+        for stage, cells in zip(("fits", "controls", "ladder"), self._stages(), strict=True):
+            self._compute(stage, self._groups(cells), executor, progress)
         return self.result()
 
     def result(self) -> StudyResult:
@@ -194,37 +203,50 @@ class Study:
         return StudyResult.load(self.store.folder)
 
     @property
-    def cells(self) -> list[Cell]:
-        """The cells of the first stage and, as far as they are known, of the later ones."""
-        known = self._fits()
-        if all(self.store.has(cell, self.digest) for cell in known):
-            known += self._control_cells() + self._last_cells()
+    def groups(self) -> list[Group]:
+        """The groups of the first stage and, as far as they are known, of the later ones."""
+        known: list[Group] = []
+        for cells in self._stages():
+            known += self._groups(cells)
+            if not all(self.store.has(group, self.digest) for group in known):
+                break
         return known
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells of these groups."""
+        return [cell for group in self.groups for cell in group.cells]
 
     @property
     def finished(self) -> int:
         """How many cells are finished."""
-        return sum(self.store.has(cell, self.digest) for cell in self.cells)
+        return sum(len(group.cells) for group in self.groups if self.store.has(group, self.digest))
 
-    def _compute(self, stage: str, cells: Sequence[Cell], executor: Any, progress: bool) -> None:
-        missing = [cell for cell in cells if not self.store.has(cell, self.digest)]
-        with tqdm(total=len(cells), initial=len(cells) - len(missing), desc=stage, disable=not progress) as bar:
-            for cell, result in self._results(missing, executor):
-                self.store.put(cell, self.digest, result)
-                bar.update()
+    def _groups(self, cells: Sequence[Cell]) -> list[Group]:
+        return grouped(cells, self.cells_at_once)
 
-    def _results(self, cells: Sequence[Cell], executor: Any) -> Iterable[tuple[Cell, CellResult]]:
+    def _compute(self, stage: str, groups: Sequence[Group], executor: Any, progress: bool) -> None:
+        missing = [group for group in groups if not self.store.has(group, self.digest)]
+        total, left = (sum(len(group.cells) for group in some) for some in (groups, missing))
+        with tqdm(total=total, initial=total - left, desc=stage, disable=not progress) as bar:
+            for group, results in self._results(missing, executor):
+                self.store.put(group, self.digest, results)
+                bar.update(len(results))
+
+    def _results(self, groups: Sequence[Group], executor: Any) -> Iterable[tuple[Group, Mapping[Cell, CellResult]]]:
         if executor is None:
-            for cell in cells:
-                yield cell, run_cell(self.work.for_cell(cell), cell)
+            for group in groups:
+                yield group, run_group(self.work.for_group(group), group)
             return
-        pending = [(cell, executor.submit(run_cell, self.work.for_cell(cell), cell)) for cell in cells]
+        pending = [(group, executor.submit(run_group, self.work.for_group(group), group)) for group in groups]
         try:
             while pending:
-                done = [(cell, future) for cell, future in pending if future.done()]
-                pending = [(cell, future) for cell, future in pending if all(future is not other for _, other in done)]
-                for cell, future in done:
-                    yield cell, future.result()
+                done = [(group, future) for group, future in pending if future.done()]
+                pending = [
+                    (group, future) for group, future in pending if all(future is not other for _, other in done)
+                ]
+                for group, future in done:
+                    yield group, future.result()
                 if not done:
                     time.sleep(0.02)
         finally:
@@ -233,9 +255,21 @@ class Study:
 
     # The grid ---------------------------------------------------------------------------------------------------
 
+    def _stages(self) -> Iterator[list[Cell]]:
+        """The cells of each stage; those of a later one depend on what the earlier ones found."""
+        yield self._fits()
+        found = self.store.all(self.digest)
+        yield self._control_cells(found)
+        yield self._last_cells(found)
+
     def _fits(self) -> list[Cell]:
-        """Every fit of the grid, and its twins on permuted labels and shuffled weights for the first seeds."""
-        grid = [(v, s, f) for v in self.prepared for f in range(self.n_main) for s in range(len(self.sites))]
+        """Every fit of the grid, and its twins on permuted labels and shuffled weights for the first seeds.
+
+        Sites with the same tokens come one after the other: they share the most.
+        """
+        tokens = [site.where for site in self.sites]
+        sites = sorted(range(len(tokens)), key=lambda number: tokens.index(tokens[number]))
+        grid = [(v, s, f) for v in self.prepared for f in range(self.n_main) for s in sites]
         main = [Cell(FIT, v, s, f, seed=seed) for v, s, f in grid for seed in self.seeds]
         twins = [
             Cell(FIT, v, s, f, seed=seed, role="control")
@@ -248,21 +282,22 @@ class Study:
             + [replace(cell, network=SHUFFLED) for cell in twins]
         )
 
-    def _control_cells(self) -> list[Cell]:
+    def _control_cells(self, found: Mapping[Cell, CellResult]) -> list[Cell]:
         """The controls of every site for every total rank that a fit used there."""
-        used = {(cell.variable, cell.site, self._rank(cell)) for cell in self._fits() if cell.role == "study"}
-        return [Cell(CONTROLS, variable, site, rank=rank, role="control") for variable, site, rank in sorted(used)]
+        fits = [cell for cell in self._fits() if cell.role == "study"]
+        used = dict.fromkeys((cell.variable, cell.site, sum(found[cell].facts["ranks"].values())) for cell in fits)
+        return [Cell(CONTROLS, variable, site, rank=rank, role="control") for variable, site, rank in used]
 
-    def _last_cells(self) -> list[Cell]:
+    def _last_cells(self, found: Mapping[Cell, CellResult]) -> list[Cell]:
         """Ladder and illusion report at the best site of each variable, chosen on the selection rows."""
-        found: list[Cell] = []
+        cells: list[Cell] = []
         for variable in self.prepared:
-            site, featurizer = self._best(variable)
+            site, featurizer = self._best(variable, found)
             for number in range(self.n_main, len(self.labels)):
-                found += self._ladder_fits(variable, site, number)
+                cells += self._ladder_fits(variable, site, number)
             if self.controls.illusion and len(self.work.data[variable].runs) == 1 and self._is_linear(featurizer):
-                found.append(Cell(ILLUSION, variable, site, featurizer, seed=self.seeds[0], role="ladder"))
-        return found
+                cells.append(Cell(ILLUSION, variable, site, featurizer, seed=self.seeds[0], role="ladder"))
+        return cells
 
     def _ladder_fits(self, variable: str, site: int, number: int) -> list[Cell]:
         """One step of the ladder with every seed; a map that can align anything also on shuffled weights."""
@@ -272,16 +307,13 @@ class Study:
         fits = [Cell(FIT, variable, site, number, seed=seed, role="ladder") for seed in self.seeds]
         return fits if is_linear else fits + [replace(cell, network=SHUFFLED) for cell in fits[: self.controls.seeds]]
 
-    def _best(self, variable: str) -> tuple[int, int]:
+    def _best(self, variable: str, found: Mapping[Cell, CellResult]) -> tuple[int, int]:
         scores: dict[tuple[int, int], list[float]] = {}
-        for cell in self._fits():
+        for cell in sorted(self._fits(), key=lambda cell: (cell.featurizer, cell.site)):
             if cell.variable == variable and cell.role == "study":
-                rows = self.store.get(cell, self.digest).arrays["select.iia"]
+                rows = found[cell].arrays["select.iia"]
                 scores.setdefault((cell.site, cell.featurizer), []).append(float(rows.mean()))
         return max(scores, key=lambda key: float(np.mean(scores[key])))
-
-    def _rank(self, cell: Cell) -> int:
-        return sum(self.store.get(cell, self.digest).facts["ranks"].values())
 
     def _is_linear(self, featurizer: int) -> bool:
         return self.work.featurizers[featurizer](self.work.widths[0], 0).rows() is not None
@@ -339,6 +371,8 @@ class Study:
             "recipe": {key: value for key, value in asdict(work.recipe).items() if key != "seed"},
             "controls": asdict(self.controls),
             "batch_size": work.batch_size,
+            "cells_at_once": self.cells_at_once,
+            "memory": work.memory,
             "threads": work.threads,
             "device": work.source.device,
         }
@@ -346,7 +380,7 @@ class Study:
         return {**json.loads(text), "digest": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
     def __repr__(self) -> str:
-        from causal_reft.alignment.words import describe_study
+        from causal_reft.alignment.overview import describe_study
 
         return describe_study(self)
 

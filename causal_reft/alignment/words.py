@@ -1,4 +1,4 @@
-"""A study in words: what it will do, what it found, and how sure that is. Every number comes from the tables.
+"""A study in words: what it found, and how sure that is. Every number comes from the tables.
 
 A cell is said to separate where its p-value, corrected for the whole grid, is below 5 % *and* the 95 % interval of its
 separation from the best control lies above zero.
@@ -7,42 +7,18 @@ separation from the best control lies above zero.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from causal_reft.alignment.cell import FIT, SHUFFLED
+from causal_reft.alignment.cell import SHUFFLED
+from causal_reft.alignment.overview import dropped_words
 
 if TYPE_CHECKING:
     from causal_reft.alignment.results import StudyResult
-    from causal_reft.alignment.study import Study
 
 ALPHA = 0.05
 MATCHED = {"vocabulary": "of the full vocabulary", "choices": "of the answers that the task knows"}
-
-
-def describe_study(study: Study) -> str:
-    """The repr of a study: the grid, the rows, the cost, the folder."""
-    fits = study._fits()
-    main, twins = [c for c in fits if c.role == "study"], [c for c in fits if c.role == "control"]
-    sites, seeds = len(study.sites), len(study.seeds)
-    grid = f"{sites} sites x {study.n_main} featurizers x {seeds} seeds x {len(study.prepared)} variables"
-    last = len(study.labels) - study.n_main
-    forwards, seconds = _cost(study)
-    lines = [
-        f"Study of {', '.join(study.prepared)}: {grid} = {len(main)} fits",
-        f"  featurizers: {', '.join(study.labels[: study.n_main])}; seeds {', '.join(map(str, study.seeds))}",
-        f"  controls: {study.controls.random} random subspaces, PCA, identity patch and whole vector at every "
-        f"site; {len(twins)} more fits "
-        f"to permuted labels and on shuffled weights",
-        f"  at the best site: a ladder of {last} more maps"
-        + (" and an illusion report" if study.controls.illusion else ""),
-        *[f"  {name}: {_row_counts(part.data)} rows{_dropped(part.dropped)}" for name, part in study.prepared.items()],
-        f"  about {_round(forwards)} passes of one prompt, at most about {_duration(seconds)} for one worker",
-        f"  folder {study.store.folder}: {study.finished} of {len(study.cells)} known cells finished",
-    ]
-    return "\n".join(lines)
 
 
 def headline(result: StudyResult) -> str:
@@ -189,7 +165,7 @@ def _rows(result: StudyResult, variable: str) -> list[str]:
     seeds = ", ".join(map(str, result.description["seeds"]))
     return [
         f"Scored on {first.rows} report rows ({first.clusters} pairs), which share no {_unit(result)} with "
-        f"training or selection{_dropped(result.dropped[variable])}. "
+        f"training or selection{dropped_words(result.dropped[variable])}. "
         f"An answer is right where it is the most likely "
         f"{MATCHED[result.description['match']]}. "
         f"Seeds {seeds}; {len(grid)} cells; torch {result.description['torch']}."
@@ -240,41 +216,3 @@ def _score(row: pd.Series) -> str:
 def _unit(result: StudyResult) -> str:
     by = result.description["sampling"]["split_by"]
     return "setting" if by is None else by if isinstance(by, str) else " and ".join(by)
-
-
-def _dropped(dropped: Mapping[str, int]) -> str:
-    shown = [f"{count} {why}" for why, count in dropped.items() if count]
-    return f" (dropped: {', '.join(shown)})" if shown else ""
-
-
-def _row_counts(data) -> str:
-    return f"{len(data.train)} training, {len(data.select.examples)} selection, {len(data.report.examples)} report"
-
-
-def _cost(study: Study) -> tuple[float, float]:
-    """Passes of one prompt, and seconds, from the time that the filter took per row."""
-    forwards = seconds = 0.0
-    for name, part in study.prepared.items():
-        fits = sum(cell.kind == FIT and cell.variable == name for cell in study._fits())
-        fits += len(study.seeds) * (len(study.labels) - study.n_main)
-        runs, report = 1 + len(set(part.data.runs.values())), len(part.data.report.examples)
-        steps = study.work.recipe.steps(len(part.data.train)) * study.work.recipe.batch_size
-        each = steps * (runs + 2) + (report + len(part.data.select.examples)) * runs
-        controls = len(study.sites) * (study.controls.random + 3) * report * runs
-        forwards += fits * each + controls
-        seconds += (fits * each + controls) * part.seconds_per_row
-    return forwards, seconds
-
-
-def _round(number: float) -> str:
-    for size, word in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
-        if number >= size:
-            return f"{number / size:.2g}{word}"
-    return f"{number:.0f}"
-
-
-def _duration(seconds: float) -> str:
-    for size, word in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {word}"
-    return f"{max(seconds, 1):.0f} seconds"

@@ -1,4 +1,4 @@
-"""What a worker does: compute one cell from a picklable description. No file is read or written here but the network's.
+"""What a worker does: compute one group of cells from a picklable description. No file is touched but the network's.
 
 The number of threads is fixed while a cell is computed, so that every worker adds in the same order.
 """
@@ -10,30 +10,31 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from causal_reft.alignment.cell import CONTROLS, FIT, PERMUTED, SHUFFLED, Cell, CellResult
+from causal_reft.alignment.cell import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, Cell, CellResult, Group
 from causal_reft.alignment.controls import (
     StackedSubspaces,
     effective_rank,
     full_patch,
-    pca_graph,
-    random_scores,
+    pca_graphs,
+    random_scores_each,
     shuffled,
 )
 from causal_reft.alignment.illusion import illusion_report
 from causal_reft.alignment.network_source import NetworkSource
-from causal_reft.alignment.scoring import NO_EDIT, score_rows
+from causal_reft.alignment.scoring import NO_EDIT, score_each
 from causal_reft.errors import CausalReftWarning, StudyError
-from causal_reft.execution import Examples, IntervenedModel, plan
+from causal_reft.execution import Examples, IntervenedModel, JointPlan, plan_all
 from causal_reft.featurizers import Featurizer, Subspace, random_frames
 from causal_reft.graph import Collect, Interchange, InterventionGraph
 from causal_reft.sites import Site
-from causal_reft.training import History, Recipe, fit
+from causal_reft.training import History, Recipe, fit_many, frozen
 
 FeaturizerRecipe = Callable[[int, int], Featurizer]
 
@@ -74,19 +75,35 @@ class Work:
     draws: int
     batch_size: int
     threads: int
+    memory: int
 
-    def for_cell(self, cell: Cell) -> Work:
+    def for_group(self, group: Group) -> Work:
         """The same without the data of other variables, which a worker need not be sent."""
-        return replace(self, data={cell.variable: self.data[cell.variable]})
+        return replace(self, data={group.shared.variable: self.data[group.shared.variable]})
 
 
-def run_cell(work: Work, cell: Cell) -> CellResult:
-    """Compute one cell."""
+def run_group(work: Work, group: Group) -> dict[Cell, CellResult]:
+    """Compute the cells of a group; each is given its share of the seconds."""
     start = time.perf_counter()
     with _threads(work.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore", CausalReftWarning)  # a Flow says its word when the study is made
-        arrays, facts = {FIT: _fit, CONTROLS: _controls}.get(cell.kind, _illusion)(work, cell)
-    return CellResult(arrays, facts, time.perf_counter() - start)
+        outcomes = {FIT: _fits, CONTROLS: _controls, ILLUSION: _illusions}[group.shared.kind](work, group)
+    each = (time.perf_counter() - start) / len(group.cells)
+    return {cell: CellResult(*outcome, each) for cell, outcome in zip(group.cells, outcomes, strict=True)}
+
+
+def explained(work: Work, group: Group) -> tuple[str, dict[Cell, str]]:
+    """How a group of fits is computed, in words; and why cells are left out, where no logit that is read feels them.
+
+    Nothing is recorded for it.
+    """
+    data, network = work.data[group.shared.variable], _network(work, group)
+    models = [IntervenedModel(network, build_graph(work, cell)) for cell in group.cells]
+    with frozen(network):
+        dead = _dead(plan_all(models, data.train, memory=work.memory))
+        alive = [model for number, model in enumerate(models) if number not in dead] or models
+        words = plan_all(alive, data.train, memory=work.memory).explain()
+    return words, {group.cells[number]: why for number, why in dead.items()}
 
 
 def build_graph(work: Work, cell: Cell) -> InterventionGraph:
@@ -118,75 +135,104 @@ def slices(featurizer: Featurizer, names: Sequence[str]) -> Mapping[str, Featuri
 Outcome = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
-def _fit(work: Work, cell: Cell) -> Outcome:
-    data, network = work.data[cell.variable], _network(work, cell)
-    train, report = data.permuted[cell.seed] if cell.labels == PERMUTED else (data.train, data.report.examples)
-    graph = build_graph(work, cell)
-    model = IntervenedModel(network, graph)
-    history, dead = _trained(model, train, replace(work.recipe, seed=cell.seed))
-    target = data.report.target if cell.labels != PERMUTED else None
-    found = score_rows(network, graph, report, work.batch_size, target)
-    arrays = {f"report.{metric}": values for metric, values in found.items()}
-    if cell.labels != PERMUTED and cell.network != SHUFFLED:
-        arrays["select.iia"] = score_rows(network, graph, data.select.examples, work.batch_size)["iia"]
-    for name, node in graph.edits.items():
-        rows = node.featurizer.rows()
-        if rows is not None:
-            arrays[f"rotation.{name}"] = rows.detach().cpu().numpy()
-    ranks = {name: effective_rank(node.featurizer) for name, node in graph.edits.items()}
-    return arrays, {"steps": len(history.steps), "final_loss": history.final_loss, "ranks": ranks, "dead": dead}
+def _fits(work: Work, group: Group) -> list[Outcome]:
+    data, network, shared = work.data[group.shared.variable], _network(work, group), group.shared
+    is_permuted = shared.labels == PERMUTED
+    train, report = data.permuted[shared.seed] if is_permuted else (data.train, data.report.examples)
+    graphs = [build_graph(work, cell) for cell in group.cells]
+    trained = _trained(work, network, graphs, train, shared.seed)
+    score = partial(score_each, network, graphs, batch_size=work.batch_size, memory=work.memory)
+    reported = score(report, target=None if is_permuted else data.report.target)
+    chosen_by = [] if shared.differences else [found["iia"] for found in score(data.select.examples)]
+    outcomes = []
+    for number, (graph, (history, dead)) in enumerate(zip(graphs, trained, strict=True)):
+        arrays = {f"report.{metric}": values for metric, values in reported[number].items()} | _rotations(graph)
+        arrays |= {"select.iia": chosen_by[number]} if chosen_by else {}
+        ranks = {name: effective_rank(node.featurizer) for name, node in graph.edits.items()}
+        facts = {"steps": len(history.steps), "final_loss": history.final_loss, "ranks": ranks, "dead": dead}
+        outcomes.append((arrays, facts))
+    return outcomes
 
 
-def _trained(model: IntervenedModel, train: Examples, recipe: Recipe) -> tuple[History, str]:
-    """The history, and why there was nothing to train: no logit that is read can feel the edit.
+def _rotations(graph: InterventionGraph) -> dict[str, np.ndarray]:
+    found = {name: node.featurizer.rows() for name, node in graph.edits.items()}
+    return {f"rotation.{name}": rows.detach().cpu().numpy() for name, rows in found.items() if rows is not None}
+
+
+def _trained(
+    work: Work, network: nn.Module, graphs: Sequence[InterventionGraph], train: Examples, seed: int
+) -> list[tuple[History, str]]:
+    """For each graph its history, and why there was nothing to train: no logit that is read can feel the edit.
 
     Such a site stays in the grid with its first random subspace, which scores what no edit scores.
     """
-    dead = plan(model, train).dead
-    if dead:
-        return History(), next(iter(dead.values()))
-    history = fit(model, train, progress=False, **vars(recipe))
-    if history.stopped == "interrupted":
+    models = [IntervenedModel(network, graph) for graph in graphs]
+    passes = partial(plan_all, memory=work.memory)
+    dead = _dead(passes(models, train))
+    alive = [model for number, model in enumerate(models) if number not in dead]
+    recipe = vars(replace(work.recipe, seed=seed))
+    histories = fit_many(alive, train, progress=False, passes=passes, **recipe) if alive else []
+    if any(history.stopped == "interrupted" for history in histories):
         raise KeyboardInterrupt
-    return history, ""
+    found = iter(histories)
+    return [(History(), dead[number]) if number in dead else (next(found), "") for number in range(len(graphs))]
 
 
-def _controls(work: Work, cell: Cell) -> Outcome:
-    data, network = work.data[cell.variable], _network(work, cell)
-    site, width = work.sites[cell.site], work.widths[cell.site]
-    examples, parts = data.report.examples, len(data.runs)
-    frames = random_frames(1, min(cell.rank, width), width, 0).split(max(1, cell.rank // parts), dim=1)
-    nodes = zip(data.runs.items(), frames, strict=False)
-    graph = InterventionGraph(
+def _dead(joint: JointPlan) -> dict[int, str]:
+    return {number: next(iter(why.values())) for number, why in joint.dead.items()}
+
+
+def _controls(work: Work, group: Group) -> list[Outcome]:
+    data, network = work.data[group.shared.variable], _network(work, group)
+    examples, graphs = data.report.examples, [_any_subspace(work, cell) for cell in group.cells]
+    rivals = [
+        {"pca": pca, "full_patch": full_patch(graph)}
+        for graph, pca in zip(graphs, pca_graphs(network, graphs, data.train), strict=True)
+    ]
+    patches = [NO_EDIT, *(patch for named in rivals for patch in named.values() if patch is not None)]
+    no_edit, *scores = score_each(network, patches, examples, work.batch_size, memory=work.memory)
+    random = random_scores_each(network, graphs, examples, work.draws, group.shared.seed, memory=work.memory)
+    found, outcomes = iter(scores), []
+    for named, drawn in zip(rivals, random, strict=True):
+        patched = {name: next(found) for name, patch in named.items() if patch is not None}
+        outcomes.append((_flat({"no_edit": no_edit, **patched, "random": drawn}), {}))
+    return outcomes
+
+
+def _any_subspace(work: Work, cell: Cell) -> InterventionGraph:
+    """The cell's sites, ranks and sources, which are all that controls take from a graph."""
+    site, width, runs = work.sites[cell.site], work.widths[cell.site], work.data[cell.variable].runs
+    frames = random_frames(1, min(cell.rank, width), width, 0).split(max(1, cell.rank // len(runs)), dim=1)
+    nodes = zip(runs.items(), frames, strict=False)
+    return InterventionGraph(
         **{name: Interchange(site, StackedSubspaces(rows), Collect(run)) for (name, run), rows in nodes}
     )
-    patches = {"no_edit": NO_EDIT, "pca": pca_graph(network, graph, data.train), "full_patch": full_patch(graph)}
-    found = {
-        name: score_rows(network, patch, examples, work.batch_size)
-        for name, patch in patches.items()
-        if patch is not None
+
+
+def _flat(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {f"{name}.{metric}": rows for name, metrics in found.items() for metric, rows in metrics.items()}
+
+
+def _illusions(work: Work, group: Group) -> list[Outcome]:
+    """Fits the subspaces again (without company: the same up to rounding) and looks at them."""
+    data, network = work.data[group.shared.variable], _network(work, group)
+    graphs = [build_graph(work, cell) for cell in group.cells]
+    _trained(work, network, graphs, data.train, group.shared.seed)
+    return [({}, _illusion(work, network, graph, data.report)) for graph in graphs]
+
+
+def _illusion(work: Work, network: nn.Module, graph: InterventionGraph, report: Part) -> dict[str, Any]:
+    found = illusion_report(network, graph, report.examples, report.clusters, batch_size=work.batch_size)
+    return {
+        **vars(found),
+        "effects": found.effects.to_dict("list"),
+        "projections": found.projections.round(6).to_dict("list"),
     }
-    found["random"] = random_scores(network, graph, examples, work.draws, cell.seed)
-    return {f"{name}.{metric}": rows for name, metrics in found.items() for metric, rows in metrics.items()}, {}
 
 
-def _illusion(work: Work, cell: Cell) -> Outcome:
-    """Fits the cell's subspace again (the same numbers) and looks at it."""
-    data, network = work.data[cell.variable], _network(work, cell)
-    graph = build_graph(work, cell)
-    _trained(IntervenedModel(network, graph), data.train, replace(work.recipe, seed=cell.seed))
-    report = illusion_report(network, graph, data.report.examples, data.report.clusters, batch_size=work.batch_size)
-    facts = {
-        **vars(report),
-        "effects": report.effects.to_dict("list"),
-        "projections": report.projections.round(6).to_dict("list"),
-    }
-    return {}, facts
-
-
-def _network(work: Work, cell: Cell) -> nn.Module:
+def _network(work: Work, group: Group) -> nn.Module:
     network = work.source.network()
-    return shuffled(network, cell.seed) if cell.network == SHUFFLED else network
+    return shuffled(network, group.shared.seed) if group.shared.network == SHUFFLED else network
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from causal_reft.errors import DataError
-from causal_reft.execution import Examples, IntervenedModel, Passes, plan
+from causal_reft.execution import Examples, IntervenedModel, JointPlan, Passes, plan, plan_all
 from causal_reft.training.history import History
 from causal_reft.training.learner import Data, Learner, train
 from causal_reft.training.losses import Loss, cross_entropy
@@ -41,7 +41,7 @@ def fit(
         progress: whether to show a bar.
         passes: how logits are computed; `plan` computes only what must be, `FullPasses` everything.
         settings: the fields of `Recipe` (epochs, batch_size, lr, schedule, warmup, weight_decay, accumulate, clip,
-            penalty on masks, patience in epochs, max_steps, seed of the data order).
+            penalty on masks, patience in epochs, max_steps, batches at random or by length, seed of the data order).
 
     Returns:
         The history; the graph's parameters are trained in place.
@@ -65,6 +65,7 @@ def fit_many(
     loss: Loss = cross_entropy,
     validation: Examples | None = None,
     progress: bool = True,
+    passes: Callable[[Sequence[IntervenedModel], Examples], JointPlan] = plan_all,
     **settings: object,
 ) -> list[History]:
     """Train several independent graphs on one base model at once: the same numbers as one `fit` after the other.
@@ -76,6 +77,7 @@ def fit_many(
     Args:
         models: one model object under several graphs that share no parameter.
         examples, loss, validation, progress, settings: as `fit` takes them.
+        passes: how the logits of all graphs are computed; `partial(plan_all, memory=...)` sets a budget.
 
     Raises:
         DataError: as `fit`; graphs that share parameters, whose trainings would not be independent.
@@ -83,8 +85,8 @@ def fit_many(
     recipe = Recipe.of(settings)
     _check(recipe, models, examples, validation)
     with frozen(models[0].base_model), _training(models):
-        data = Data.jointly(models, examples)
-        held_out = None if validation is None else Data.jointly(models, validation)
+        data = Data.jointly(examples, passes(models, examples))
+        held_out = None if validation is None else Data.jointly(validation, passes(models, validation))
         return train([Learner(model, recipe, len(examples), loss) for model in models], data, held_out, progress)
 
 

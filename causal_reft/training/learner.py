@@ -12,10 +12,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from causal_reft.errors import DataError
-from causal_reft.execution import Examples, IntervenedModel, Passes, Scored, plan_all
+from causal_reft.execution import Examples, IntervenedModel, JointPlan, Passes, Scored
 from causal_reft.featurizers import Mask, computed_once
 from causal_reft.seeds import derive
 from causal_reft.tensors import Tensor
+from causal_reft.training.batches import batches_of
 from causal_reft.training.history import History
 from causal_reft.training.losses import Loss
 from causal_reft.training.recipe import ROLES, Recipe
@@ -36,9 +37,8 @@ class Data:
         return Data(examples, lambda rows: [passes.scored(rows)], {0: passes.dead} if passes.dead else {})
 
     @staticmethod
-    def jointly(models: Sequence[IntervenedModel], examples: Examples) -> Data:
+    def jointly(examples: Examples, joint: JointPlan) -> Data:
         """For several."""
-        joint = plan_all(models, examples)
         return Data(examples, joint.scored, joint.dead)
 
 
@@ -116,8 +116,7 @@ def train(learners: Sequence[Learner], data: Data, validation: Data | None, prog
         with tqdm(total=learners[0].total, disable=not progress, desc="fit", leave=False) as bar:
             for epoch in range(recipe.epochs):
                 running = [learner for learner in learners if learner.running]
-                order = torch.randperm(len(data.examples), generator=generator)
-                for _ in _epoch(learners, data, order, epoch):
+                for _ in _epoch(learners, data, batches_of(data.examples, recipe, generator), epoch):
                     bar.update()
                     losses = [learner.value for learner in running]
                     bar.set_postfix(loss=f"{sum(losses) / max(len(losses), 1):.4g}")
@@ -136,10 +135,9 @@ def mean_loss(passes: Passes, examples: Examples, loss: Loss, batch_size: int) -
     return _mean_losses(lambda rows: [passes.scored(rows)], examples, [loss], batch_size)[0]
 
 
-def _epoch(learners: Sequence[Learner], data: Data, order: Tensor, epoch: int) -> Iterator[None]:
+def _epoch(learners: Sequence[Learner], data: Data, batches: Sequence[Tensor], epoch: int) -> Iterator[None]:
     """One optimizer step after the other."""
     recipe = learners[0].recipe
-    batches = list(data.examples.batches(recipe.batch_size, order))
     for start in range(0, len(batches), recipe.accumulate):
         running = {number: learner for number, learner in enumerate(learners) if learner.running}
         if not running:

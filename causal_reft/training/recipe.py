@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from causal_reft.errors import DataError, nearest
 
 ROLES = ("featurizer", "source")
+BATCHES = ("shuffled", "by length")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every setting of a fit. `lr` is one number, or one for each role: {"featurizer": 1e-3, "source": 4e-3}."""
+    """Every setting of a fit. `lr` is one number, or one for each role: {"featurizer": 1e-3, "source": 4e-3}.
+
+    `batches`: "shuffled" rows, or rows "by length": each batch holds rows of similar length and so little padding, the
+    batches come in random order. Other batches are other numbers, so this is a choice and no shortcut.
+    """
 
     epochs: int = 1
     batch_size: int = 32
@@ -25,6 +30,7 @@ class Recipe:
     penalty: float = 0.0
     patience: int | None = None
     max_steps: int | None = None
+    batches: str = "shuffled"
     seed: int = 0
 
     def steps(self, n_rows: int) -> int:
@@ -38,7 +44,7 @@ class Recipe:
         """From the keywords of a call.
 
         Raises:
-            DataError: a setting that does not exist; learning rates for other roles.
+            DataError: a setting or a way of batching that does not exist; learning rates for other roles.
         """
         known = Recipe.__dataclass_fields__
         for name in settings:
@@ -47,4 +53,6 @@ class Recipe:
         recipe = Recipe(**settings)  # type: ignore[arg-type]
         if isinstance(recipe.lr, Mapping) and set(recipe.lr) != set(ROLES):
             raise DataError(f"lr={dict(recipe.lr)} must name exactly {' and '.join(ROLES)}.")
+        if recipe.batches not in BATCHES:
+            raise DataError(f"batches={recipe.batches!r} does not exist. {nearest(recipe.batches, BATCHES)}")
         return recipe

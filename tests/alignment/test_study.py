@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from causal_reft.alignment import COLUMNS, Controls, Study, StudyResult
-from causal_reft.alignment.work import run_cell
+from causal_reft.alignment.store import Store
+from causal_reft.alignment.work import run_group
 from causal_reft.errors import StudyError
 from causal_reft.featurizers import Mask, Subspace
 from causal_reft.sites import Site
@@ -48,8 +49,7 @@ def same(one: StudyResult, two: StudyResult) -> None:
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
-    found = [path for path in (folder / "cells").glob("*.safetensors") if not path.name.startswith(".")]
-    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in found}
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in Store(folder).files()}
 
 
 def test_the_table_has_a_row_for_each_fit_and_documented_columns(finished):
@@ -201,7 +201,7 @@ def test_an_unfinished_study_has_no_result(tmp_path):
 
 def test_a_renamed_cell_is_found_out(study, tmp_path):
     copied = Path(shutil.copytree(study.store.folder, tmp_path / "s"))
-    one, two = sorted((copied / "cells").glob("fit-*"))[:2]
+    one, two = [path for path in Store(copied).files() if path.name.startswith("fit-")][:2]
     one.replace(two)
     with pytest.raises(StudyError, match="does not belong to this study"):
         StudyResult.load(copied)
@@ -247,7 +247,7 @@ def test_a_factory_that_gives_other_weights_each_time_is_refused(tmp_path):
 
     def other_thread() -> None:
         try:
-            run_cell(study.work, study.cells[0])
+            run_group(study.work, study.groups[0])
         except StudyError as error:
             found.append(error)
 
@@ -262,6 +262,7 @@ def test_a_factory_that_gives_other_weights_each_time_is_refused(tmp_path):
     [
         ({"sites": []}, "0 sites"),
         ({"sites": [planted.SITE, Site.at("hidden")]}, "given twice"),
+        ({"cells_at_once": 0}, "at least one cell"),
         ({"data": None}, "needs task=... .*or data="),
         ({"model": 3}, "not int"),
         ({"model": lambda: 3}, "returned a int"),

@@ -269,6 +269,7 @@ def test_the_plan_of_a_fit_gives_the_same_training_as_full_passes() -> None:
         ({"epoch": 3}, r"no setting 'epoch'\. Did you mean 'epochs'\?"),
         ({"lr": {"rotation": 1e-3}}, "must name exactly featurizer and source"),
         ({"patience": 2}, r"patience needs validation="),
+        ({"batches": "by_length"}, r"batches='by_length' does not exist\. Did you mean 'by length'\?"),
         ({"schedule": "cosin"}, r"schedule='cosin' does not exist\. Did you mean 'cosine'\?"),
     ],
 )

@@ -1,0 +1,122 @@
+"""Cells computed together have the numbers that they have alone, for less; only the study decides who is together."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoTokenizer
+
+from causal_reft.alignment import Controls, Sampling, Study
+from causal_reft.alignment.cell import CONTROLS, FIT, PERMUTED, Cell, Group, grouped
+from causal_reft.alignment.store import Store
+from causal_reft.alignment.work import run_group
+from causal_reft.featurizers import Subspace
+from causal_reft.sites import grid
+from causal_reft.tasks.pronouns import pronouns
+from causal_reft.training import Recipe
+
+
+def make(shared: Path, folder: Path) -> Study:
+    """Ten sites in five layers: the last layer at `gender` is dead."""
+    model = str(shared / "models" / "stories260K-llama")
+    return Study(
+        model,
+        AutoTokenizer.from_pretrained(model),
+        task=pronouns(),
+        variable="gender",
+        sites=grid(range(5), ["gender", "last"]),
+        featurizer=Subspace.of_rank(4),
+        seeds=range(2),
+        folder=folder,
+        sampling=Sampling(rows=(64, 32, 48)),
+        recipe=Recipe(epochs=2, batch_size=16, lr=1e-2, schedule="cosine"),
+        controls=Controls(random=10, seeds=1, ladder=False, illusion=False),
+        match="choices",
+    )
+
+
+@pytest.fixture(scope="module")
+def study(shared, tmp_path_factory) -> Study:
+    return make(shared, tmp_path_factory.mktemp("groups") / "study")
+
+
+def alone(group: Group) -> list[Group]:
+    return [Group((cell,)) for cell in group.cells]
+
+
+def flops(study: Study, groups: list[Group]) -> tuple[int, list[dict]]:
+    with FlopCounterMode(display=False) as counter:
+        found = [run_group(study.work, group) for group in groups]
+    return counter.get_total_flops(), found
+
+
+@pytest.mark.parametrize("kind", [FIT, CONTROLS])
+def test_a_group_has_the_numbers_of_its_cells_alone_and_costs_less(study, kind):
+    group = study.groups[0]
+    if kind == CONTROLS:
+        group = Group(tuple(Cell(CONTROLS, "gender", cell.site, rank=4, role="control") for cell in group.cells))
+    together, (shared_by_all,) = flops(study, [group])
+    apart, parts = flops(study, alone(group))
+    for part in parts:
+        for cell, one in part.items():
+            many = shared_by_all[cell]
+            assert set(one.arrays) == set(many.arrays)
+            for name, values in one.arrays.items():
+                np.testing.assert_allclose(many.arrays[name], values, rtol=2e-3, atol=2e-3, err_msg=name)
+                assert not name.endswith("iia") or np.array_equal(many.arrays[name], values)
+            assert {key: value for key, value in one.facts.items() if key != "final_loss"} == {
+                key: value for key, value in many.facts.items() if key != "final_loss"
+            }
+    assert apart > (2 if kind == FIT else 1.1) * together
+
+
+def test_what_is_missing_decides_no_number(study, shared, tmp_path):
+    """A group that is computed on its own, last, in another folder: the same bits."""
+    whole = study.run(progress=False)
+    copied = Path(shutil.copytree(study.store.folder, tmp_path / "copy"))
+    groups = sorted({path.parent for path in Store(copied).files()})
+    assert len(groups) == 5, "two seeds, permuted labels, shuffled weights, controls: ten cells each"
+    for folder in groups[1::2]:
+        shutil.rmtree(folder)
+    result = make(shared, copied).run(progress=False)
+    for name in ("table", "grid", "records", "control_fits"):
+        pd.testing.assert_frame_equal(getattr(result, name), getattr(whole, name), check_exact=True)
+
+
+def test_dead_sites_stay_in_the_grid_untrained_and_are_named(study):
+    result = study.run(progress=False)
+    dead = result.table[(result.table["layer"] == 4) & (result.table["positions"] == "gender")]
+    assert len(dead) == 2 and (dead["steps"] == 0).all()
+    assert (result.table["steps"] > 0).sum() == 18
+    text = repr(study)
+    assert "no logit that is read can feel an edit of block_output.4 at 'gender': not trained" in text
+    assert "fits in 4 groups of at most 16" in text
+    assert "5 graphs as a staircase" in text and "4 graphs as a staircase" in text
+
+
+def test_groups_hold_what_shares_passes_and_no_more_than_allowed():
+    cells = [Cell(FIT, v, site, seed=seed) for v in ("a", "b") for site in range(7) for seed in (0, 1)]
+    cells.append(Cell(FIT, "a", 0, seed=0, labels=PERMUTED))
+    groups = grouped(cells, 3)
+    assert [len(group.cells) for group in groups] == [2, 2, 3] * 4 + [1]
+    assert sorted(cells, key=repr) == sorted((cell for group in groups for cell in group.cells), key=repr)
+    for group in groups:
+        assert len({(cell.variable, cell.seed, cell.labels) for cell in group.cells}) == 1
+    assert grouped(cells, 3) == groups
+    assert len({group.folder_name("x") for group in groups} | {group.folder_name("y") for group in groups}) == 26
+
+
+def test_a_budget_that_holds_nothing_gives_the_same_answers(study):
+    """What may not be kept is recorded again for each batch."""
+    group = study.groups[0]
+    poor = Group(group.cells[:4])
+    kept = run_group(study.work, poor)
+    again = run_group(replace(study.work, memory=1), poor)
+    for cell in poor.cells:
+        np.testing.assert_array_equal(kept[cell].arrays["report.iia"], again[cell].arrays["report.iia"])
