@@ -19,6 +19,7 @@ from causal_reft.execution import Examples as Examples
 from causal_reft.execution import FullPasses as FullPasses
 from causal_reft.execution import IntervenedModel as IntervenedModel
 from causal_reft.execution import plan as plan
+from causal_reft.execution import plan_all as plan_all
 from causal_reft.execution.serving import Served as Served
 from causal_reft.featurizers import Autoencoder as Autoencoder
 from causal_reft.featurizers import Featurizer as Featurizer
@@ -58,5 +59,6 @@ from causal_reft.sites import grid as grid
 from causal_reft.sites import register_architecture as register_architecture
 from causal_reft.training import History as History
 from causal_reft.training import fit as fit
+from causal_reft.training import fit_many as fit_many
 
 __version__: str

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from causal_reft.execution.inputs import Inputs
-from causal_reft.execution.visit import Visit
+from causal_reft.execution.visit import PortWork, Visit
+from causal_reft.tensors import Bool, Tensor
 
 TEXT_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "labels")
 
@@ -22,12 +25,18 @@ def cut_behind_reads(visit: Visit, inputs: Inputs, model: nn.Module) -> Inputs:
     """The inputs up to the last token that the visit names; the whole inputs where later tokens could matter."""
     if inputs.mask is None or set(inputs.kwargs) - set(TEXT_ARGUMENTS) or directions(model) != {True}:
         return inputs
-    frame, text = visit.frame, inputs.mask.shape[1]
-    named = torch.zeros(text, dtype=torch.bool)
-    for port in visit.work:
+    text = inputs.mask.shape[1]
+    named = named_cells(visit, visit.work, text).any(0)
+    stop = int(named.nonzero().max()) + 1 if bool(named.any()) else text
+    visit.frame.seen = stop
+    return inputs.with_kwargs(**{key: value[:, :stop] for key, value in inputs.kwargs.items() if value is not None})
+
+
+def named_cells(visit: Visit, work: Sequence[PortWork], width: int) -> Bool[Tensor, "batch pos"]:
+    """The first `width` columns of the texts, true where a node of these ports names a token."""
+    named = torch.zeros(visit.frame.inputs.batch, width, dtype=torch.bool)
+    for port in work:
         sites = [node.site for _, node, _ in port.edits] + [site for site, _ in (*port.reads, *port.keeps)]
         for site in sites:
-            named |= frame.named(site.where, text, text)[:, :text].any(0)
-    stop = int(named.nonzero().max()) + 1 if bool(named.any()) else text
-    frame.seen = stop
-    return inputs.with_kwargs(**{key: value[:, :stop] for key, value in inputs.kwargs.items() if value is not None})
+            named |= visit.frame.named(site.where, width, width)[:, :width]
+    return named

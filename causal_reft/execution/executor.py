@@ -13,6 +13,7 @@ from torch import nn
 from causal_reft.errors import RunError, SiteError
 from causal_reft.execution.checkpointing import carrying_edits, recomputes
 from causal_reft.execution.cut import cut_behind_reads
+from causal_reft.execution.finish import finishing_at_reads
 from causal_reft.execution.hooks import StopForward, Watch, follow_windows, watching
 from causal_reft.execution.inputs import Inputs
 from causal_reft.execution.transform import States
@@ -66,8 +67,9 @@ class HookExecutor(Executor):
         checkpoints = checkpointing or (self.model.training and not torch.is_grad_enabled())
         carrying = carrying_edits(self.model, watch) if checkpoints else nullcontext()
         given = cut_behind_reads(visit, inputs, self.model) if watch.stop else inputs
+        width = given.width if watch.stop else None
         try:
-            with watching(watch), carrying, eagerly(self.model):
+            with finishing_at_reads(visit, self.model, width), watching(watch), carrying, eagerly(self.model):
                 output = self.model(*given.args, **given.kwargs)
         except StopForward:
             return None

@@ -1,7 +1,7 @@
 """Behind the last attention tokens no longer meet: the rest of the last block is computed at the read tokens alone.
 
-The output projection of the attention and the MLP, two thirds of a block, are given the cells that the loss reads and
-leave zeros at all others, which nobody reads: behind them come sums, norms and the head.
+The output projection of the attention and the MLP, two thirds of a block, are given the cells that are read (by the
+loss, or by the nodes that collect there) and leave zeros at all others: behind them come sums, norms and the head.
 """
 
 from __future__ import annotations
@@ -13,32 +13,61 @@ from typing import Any
 
 from torch import nn
 
-from causal_reft.execution.decoder import Decoder
-from causal_reft.execution.visit import PortWork
+from causal_reft.errors import SiteError
+from causal_reft.execution.cut import named_cells
+from causal_reft.execution.visit import PortWork, Visit
+from causal_reft.sites import Blocks, find_blocks
 from causal_reft.tensors import Int, Tensor
 
+BEHIND_ATTENTION = ("attention_output", "mlp_input", "mlp_output")
 WORTH_IT = 0.75  # reading a larger share of the cells, gathering and scattering cost more than they save
 
 
-def alone_modules(decoder: Decoder, work: Sequence[PortWork]) -> tuple[nn.Module, ...]:
+def alone_modules(blocks: Blocks, last: int, work: Sequence[PortWork]) -> tuple[nn.Module, ...]:
     """Modules of the last block behind its attention in which no graph does or reads anything.
 
     Args:
-        decoder: the model.
-        work: the ports of all graphs of a joint forward.
+        blocks: the model's.
+        last: the block behind which only tokens of their own matter.
+        work: the ports of all graphs of a forward.
     """
-    last = decoder.n_blocks - 1
     ports = [port for port in work if port.location.block == last]
     if any(port.reads for port in ports):
         return ()
-    components, block = decoder.blocks.row.components, decoder.blocks.modules[last]
-    named = [components[name].path for name in ("attention_output", "mlp_input", "mlp_output") if name in components]
+    components, block = blocks.row.components, blocks.modules[last]
+    named = [components[name].path for name in BEHIND_ATTENTION if name in components and components[name].path]
     found: list[nn.Module] = []
     for module in map(block.get_submodule, dict.fromkeys(named)):
         inner, is_inside = set(module.modules()), any(module in set(other.modules()) for other in found)
         if not is_inside and not any(port.location.module in inner for port in ports):
             found.append(module)
     return tuple(found)
+
+
+@contextmanager
+def finishing_at_reads(visit: Visit, model: nn.Module, width: int | None) -> Iterator[None]:
+    """For a forward that is left at its deepest port: the end of that port's block at the tokens named there alone.
+
+    Not where hooks of somebody else could see the zeros.
+    """
+    deepest = {port.location.block for port in visit.work}
+    last = max((block for block in deepest if block is not None), default=None)
+    if last is None or None in deepest or width is None or any(port.location.stack for port in visit.work):
+        yield
+        return
+    try:
+        blocks = find_blocks(model)
+    except SiteError:
+        yield
+        return
+    cells = named_cells(visit, [port for port in visit.work if port.location.block == last], width)
+    modules = alone_modules(blocks, last, visit.work) if float(cells.float().mean()) < WORTH_IT else ()
+    if any(inner._forward_hooks or inner._forward_pre_hooks for module in modules for inner in module.modules()):
+        modules = ()
+    device = next(model.parameters()).device
+    rows, columns = (index.to(device) for index in cells.nonzero(as_tuple=True))
+    with only_at(modules, rows, columns):
+        yield
 
 
 @contextmanager

@@ -73,7 +73,10 @@ class Together:
         self.decoder, self.data, self.examples, self.memory, self.place = decoder, data, examples, memory, place
         self.members = tuple(members)
         self.groups = grouped(members)
-        self.alone = [alone_modules(decoder, [port for m in group.members for port in m.work]) for group in self.groups]
+        self.alone = [
+            alone_modules(decoder.blocks, decoder.n_blocks - 1, [port for m in group.members for port in m.work])
+            for group in self.groups
+        ]
         self.uses_prefix = not decoder.prefix_refused
         self.wanted = self._wanted()
         self.lenders = tuple(Lender.of(member.model.base_model, member.model.graph) for member in members)

@@ -14,7 +14,7 @@ from causal_reft.execution.stacked import stacked
 from causal_reft.featurizers import random_frames
 from causal_reft.training import cross_entropy, fit, fit_many, frozen
 from tests.execution.test_plan_exact import assert_equal, double, examples, three_blocks
-from tests.families import inputs_of, model_of
+from tests.families import DECODERS, inputs_of, model_of
 
 D = 16
 
@@ -376,3 +376,31 @@ def test_collecting_stops_at_the_last_token_and_block(side: str) -> None:
     assert seen == ([4, 4] if side == "left" else [2, 2])
     whole = model(data).collected
     assert all(torch.allclose(found[name], whole[name], rtol=1e-12) for name in graph)
+
+
+def test_a_users_own_hook_sees_what_the_model_computes() -> None:
+    """Where somebody watches, collecting leaves the last block whole."""
+    base, data, seen = three_blocks("llama"), inputs_of("llama", 0, (7, 5, 6), "right"), []
+    model = IntervenedModel(base, cr.InterventionGraph(at=cr.Collect("base", cr.Site(1, positions="last"))))
+    handle = base.model.layers[1].mlp.register_forward_hook(lambda m, args, out: seen.append(out))
+    try:
+        model.collect(data)
+        base(**data)
+    finally:
+        handle.remove()
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", [*DECODERS, "bert", "roberta", "distilbert"])
+def test_collecting_from_every_family_is_collecting_from_the_whole_pass(name: str) -> None:
+    """Only the named tokens run behind the attention of the deepest block; what is seen is the same."""
+    base, data = model_of(name), inputs_of(name)
+    for component in ("block_output", "mlp_output", "attention_output"):
+        site = cr.Site(1, component, positions="last")
+        model = IntervenedModel(
+            base,
+            cr.InterventionGraph(at=cr.Collect("base", site), first=cr.Collect("base", cr.Site(1, positions="f1"))),
+        )
+        found, whole = model.collect(data), model(data).collected
+        for node in whole:
+            torch.testing.assert_close(found[node], whole[node], rtol=1e-12, atol=1e-12, equal_nan=True)
