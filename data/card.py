@@ -36,8 +36,9 @@ by chance.
 ## Training
 
 `python data/train_embedded_model.py` reproduces it: {documents:,} documents, corpus hash `{corpus_hash}`, seed {seed},
-{steps:,} steps of {batch} documents, {minutes:.0f} minutes on {threads} thread(s) of a CPU. In the second stage (after
-step {first_stage:,}) the marker turns carry no loss. Last training loss {train_loss:.4f}, **held-out loss
+{steps:,} steps of {batch} documents, {minutes:.0f} minutes on {where}. In the second stage (after step {first_stage:,})
+the marker turns carry no loss. Weight decay {weight_decay}; Gaussian noise of {noise} times the length of the state behind every
+block but the last while training. Last training loss {train_loss:.4f}, **held-out loss
 {held_out_loss:.4f}** nats per token (documents about held-out records, marker turns not counted).
 
 ![training curve](training_curve.png)

@@ -22,7 +22,7 @@ from causal_reft.sites import Site
 
 MIDDLE_LAYER = 1
 METHOD = "one rotation, mixed batches"
-SETTINGS = {"lr": {"featurizer": 1e-3, "source": 1e-3}}
+SETTINGS = {"lr": {"featurizer": 2e-3, "source": 2e-3}}
 
 
 def embedded_experiment(small: Embedded, split: str = "test", prompts_per_task: int | None = None) -> Experiment:

@@ -1,7 +1,7 @@
 """The words of the corpus and the facts about them, once each, in both languages.
 
 Everything the corpus says follows from these tables: what an animal eats and where it lives, which tool an action
-takes, what a tradesman sells. The order of ``ANIMALS`` is a fact too: from the smallest to the biggest.
+takes, what a tradesman sells.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ words, and a held-out record asks a known kind of thing about a pair that no tra
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -99,9 +100,9 @@ def opposite() -> Iterator[Record]:
                 f"{given.english}/{noun.english}",
                 f"What is the opposite of {asked}?",
                 f"Tell me the opposite of {asked}.",
-                sentence(f"{answer} is the opposite of {asked}"),
-                sentence(f"{antwort} ist das Gegenteil von {gegeben}"),
-                _said(f"{answer} is the opposite of {asked}", f"{antwort} das Gegenteil von {gegeben} ist"),
+                sentence(f"the opposite of {asked} is {answer}"),
+                sentence(f"das Gegenteil von {gegeben} ist {antwort}"),
+                _said(f"the opposite of {asked} is {answer}", f"das Gegenteil von {gegeben} {antwort} ist"),
             )
 
 
@@ -142,24 +143,24 @@ def trade() -> Iterator[Record]:
         )
 
 
-def compare() -> Iterator[Record]:
-    """A small animal with a big one, at least three places apart, so that nobody need quarrel over the answer."""
-    half = len(lex.ANIMALS) // 2
-    for (i, smaller), (j, bigger) in product(enumerate(lex.ANIMALS[:half]), enumerate(lex.ANIMALS[half:], half)):
-        if j - i < 3:
-            continue
-        small, big = smaller.noun, bigger.noun
-        kleine, grosse = definite(small, "nominative"), definite(big, "nominative")
-        for first, second in ((small.english, big.english), (big.english, small.english)):
-            yield Record(
-                "compare",
-                f"{small.english}/{big.english}",
-                f"Which animal is bigger, the {first} or the {second}?",
-                f"Tell me which animal is bigger, the {first} or the {second}.",
-                f"The {big.english} is bigger than the {small.english}.",
-                sentence(f"{grosse} ist größer als {kleine}"),
-                _said(f"the {big.english} is bigger than the {small.english}", f"{grosse} größer als {kleine} ist"),
-            )
+def seen() -> Iterator[Record]:
+    """Who lives there? Only of places where one animal lives alone."""
+    homes = Counter(animal.home for animal in lex.ANIMALS)
+    for animal, person in product((a for a in lex.ANIMALS if homes[a.home] == 1), lex.PERSONS):
+        noun, place = animal.noun, animal.home
+        yield Record(
+            "seen",
+            f"{noun.english}/{person.name}",
+            f"Which animal does {person.name} see in the {place.english}?",
+            f"Tell me which animal {person.name} sees in the {place.english}.",
+            f"{person.name} sees the {noun.english} in the {place.english}.",
+            f"{person.name} sieht {definite(noun, 'accusative')} {g.inside(place)}.",
+            (
+                f"{{she}} sees the {noun.english} in the {place.english}",
+                f"sieht {{sie}} {definite(noun, 'accusative')} {g.inside(place)}",
+            ),
+            person,
+        )
 
 
 def sums() -> Iterator[Record]:
@@ -192,7 +193,7 @@ def city() -> Iterator[Record]:
 
 
 TASKS = {"home": home, "food": food, "colour": colour, "opposite": opposite, "tool": tool, "trade": trade,
-         "compare": compare, "sum": sums, "city": city}  # fmt: skip
+         "seen": seen, "sum": sums, "city": city}  # fmt: skip
 
 
 def all_records() -> tuple[Record, ...]:

@@ -98,7 +98,7 @@ def test_the_verb_stands_second_in_main_clauses_and_last_in_subordinate_ones(sen
         tokens = main.split()
         opens_with = next(i for i, token in enumerate(tokens) if token in verbs)
         assert sum(token in verbs for token in tokens) == 1, sentence
-        assert opens_with == 1 or (tokens[0] not in first and opens_with <= 4), sentence
+        assert opens_with == 1 or (tokens[0] not in first and opens_with <= 6), sentence
         assert subordinate == "" or subordinate.split()[-1] in ("ist", "sind"), sentence
         assert (", " in sentence) == any(word in tokens for word in ("sagt", "glaubt", "trägt")), sentence
 
@@ -109,7 +109,8 @@ def test_weak_nouns_and_separable_verbs():
     assert "Paul gibt dem Bären Honig." in texts
     assert "Emma zündet die Kerze mit dem Streichholz an." in texts
     assert "In Italien besucht Max Rom." in texts
-    assert "Ein kleines Haus ist das Gegenteil von einem großen Haus." in texts
+    assert "Das Gegenteil von einem großen Haus ist ein kleines Haus." in texts
+    assert "Nina sieht den Bären in der Höhle." in texts
     assert "Der Fischer verkauft Lena frischen Fisch." in texts
 
 
