@@ -24,7 +24,7 @@ from causal_reft.execution.executor import Executor, HookExecutor
 from causal_reft.execution.generation import GENERATION_INPUTS, check_generation, padded_left
 from causal_reft.execution.inputs import OURS, Inputs, RunInputs, check_keywords, forward_arguments, parse_inputs
 from causal_reft.execution.transform import States, in_batch_shape
-from causal_reft.execution.wiring import is_trainable
+from causal_reft.execution.wiring import is_trainable, settle
 from causal_reft.featurizers import computed_once
 from causal_reft.graph import Collect, InterventionGraph
 from causal_reft.tensors import Tensor
@@ -38,7 +38,7 @@ class IntervenedModel(nn.Module):
     Args:
         model: a transformers model, or any `nn.Module` whose sites are named by path. The nnsight executor also takes
             a repo id, a folder, and nnsight's own objects (a `TransformersModel`, an `NNsight`).
-        graph: the interventions.
+        graph: the interventions; their tensors go to the device of their site.
         tokenizer: kept for saving and for conveniences that need text.
         executor: "hooks" (default) or "nnsight".
         remote: with the nnsight executor, where it runs: False here, True on NDIF, "local" as a rehearsal of that.
@@ -82,6 +82,7 @@ class IntervenedModel(nn.Module):
         self.graph = graph
         self.interventions = graph.modules
         self.executor: Executor = self._executor(graph)
+        settle(graph, self.base_model)
 
     def _executor(self, graph: InterventionGraph) -> Executor:
         if self._envoy is None:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from causal_reft.errors import FeaturizerError, GraphError, PositionError
+from causal_reft.errors import FeaturizerError, GraphError, PositionError, RunError
 from causal_reft.graph import Collect, Given, Interchange
+from causal_reft.graph.intervention_graph import held_modules
 from causal_reft.sites import Location, Site, Tokens
 from causal_reft.tensors import Float, Hidden, Int, Tensor
 
@@ -115,11 +116,29 @@ def _edited(
     _check_width(edit, h)
     rows = edit.place.tokens.rows
     F = node.featurizer.of_rows(rows if edit.repeats == 1 else rows // edit.repeats)
-    z = node.source.coordinates(h_original, F, _States(states, edit, h))
-    new = F.write(h, z)
+    try:
+        z = node.source.coordinates(h_original, F, _States(states, edit, h))
+        new = F.write(h, z)
+    except RuntimeError as error:
+        _explain_devices(edit, h, error)
+        raise
     if training and node.dropout:
         new = h + nn.functional.dropout(new - h, node.dropout)
     return edit.place.put(stream, new)
+
+
+def _explain_devices(edit: Edit, h: Hidden, error: RuntimeError) -> None:
+    """Whether torch failed because the base model was moved away from the graph.
+
+    Raises:
+        RunError: it did.
+    """
+    stray = next((p.device for held in held_modules(edit.node).values() for p in held.parameters()), h.device)
+    if stray != h.device:
+        raise RunError(
+            f"Node {edit.name!r} is on {stray}, but the model's state at {edit.place.site!r} is on {h.device}: the "
+            f"model was moved and the graph was not. Move both: reft.to({str(h.device)!r})."
+        ) from error
 
 
 def _check_width(edit: Edit, h: Hidden) -> None:

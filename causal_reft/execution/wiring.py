@@ -6,6 +6,7 @@ from torch import nn
 
 from causal_reft.execution.visit import PortWork
 from causal_reft.graph import Collect, Interchange, InterventionGraph
+from causal_reft.graph.intervention_graph import held_modules
 from causal_reft.sites import Location, Site, locate
 
 
@@ -43,12 +44,26 @@ def wire(graph: InterventionGraph, model: nn.Module) -> dict[str, tuple[PortWork
     return {run: tuple(found.values()) for run, found in ports.items()}
 
 
+def settle(graph: InterventionGraph, model: nn.Module) -> None:
+    """Move the tensors of each node to the device of its site, where the model has devices and the node is elsewhere.
+
+    A model without weights here (on `meta`) moves nothing.
+    """
+    home = next((p.device for p in model.parameters()), None)
+    if home is None or all(p.device == home for p in graph.parameters()):
+        return
+    for node in graph.nodes.values():
+        assert node.site is not None
+        place = next((p.device for p in locate(model, node.site).module.parameters()), home)
+        if place.type != "meta":
+            for module in held_modules(node).values():
+                module.to(place)
+
+
 def _roles(port: PortWork) -> dict[str, tuple]:
     return {"edits": port.edits, "reads": port.reads, "keeps": port.keeps}
 
 
 def is_trainable(node: Interchange | Collect) -> bool:
     """Whether a node holds parameters that ask for gradients."""
-    from causal_reft.graph.intervention_graph import held_modules
-
     return any(p.requires_grad for module in held_modules(node).values() for p in module.parameters())

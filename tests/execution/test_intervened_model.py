@@ -243,3 +243,28 @@ def test_the_users_model_is_the_very_object_and_can_be_shared() -> None:
     two = one.with_graph(SEEN)
     assert one.base_model is model is two.base_model and isinstance(one, nn.Module)
     assert [name for name, _ in one.interventions.named_parameters()] == []
+
+
+def test_moving_the_model_moves_the_graph_and_moving_the_base_alone_is_answered() -> None:
+    """To `meta`, the one other device that every machine has."""
+    graph = cr.loreft(cr.Site(1, positions="last"), D, 2)
+    reft = cr.IntervenedModel(gpt2(), graph)
+    assert {p.device.type for p in graph.parameters()} == {"cpu"}
+    reft.interventions.to("meta")
+    assert {p.device.type for p in graph.parameters()} == {"meta"}
+    with pytest.raises(RunError, match=r"'edit' is on meta.*state at Site\(1, positions='last'\) is on cpu.*reft.to"):
+        reft(prompts([4, 5], "right"))
+    both = cr.IntervenedModel(gpt2(), cr.loreft(cr.Site(1), D, 2)).to("meta")
+    assert {p.device.type for p in both.parameters()} == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_graph_goes_to_the_device_of_its_site() -> None:
+    model, graph, batch = gpt2().cuda(), cr.loreft(cr.Site(1, positions="last"), D, 2), prompts([4, 5], "right")
+    batch = {key: value.cuda() for key, value in batch.items()}
+    reft = cr.IntervenedModel(model, graph)
+    assert {p.device.type for p in graph.parameters()} == {"cuda"}
+    reft(batch).logits.sum().backward()
+    model.cpu()
+    with pytest.raises(RunError, match=r"reft.to"):
+        reft({key: value.cpu() for key, value in batch.items()})
