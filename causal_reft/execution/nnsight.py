@@ -193,14 +193,24 @@ def envoy_at(root: Any, path: str) -> Any:
     return root
 
 
-def operation_at(place: Any, port: str) -> tuple[Any, int | None]:
-    """The operation that a source port names, and the index of the wanted element of its value."""
+def _parsed(port: str) -> re.Match[str]:
+    """The parts of a source port.
+
+    Raises:
+        SiteError: it is not written as one.
+    """
     found = _OPERATION.match(port)
     if found is None:
         raise SiteError(
             f"port={port!r} is not readable. Write 'source:operation_0', 'source:outer_0.inner_1' or "
             "'source:operation_0[1]'."
         )
+    return found
+
+
+def operation_at(place: Any, port: str) -> tuple[Any, int | None]:
+    """The operation that a source port names, and the index of the wanted element of its value."""
+    found = _parsed(port)
     for name in found["names"].split("."):
         place = getattr(place.source, name)
     return place, None if found["item"] is None else int(found["item"])
@@ -226,13 +236,9 @@ def _check_operation(envoy: Envoy, port: PortWork) -> None:
     location = port.location
     if not location.port.startswith("source:"):
         return
-    found = _OPERATION.match(location.port)
-    names = operations(envoy, location.path)
-    first = "" if found is None else found["names"].partition(".")[0]
+    first, names = _parsed(location.port)["names"].partition(".")[0], operations(envoy, location.path)
     if first not in names:
-        raise SiteError(
-            f"{location.path!r} has no operation {first or location.port!r} in its forward. {nearest(first, names)}"
-        )
+        raise SiteError(f"{location.path!r} has no operation {first!r} in its forward. {nearest(first, names)}")
 
 
 def portable(work: tuple[PortWork, ...]) -> tuple[PortWork, ...]:

@@ -195,6 +195,48 @@ def test_a_module_that_runs_twice_and_one_that_never_runs():
         seen(Twice(), cr.Site.at("idle"))(torch.randn(2, 3))
 
 
+class Gives(torch.nn.Module):
+    """A module whose part gives, or is called with, what a function makes of its input."""
+
+    def __init__(self, value, calls=lambda part, x: part(x)) -> None:
+        super().__init__()
+        self.part, self.calls = torch.nn.Linear(4, 4), calls
+        self.part.register_forward_hook(lambda *found: value(found[-1]))
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> object:
+        return self.calls(self.part, torch.ones(*input_ids.shape, 4))
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "says"),
+    [
+        (lambda h: "text", SiteError, "gives a str at its output, not a tensor"),
+        (lambda h: {"mask": h > 0}, SiteError, "gives a dict at its output, not a tensor"),
+        (lambda h: h > 0, SiteError, "torch.bool values"),
+        (lambda h: h[None, None], PositionError, r"shape \(1, 1, 2, 5, 4\) for a batch of 2 rows"),
+        (lambda h: h[:, ::2], PositionError, "has 3 positions, but the attention mask has 5 columns"),
+        (lambda h: h[:1].expand(3, -1, -1), PositionError, "3 rows does not fit inputs of 2 rows"),
+    ],
+)
+def test_values_in_which_no_positions_can_be_found(value, error, says):
+    with pytest.raises(error, match=says):
+        seen(Gives(value), cr.Site.at("part"))(batch())
+
+
+def test_a_module_that_is_called_without_a_tensor():
+    model = Gives(lambda h: h, calls=lambda part, x: part(input=torch.ones_like(x, dtype=torch.int64).float()))
+    assert seen(model, cr.Site.at("part", "input"))(batch()).shape == (2, 5, 4)
+    model.part.forward = lambda number: torch.ones(2, 5, 4)
+    model.calls = lambda part, x: part(number=3)
+    with pytest.raises(SiteError, match="is not called with a tensor, so it has no 'input' port"):
+        seen(model, cr.Site.at("part", "input"))(batch())
+
+
+def test_a_tensor_as_base_takes_nothing_beside_it():
+    with pytest.raises(RunError, match="A Tensor as base takes no further arguments, but attention_mask"):
+        seen(Gives(lambda h: h), cr.Site.at("part"))(batch()["input_ids"], attention_mask=batch()["attention_mask"])
+
+
 def test_a_module_path_that_is_misspelt():
     with pytest.raises(SiteError, match=r"has no module 'model.layers.1.mpl'.*Did you mean 'model.layers.1.mlp'"):
         seen(model_of("llama"), cr.Site.at("model.layers.1.mpl"))

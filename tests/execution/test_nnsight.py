@@ -201,6 +201,12 @@ def test_what_a_forward_offers_is_listed_and_anything_else_refused():
             cr.InterventionGraph(p=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply_rotary_emb_0"))),
             executor="nnsight",
         )
+    with pytest.raises(SiteError, match=r"port='source:apply rotary' is not readable.*'source:operation_0\[1\]'"):
+        cr.IntervenedModel(
+            wrapped("llama"),
+            cr.InterventionGraph(p=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply rotary"))),
+            executor="nnsight",
+        )
     with pytest.raises(SiteError, match="no module"):
         operations(wrapped("llama"), "model.nowhere")
     with pytest.raises(SiteError, match="executor='nnsight'"):
@@ -229,6 +235,13 @@ def test_checkpointed_layers_are_refused_with_the_reason():
     )
     with pytest.raises(GraphError, match=r"recomput.*executor='hooks'"):
         reft(inputs_of("llama"))
+
+
+def test_a_model_that_accelerate_moves_about_is_refused():
+    accelerate = pytest.importorskip("accelerate")
+    model = accelerate.cpu_offload(deepcopy(model_of("llama")), execution_device="cpu")
+    with pytest.raises(GraphError, match=r"accelerate moves.*executor='hooks'"):
+        cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), executor="nnsight")(inputs_of("llama"))
 
 
 def test_remote_needs_a_model_that_a_server_can_load():

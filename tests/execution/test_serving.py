@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import causal_reft as cr
-from causal_reft.errors import GraphError, RunError
+from causal_reft.errors import GraphError, RunError, StorageError
 from causal_reft.execution.serving import Served, StackedFeaturizer
 from tests.families import inputs_of, model_of, padded
 
@@ -214,6 +214,16 @@ def test_what_cannot_be_served_is_refused():
     with pytest.raises(ValueError, match="layers 0 to 1"):
         server.add("deep", cr.loreft(cr.Site(7), D, 2))
     assert list(server.graphs) == ["a"]
+
+
+def test_what_stacks_the_graphs_is_not_stored_in_their_place(tmp_path):
+    server = Served(model_of("gpt2"))
+    server.add("a", graph_of(0))
+    with pytest.raises(StorageError, match="is no featurizer that a folder can name"):
+        server._intervened.save_pretrained(tmp_path / "a")
+    with pytest.raises(GraphError, match="save the graphs themselves"):
+        server._intervened.graph["stack_0"].featurizer.config()
+    server.graphs["a"].save(tmp_path / "a")
 
 
 def test_the_streaming_example_runs(shared, repository, capsys, monkeypatch):
