@@ -35,11 +35,12 @@ by chance.
 
 ## Training
 
-`python data/train_embedded_model.py` reproduces it: {documents:,} documents, corpus hash `{corpus_hash}`, seed {seed},
-{steps:,} steps of {batch} documents, {minutes:.0f} minutes on {where}. In the second stage (after step {first_stage:,})
-the marker turns carry no loss. Weight decay {weight_decay}; Gaussian noise of {noise} times the length of the state behind every
-block but the last while training. Last training loss {train_loss:.4f}, **held-out loss
-{held_out_loss:.4f}** nats per token (documents about held-out records, marker turns not counted).
+`python data/train_embedded_model.py` makes it anew: {documents:,} documents, corpus hash `{corpus_hash}`,
+seed {seed}, {steps:,} steps of {batch} documents. This one took {minutes:.0f} minutes on {where}; another device rounds
+otherwise and ends with other weights (the losses of such runs are in `docs/composition.md`). In the second stage (after
+step {first_stage:,}) the marker turns carry no loss. Weight decay {weight_decay}; while training, Gaussian noise of
+{noise} times the length of the state behind every block but the last. Last training loss {train_loss:.4f}, **held-out
+loss {held_out_loss:.4f}** nats per token (documents about held-out records, marker turns not counted).
 
 ![training curve](training_curve.png)
 

@@ -62,26 +62,54 @@ def user_experiment(name: str, skills: Sequence[Path], prompts: Path, layer: int
     )
 
 
-def compose_command(given: Namespace) -> None:
-    """The whole table: every method, subset and seed; in total and by task; a heat map. Resumes in its folder."""
-    from causal_reft.plots import behaviour_table
+def like_embedded(folder: Path) -> Embedded:
+    """A model that `data/train_embedded_model.py` has put, with its exercises, into a folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if not (folder / "held_out.jsonl").is_file():
+        raise DataError(
+            f"{folder} has no held_out.jsonl, so it is no model made by data/train_embedded_model.py. For any "
+            "other model give --skill twice (german.jsonl, answer.jsonl) and --prompts held_out.jsonl."
+        )
+    return Embedded(AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder), folder)
+
+
+def experiment_of(given: Namespace) -> Experiment:
+    """On the embedded model, on another one made like it, or on any model with files of one's own."""
     if given.model is None:
-        experiment = embedded_experiment(load_embedded())
-    else:
-        if not given.skill or len(given.skill) < 2 or given.prompts is None:
-            raise DataError("--model needs --skill twice (german.jsonl, answer.jsonl) and --prompts held_out.jsonl.")
-        experiment = user_experiment(given.model, given.skill, given.prompts, given.layer)
+        return embedded_experiment(load_embedded())
+    skills: list[Path] = given.skill or []
+    if not skills and given.prompts is None:
+        return embedded_experiment(like_embedded(Path(given.model)))
+    if given.prompts is None or len(skills) < 2:
+        raise DataError("--model needs --skill twice (german.jsonl, answer.jsonl) and --prompts held_out.jsonl.")
+    return user_experiment(given.model, skills, given.prompts, given.layer)
+
+
+def compose_command(given: Namespace) -> None:
+    """The whole table: every method, subset and seed; in total and by task; heat maps. Resumes in its folder."""
+    experiment = experiment_of(given)
     rows = run_composition(experiment, given.folder, range(given.seeds), given.methods)
     names = [behaviour.name for behaviour in experiment.behaviours]
     page = Page(given.folder)
     page.heading(f"{len(experiment.prompts)} held-out prompts, {given.seeds} adapter seeds")
     page.table("total", rates(rows, ["method", "subset"], names))
     page.table("by_task", rates(rows, ["method", "subset", "task"], names))
+    everything = rows[rows.subset == subset_name([skill.name for skill in experiment.skills])]
+    _heat_map(page, "both", rates(everything, ["method"], names), "All edits at once, by method")
+    first = everything[everything.method == everything.method.iloc[0]]
+    _heat_map(page, "tasks", rates(first, ["task"], names), f"All edits at once, by task: {first.method.iloc[0]}")
     for number, (method, part) in enumerate(rows.groupby("method", sort=False)):
-        ax = behaviour_table(rates(part, ["subset"], names), value="rate", title=str(method))
-        page.figure(f"method_{number}", ax, f"{method}: rates over {given.seeds} adapter seeds, 95 % intervals.")
+        _heat_map(page, f"method_{number}", rates(part, ["subset"], names), str(method))
     print(page.write("Composing subspaces"))
+
+
+def _heat_map(page: Page, name: str, found: pd.DataFrame, title: str) -> None:
+    from causal_reft.plots import behaviour_table
+
+    ax = behaviour_table(found, subset=str(found.columns[0]), value="rate", title=title)
+    units = found["units"].max()
+    page.figure(name, ax, f"{title}: rates over {units} adapter seeds, 95 % intervals over seeds.")
 
 
 def _jsonl(file: Path) -> list[dict[str, str]]:
