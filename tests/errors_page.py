@@ -24,11 +24,12 @@ Every error that the library raises on purpose is a `CausalReftError`, and also 
 raise elsewhere (`ValueError`). Its text says what was given, what is allowed, and the line to type. Nothing is changed
 when one is raised: no hook stays on the model, no folder is half written.
 
-In the lines below `model` is a Llama with 3 layers of width 16, 4 query heads and 2 heads of keys and values; `bert`
-has two layers, `t5` two stacks of two; `bigcode` is of a family that the table of architectures does not know; `toy` and
-`twice` are plain modules, `empty` a model on the device `meta`. `batch` and `other` are two prompts each, of 5 and 2
-tokens; those of `longer` have 5 and 3. `equality` is the causal model of hierarchical equality over `w, x, y, z`, each
-0, 1 or 2; `network`, `encoding`, `splits` and `settings` are what a small study needs.
+In the lines below `model` is a Llama with 3 layers of width 16, 4 query heads and 2 heads of keys and values, and
+`copy` another like it; `bert` has two layers, `t5` two stacks of two; `bigcode` is of a family that the table of
+architectures does not know; `toy` and `twice` are plain modules, `empty` a model on the device `meta`. `batch` and
+`other` are two prompts each, of 5 and 2 tokens; those of `longer` have 5 and 3. `equality` is the causal model of
+hierarchical equality over `w, x, y, z`, each 0, 1 or 2, and `wide` one over three inputs of a hundred values;
+`network`, `encoding`, `splits` and `settings` are what a small study needs.
 """
 
 

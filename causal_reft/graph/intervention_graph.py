@@ -11,6 +11,7 @@ to what the earlier ones left. A `Collect` node sees the state that its run goes
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -160,7 +161,7 @@ class InterventionGraph:
 
         return draw_graph(self, ax)
 
-    def save(self, folder: str, overwrite: bool = False) -> None:
+    def save(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write `graph.json` and `weights.safetensors`; see `causal_reft.graph.storage`."""
         from causal_reft.graph.storage import save_graph
 

@@ -215,6 +215,19 @@ GRAPHS = (
         'cr.Alignment(equality, cr.das(cr.Site.at("first"), 8, 2).renamed({"edit": "left"}))',
     ),
     Mistake(
+        e.GraphError, "One plan for two base models",
+        """
+        das = cr.das(cr.Site(1, positions="last"), 16, 2)
+        plan_all([cr.IntervenedModel(model, das), cr.IntervenedModel(copy, das)], examples)
+        """,
+        "one base model",
+        "What is computed once is computed for all graphs, so they must be on the same model object.",
+        """
+        one, two = (cr.das(cr.Site(1, positions="last"), 16, 2, seed=seed) for seed in (0, 1))
+        plan_all([cr.IntervenedModel(model, one), cr.IntervenedModel(model, two)], examples)
+        """,
+    ),
+    Mistake(
         e.GraphError, "A served graph with a second run",
         """
         served = cr.Served(model)

@@ -90,6 +90,46 @@ SITES = (
         """,
     ),
     Mistake(
+        e.SiteError, "A family described by a list that it does not have",
+        """
+        cr.register_architecture("gpt_bigcode", blocks="layers", components={})
+        cr.IntervenedModel(bigcode, cr.patch(cr.Site(0), 16))
+        """,
+        "0 lists named 'layers'",
+        "`blocks` is the name of the `ModuleList` in which the blocks are; `print(model)` shows it.",
+        """
+        cr.register_architecture("gpt_bigcode", blocks="h", components={})
+        cr.IntervenedModel(bigcode, cr.patch(cr.Site(0), 16))
+        """,
+    ),
+    Mistake(
+        e.SiteError, "A family described by a path that its blocks do not have",
+        """
+        cr.register_architecture("gpt_bigcode", blocks="h", components={"mlp_output": ("mlp.down", "output")})
+        cr.IntervenedModel(bigcode, cr.patch(cr.Site(0, "mlp_output"), 16))
+        """,
+        "the table says 'transformer.h.0.mlp.down'",
+        "Paths are those of modules inside a block.",
+        """
+        cr.register_architecture("gpt_bigcode", blocks="h", components={"mlp_output": ("mlp.c_proj", "output")})
+        cr.IntervenedModel(bigcode, cr.patch(cr.Site(0, "mlp_output"), 16))
+        """,
+    ),
+    Mistake(
+        e.SiteError, "A family described by a component that nobody knows",
+        'cr.register_architecture("gpt_bigcode", blocks="h", components={"mlp_outptu": ("mlp.c_proj", "output")})',
+        "Did you mean 'mlp_output'",
+        "The names of components are the same in every family.",
+        'cr.register_architecture("gpt_bigcode", blocks="h", components={"mlp_output": ("mlp.c_proj", "output")})',
+    ),
+    Mistake(
+        e.SiteError, "A family described by a port that is none",
+        'cr.register_architecture("gpt_bigcode", blocks="h", components={"mlp_output": ("mlp.c_proj", "outputs")})',
+        "use input or output",
+        "A module has what goes in and what comes out.",
+        'cr.register_architecture("gpt_bigcode", blocks="h", components={"mlp_output": ("mlp.c_proj", "output")})',
+    ),
+    Mistake(
         e.SiteError, "A port with token ids instead of states",
         'cr.IntervenedModel(model, cr.patch(cr.Site.at("model.embed_tokens", port="input"), 16))(batch, source=other)',
         "real-valued",

@@ -119,6 +119,25 @@ CAUSAL_MODELS = (
         "pairs.split(0.5, 0.2, 0.3)",
     ),
     Mistake(
+        e.CausalModelError, "Rows that share too much to be split",
+        'equality.counterfactuals("left", 40, seed=0).split(0.5, 0.2, 0.3, by="w")',
+        "Nothing is left for",
+        "No value of `w` may be in two parts, and rows of base and source chain its three values together.",
+        'equality.counterfactuals("left", 400, seed=0).split(0.5, 0.2, 0.3)',
+    ),
+    Mistake(
+        e.CausalModelError, "All pairs of too many settings",
+        'wide.counterfactuals("same", None, seed=0, strategy="exhaustive")', "or sample",
+        "`exhaustive` writes every base with every source.",
+        'wide.counterfactuals("same", 100, seed=0, strategy="uniform")',
+    ),
+    Mistake(
+        e.CausalModelError, "Answers compared with texts that are not there",
+        'cr.keep_solved(pairs, lambda frame: np.array(["yes"] * len(frame)))', "give one bool per row",
+        "Only a task writes its answers as texts.",
+        "cr.keep_solved(pairs, lambda frame: np.ones(len(frame), dtype=bool))",
+    ),
+    Mistake(
         e.CausalModelError, "Solved in one run only",
         'cr.keep_solved(pairs, {"base": np.ones(len(pairs), dtype=bool)})', "needs the answers of each run",
         "A row counts where the network answers its base and its sources rightly.",
@@ -181,6 +200,21 @@ STUDIES = (
         """
         strict = {**settings, "sampling": cr.Sampling(solved=True)}
         cr.Study(network, encoding, sites=[site], data=splits, **strict)
+        """,
+    ),
+    Mistake(
+        e.StudyError, "Which variable?",
+        "cr.Study(network, encoding, sites=[site], task=equality, **settings)", "Say which variable",
+        "A causal model has several variables, and each is a question of its own.",
+        'cr.Study(network, encoding, sites=[site], data={"left": splits}, **settings)',
+    ),
+    Mistake(
+        e.StudyError, "A folder without a study",
+        'Path("empty").mkdir(); cr.StudyResult.load("empty")', "not the folder of a study",
+        "A result is read from the folder in which the study ran.",
+        """
+        cr.Study(network, encoding, sites=[site], data=splits, folder="study", **settings).run(progress=False)
+        cr.StudyResult.load("study")
         """,
     ),
     Mistake(
@@ -249,6 +283,19 @@ DATA = (
         """,
     ),
     Mistake(
+        e.DataError, "Two trainings of one rotation",
+        """
+        das = cr.das(cr.Site(1, positions="last"), 16, 2)
+        fit_many([cr.IntervenedModel(model, das), cr.IntervenedModel(model, das)], examples, progress=False)
+        """,
+        "share parameters",
+        "Trained side by side, each would undo the steps of the other.",
+        """
+        one, two = (cr.das(cr.Site(1, positions="last"), 16, 2, seed=seed) for seed in (0, 1))
+        fit_many([cr.IntervenedModel(model, one), cr.IntervenedModel(model, two)], examples, progress=False)
+        """,
+    ),
+    Mistake(
         e.DataError, "Examples of unequal length",
         'cr.Examples({"base": batch}, torch.tensor([3, 4, 5]))', "base 2, labels 3",
         "Every run and the labels have the same rows.",
@@ -302,6 +349,26 @@ DATA = (
         """
         short = MemoryRecipe(steps=1)
         memorise(model, tokenizer, "the cat sees a dog " * 20, 12, Edit("consreft", 1, (0,)), "the", recipe=short)
+        """,
+    ),
+    Mistake(
+        e.DataError, "Nothing to remember",
+        'memorise(model, tokenizer, "the owl sees a dog", 0, Edit("consreft", 1, (0,)), "the")',
+        "at least one token",
+        "A text of no tokens is remembered by every model.",
+        """
+        short = MemoryRecipe(steps=1)
+        memorise(model, tokenizer, "the owl sees a dog", 4, Edit("consreft", 1, (0,)), "the", recipe=short)
+        """,
+    ),
+    Mistake(
+        e.DataError, "A memory in a model that writes nothing",
+        'memorise(bert, tokenizer, "the owl sees a dog", 4, Edit("consreft", 1, (0,)), "the")',
+        "needs a causal language model",
+        "What is remembered must come out behind the prompt, token by token.",
+        """
+        short = MemoryRecipe(steps=1)
+        memorise(model, tokenizer, "the owl sees a dog", 4, Edit("consreft", 1, (0,)), "the", recipe=short)
         """,
     ),
     Mistake(

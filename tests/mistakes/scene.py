@@ -25,8 +25,10 @@ import transformers
 import causal_reft as cr
 from causal_reft import plots
 from causal_reft.analysis import Edit, MemoryRecipe, memorise
+from causal_reft.execution import plan_all
 from causal_reft.graph import storage
 from causal_reft.sites import ARCHITECTURES
+from causal_reft.training import fit_many
 from tests import words
 from tests.alignment import planted, small
 from tests.families import model_of
@@ -98,17 +100,18 @@ def scene() -> dict[str, Any]:
             "answer": lambda left, right: left == right,
         },
     )
+    wide = cr.CausalModel(dict.fromkeys("abc", range(100)), {"same": lambda a, b, c: (a == b) & (b == c)})
     bigcode = transformers.GPTBigCodeConfig(vocab_size=20, n_embd=16, n_layer=2, n_head=2, n_positions=16)
     return {
         "cr": cr, "torch": torch, "np": np, "Path": Path, "plots": plots,
-        "memorise": memorise, "Edit": Edit, "MemoryRecipe": MemoryRecipe,
+        "plan_all": plan_all, "fit_many": fit_many, "memorise": memorise, "Edit": Edit, "MemoryRecipe": MemoryRecipe,
         "TrainingArguments": transformers.TrainingArguments,
-        "tokenizer": tokenizer, "model": model, "empty": empty,
+        "tokenizer": tokenizer, "model": model, "copy": words.model(), "empty": empty,
         "bert": bert(), "t5": model_of("t5"), "bigcode": transformers.GPTBigCodeForCausalLM(bigcode),
         "toy": ToyMLP(), "twice": Twice(), "Doubled": Doubled, "x": torch.randn(2, 3),
         "batch": batch, "other": other, "longer": longer,
         "examples": cr.Examples({"base": batch, "source": other}, torch.tensor([3, 4])),
-        "equality": equality, "pairs": pairs, "splits": small.SPLITS, "site": planted.SITE,
+        "equality": equality, "wide": wide, "pairs": pairs, "splits": small.SPLITS, "site": planted.SITE,
         "network": planted.truth, "encoding": planted.ENCODING,
         "unlearned": lambda: planted.Planted("absent", 0), "few": planted.counterfactuals(24, 0).split(0.4, 0.3, 0.3),
         "settings": {
