@@ -14,6 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 aten = torch.ops.aten
+TURN = 0.2
 
 
 def _cpu_attention(query, key, value, *args, out_shape=None, **kwargs) -> int:
@@ -49,15 +50,25 @@ class Measured:
 
 
 def measure(contenders: Mapping[str, Contender], repeats: int, flops: bool = True) -> dict[str, Measured]:
-    """Every contender once to warm up (and to count), then all in turn, `repeats` times."""
+    """Every contender once to warm up (and to count), then all in turn, `repeats` times.
+
+    A turn is one call, or as many as fit `TURN` seconds: steps of milliseconds run back to back, as in training.
+    """
     counted = {name: _flops(c.run) * c.times if flops else _warm(c.run) for name, c in contenders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, contender in contenders.items():
-            began = time.process_time()
-            contender.run()
-            seconds[name].append((time.process_time() - began) * contender.times)
+            seconds[name].append(_turn(contender.run) * contender.times)
     return {n: Measured(statistics.median(s), min(s), max(s), counted[n]) for n, s in seconds.items()}
+
+
+def _turn(run: Callable[[], object]) -> float:
+    """Mean seconds of a call."""
+    began, calls = time.process_time(), 0
+    while not calls or time.process_time() - began < TURN:
+        run()
+        calls += 1
+    return (time.process_time() - began) / calls
 
 
 def _flops(run: Callable[[], object]) -> float:
