@@ -59,7 +59,7 @@ def public_errors() -> list[type[Exception]]:
 
 def made(mistake: Mistake) -> str:
     """The entry of a mistake, made now."""
-    with stage() as names:
+    with stage(mistake.wrong) as names:
         return rendered(mistake, answer(mistake.wrong, names, mistake.error))
 
 

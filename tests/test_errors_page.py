@@ -23,7 +23,7 @@ UNTYPED = [mistake for mistakes in MISTAKES.values() for mistake in mistakes if 
 
 @pytest.mark.parametrize("mistake", TYPED)
 def test_a_mistake_is_answered_as_the_page_says(mistake: Mistake) -> None:
-    with stage() as names:
+    with stage(mistake.wrong) as names:
         message = answer(mistake.wrong, names, mistake.error)
     assert re.search(mistake.says, message), message
     assert rendered(mistake, message) in PAGE.read_text(encoding="utf-8"), "run python -m tests.errors_page"
@@ -43,7 +43,7 @@ def test_mistakes_that_a_type_checker_sees_first_are_answered_without_one(reposi
 
 @pytest.mark.parametrize("mistake", ALL)
 def test_what_the_page_says_to_write_runs(mistake: Mistake) -> None:
-    with stage() as names:
+    with stage(mistake.right) as names:
         perform(mistake.right, names)
 
 

@@ -79,12 +79,26 @@ def bert_settings() -> dict[str, Any]:
         "max_position_embeddings", "pad_token_id")}  # fmt: skip
 
 
-def scene() -> dict[str, Any]:
-    """Every name that a line may use."""
-    torch.manual_seed(0)
-    tokenizer, model = words.tokenizer(), words.model()
+def empty() -> torch.nn.Module:
+    """A model without numbers."""
     with torch.device("meta"):
-        empty = type(model)(model.config)
+        return words.model()
+
+
+def bigcode() -> torch.nn.Module:
+    """Of a family without a row in the table."""
+    config = transformers.GPTBigCodeConfig(vocab_size=20, n_embd=16, n_layer=2, n_head=2, n_positions=16)
+    return transformers.GPTBigCodeForCausalLM(config)
+
+
+MODELS = {"model": words.model, "copy": words.model, "empty": empty, "bert": bert, "bigcode": bigcode}
+
+
+def scene(code: str) -> dict[str, Any]:
+    """Every name that some lines may use, and the models that they do use."""
+    torch.manual_seed(0)
+    tokenizer = words.tokenizer()
+    used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
     tokenizer.unk_token = "<unk>"
     batch, other, longer = (
         batch_of(tokenizer, "the cat sees a dog", "the owl"),
@@ -101,13 +115,12 @@ def scene() -> dict[str, Any]:
         },
     )
     wide = cr.CausalModel(dict.fromkeys("abc", range(100)), {"same": lambda a, b, c: (a == b) & (b == c)})
-    bigcode = transformers.GPTBigCodeConfig(vocab_size=20, n_embd=16, n_layer=2, n_head=2, n_positions=16)
     return {
         "cr": cr, "torch": torch, "np": np, "Path": Path, "plots": plots,
         "plan_all": plan_all, "fit_many": fit_many, "memorise": memorise, "Edit": Edit, "MemoryRecipe": MemoryRecipe,
         "TrainingArguments": transformers.TrainingArguments,
-        "tokenizer": tokenizer, "model": model, "copy": words.model(), "empty": empty,
-        "bert": bert(), "t5": model_of("t5"), "bigcode": transformers.GPTBigCodeForCausalLM(bigcode),
+        "tokenizer": tokenizer,
+        "t5": model_of("t5"), **{name: make() for name, make in MODELS.items() if name in used},
         "toy": ToyMLP(), "twice": Twice(), "Doubled": Doubled, "x": torch.randn(2, 3),
         "batch": batch, "other": other, "longer": longer,
         "examples": cr.Examples({"base": batch, "source": other}, torch.tensor([3, 4])),
@@ -130,10 +143,10 @@ def original() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @contextmanager
-def stage() -> Iterator[dict[str, Any]]:
+def stage(code: str) -> Iterator[dict[str, Any]]:
     """The scene in an empty working folder; what was registered in it is forgotten, what was printed is not shown."""
     before, tables, home = original(), (ARCHITECTURES, storage.FEATURIZERS), Path.cwd()
-    names = scene()
+    names = scene(code)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         os.chdir(folder)
         try:
