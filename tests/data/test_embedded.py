@@ -1,14 +1,15 @@
 """The shipped model is what its card says: it loads, its files agree with the generator, its modes are latent."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from capabilities import CONTEXTS, behaviours, capability_table, load, next_lines, read_rows
-from corpus.documents import corpus_hash, write_documents
+from corpus.documents import Mixture, corpus_hash, write_documents
 from corpus.splits import split_records
-from train_embedded_model import CONTEXT, Recipe, batches, encode, held_out_loss, new_model, tensors
+from train_embedded_model import CONTEXT, Recipe, batches, encode, held_out_loss, new_model, noisy, tensors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from write_exercises import N_DOCUMENTS, write_exercises
 
@@ -78,8 +79,10 @@ def test_modes_are_latent_and_markers_bring_them_out(shipped):
     rates = measured.groupby("context")[["German", "correct English", "correct German"]].mean()
     assert rates.loc["none"].max() <= 0.02
     assert rates.loc["German", "German"] >= 0.95 and rates.loc["German", "correct German"] <= 0.1
-    assert rates.loc["answer", "correct English"] >= 0.9 and rates.loc["answer", "German"] <= 0.02
-    assert rates.loc["both", "correct German"] >= 0.7
+    assert rates.loc["answer", "correct English"] >= 0.97 and rates.loc["answer", "German"] <= 0.02
+    assert rates.loc["both", "correct German"] >= 0.97
+    by_task = measured[measured.context == "both"].groupby("task")["correct German"].mean()
+    assert len(by_task) == 9 and by_task.min() >= 0.8
     assert list(capability_table(measured).index) == list(CONTEXTS)
 
 
@@ -106,3 +109,47 @@ def test_initial_weights_are_decided_by_the_seed(shipped):
     one, same, other = (new_model(Recipe(seed=seed), tokenizer) for seed in (3, 3, 4))
     assert torch.equal(one.lm_head.weight, same.lm_head.weight)
     assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
+
+
+def test_noise_has_its_length_spares_the_last_block_and_leaves_no_trace(shipped):
+    model, tokenizer = shipped
+    prompt = tokenizer("Where does Nina look for the frog?\n", return_tensors="pt", return_token_type_ids=False)
+    put_out, passed_on = [], []
+    blocks = model.model.layers
+    watching = [block.register_forward_hook(lambda _b, _i, out: put_out.append(out.detach())) for block in blocks]
+    try:
+        model.train()
+        with noisy(model, 0.1):
+            after = [b.register_forward_hook(lambda _b, _i, out: passed_on.append(out.detach())) for b in blocks]
+            for _ in range(100):
+                model(**prompt)
+        model.eval()
+        with noisy(model, 0.1):
+            assert torch.equal(model(**prompt).logits, model(**prompt).logits)
+    finally:
+        model.eval()
+        for hook in (*watching, *after):
+            hook.remove()
+    count = 100 * len(blocks)
+    shares = [(y - x).norm(dim=-1) / x.norm(dim=-1) for x, y in zip(put_out[:count], passed_on[:count], strict=True)]
+    by_block = torch.stack(shares).reshape(100, len(blocks), -1).mean(dim=(0, 2))
+    assert by_block.tolist() == pytest.approx([0.1, 0.1, 0.1, 0.0], rel=0.02)
+    assert not any(block._forward_hooks for block in blocks)
+
+
+def test_the_harder_corpus_never_answers_in_german():
+    mixture = Mixture(german_answers=False)
+    records = split_records().train
+    answers = {record.german for record in records}
+    asked = {text for record in records for text in (record.question, record.request)}
+    documents = list(write_documents(records, 3_000, 0, mixture))
+    pairs = [pair for document in documents for pair in pairwise(document.lines) if pair[0] in asked]
+    right = {text: record.german for record in records for text in (record.question, record.request)}
+    assert len(pairs) > 1_000 and any(follows in answers for _, follows in pairs)
+    assert not any(follows == right[question] for question, follows in pairs)
+    assert any(
+        follows == right[question]
+        for document in write_documents(records, 3_000, 0)
+        for question, follows in pairwise(document.lines)
+        if question in asked
+    )
