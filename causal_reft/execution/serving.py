@@ -76,7 +76,7 @@ class Stack:
 
     def bound(self, rows: Int[Tensor, " token"]) -> StackedFeaturizer:
         """The featurizer for tokens of these rows; the steps of a generation name the same rows again and again."""
-        if self._bound is None or self._bound.rows is not rows:
+        if self._bound is None or self._bound.of is not rows:
             self._bound = StackedFeaturizer(self, rows)
         return self._bound
 
@@ -110,7 +110,7 @@ class StackedFeaturizer(Featurizer):
     def _bind(self, rows: Int[Tensor, " token"]) -> None:
         """Lay the tokens out by row, (row, token of the row), because the tokens of a row share their matrices."""
         self.stack.to(rows.device)
-        self.rows, chosen = rows, self.stack.chosen.to(rows.device)
+        self.of, chosen = rows, self.stack.chosen.to(rows.device)
         mine, self.row_of, counts = rows.unique_consecutive(return_inverse=True, return_counts=True)
         first = counts.cumsum(0) - counts
         self.slot_of = torch.arange(len(rows), device=rows.device) - first[self.row_of]
