@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import replace
 
 import pandas as pd
@@ -26,6 +27,8 @@ from causal_reft.analysis.composition import (
     subsets,
 )
 from causal_reft.analysis.composition_table import METHODS, Experiment, run_composition
+from causal_reft.data import embedded_folder
+from causal_reft.demo.compose import experiment_of
 from causal_reft.errors import DataError, GraphError
 
 CATS = Skill("cats", [("who is it", "cat"), ("what is that", "cat"), ("it sees", "cat")], rank=2)
@@ -227,3 +230,19 @@ def test_behaviour_rows_have_the_documented_columns(experiment, model, tokenizer
     rows = behaviour_rows(plain, experiment.prompts, experiment.behaviours, 3)
     assert list(rows) == ["prompt", "task", "text", "says cat", "says owl", "base_loss"]
     assert rows["base_loss"].gt(0).all()
+
+
+def test_the_command_takes_the_embedded_model_one_made_like_it_or_files(tmp_path):
+    given = Namespace(model=None, skill=None, prompts=None, layer=None)
+    shipped = experiment_of(given)
+    alike = experiment_of(replace_in(given, model=str(embedded_folder())))
+    assert len(shipped.prompts) == len(alike.prompts) == 234
+    assert shipped.digest("one joint edit", 0) == alike.digest("one joint edit", 0)
+    with pytest.raises(DataError, match=r"no held_out\.jsonl"):
+        experiment_of(replace_in(given, model=str(tmp_path)))
+    with pytest.raises(DataError, match="needs --skill twice"):
+        experiment_of(replace_in(given, model=str(tmp_path), skill=[tmp_path / "german.jsonl"]))
+
+
+def replace_in(given: Namespace, **changes: object) -> Namespace:
+    return Namespace(**{**vars(given), **changes})
