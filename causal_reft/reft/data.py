@@ -42,11 +42,11 @@ def completions(
     records = []
     for row, (prompt, completion) in enumerate(pairs):
         prompt_ids, answer_ids = _split(prompt, completion, tokenizer)
-        answer_ids = [*answer_ids, tokenizer.eos_token_id] if end else answer_ids
         if not prompt_ids or not answer_ids:
             raise DataError(
                 f"Pair {row} has an empty {'prompt' if not prompt_ids else 'completion'}: {(prompt, completion)!r}."
             )
+        answer_ids = [*answer_ids, tokenizer.eos_token_id] if end else answer_ids
         if max_length is not None and len(prompt_ids) + len(answer_ids) > max_length:
             raise DataError(
                 f"Pair {row} has {len(prompt_ids) + len(answer_ids)} tokens, more than max_length={max_length}."

@@ -54,6 +54,9 @@ def test_reading_a_file(tmp_path: Path) -> None:
     assert read_text(tmp_path / "book.txt", start="fox", keep_layout=True) == "fox  jay\ncat\n"
     with pytest.raises(DataError, match="capitals included"):
         read_text(tmp_path / "book.txt", start="Fox")
+    (tmp_path / "blank.txt").write_text(" \n", encoding="utf-8")
+    with pytest.raises(DataError, match="holds no text"):
+        read_text(tmp_path / "blank.txt")
 
 
 def ids(text: str) -> tuple[int, ...]:
@@ -138,6 +141,11 @@ def test_the_recipes_loss_is_what_is_minimised(loss: str) -> None:
     assert outcome.loss == pytest.approx(float(expected[loss]), rel=1e-5)  # LoReFT starts as the identity
     with pytest.raises(DataError, match="margin"):
         MemoryRecipe(loss="margim")
+
+
+def test_an_unknown_loss_is_refused() -> None:
+    with pytest.raises(DataError, match="Did you mean 'margin'"):
+        MemoryRecipe(loss="margins")
 
 
 def test_access_ids() -> None:

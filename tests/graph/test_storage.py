@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import causal_reft as cr
 from causal_reft.errors import StorageError
-from causal_reft.graph import graph_to_data, load_graph
+from causal_reft.graph import PerRow, graph_to_data, load_graph
 from causal_reft.graph.storage import SCHEMA
 from tests.laws.methods import METHODS
 from tests.models import D_MODEL as D
@@ -252,6 +252,19 @@ def test_a_damaged_folder_is_refused_with_the_reason(damage: str, tmp_path: Path
     save_file(tensors, tmp_path / "weights.safetensors")
     with pytest.raises(StorageError, match=said):
         load_graph(tmp_path)
+
+
+def test_what_lives_for_one_call_is_not_stored(tmp_path: Path) -> None:
+    """The stacked edits of served rows."""
+
+    class OfOneCall(PerRow):
+        def coordinates(self, h: Tensor, featurizer: cr.Featurizer, given: Any) -> Tensor:
+            return featurizer.read(h)
+
+    graph = cr.InterventionGraph(edit=cr.Interchange(cr.Site(0), cr.Subspace(D, 2), OfOneCall()))
+    with pytest.raises(StorageError, match="exists for the rows of one call"):
+        graph.save(tmp_path / "served")
+    assert not (tmp_path / "served").exists()
 
 
 def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:

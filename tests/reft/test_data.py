@@ -61,10 +61,11 @@ def test_rows_and_padding_do_not_change_a_record(order, size):
         assert int(base["prompt_lengths"][place]) == records[row]["prompt_lengths"]
 
 
+@pytest.mark.parametrize("end", [False, True])
 @pytest.mark.parametrize(("pairs", "message"), [([("", "cat")], "empty prompt"), ([("cat", "")], "empty completion")])
-def test_empty_texts_are_refused(tokenizer, pairs, message):
+def test_empty_texts_are_refused(tokenizer, pairs, message, end):
     with pytest.raises(DataError, match=message):
-        cr.completions(pairs, tokenizer, end=False)
+        cr.completions(pairs, tokenizer, end=end)
 
 
 def test_long_records_are_refused_not_cut(tokenizer):

@@ -98,6 +98,11 @@ def test_layers_of_a_plain_module_are_refused_with_its_modules() -> None:
         locate(ToyMLP(), cr.Site(0))
 
 
+def test_an_unknown_layout_is_refused() -> None:
+    with pytest.raises(SiteError, match=r"has layout 'sid:q'\. Did you mean 'side:q'"):
+        cr.register_architecture("mine", "h", {"attention_query": ("attn.c_attn", "output", "sid:q")})
+
+
 def test_every_component_has_a_name_that_a_site_accepts() -> None:
     for component in COMPONENTS:
         layer = None if component in ("embeddings", "final_norm") else 0

@@ -186,6 +186,12 @@ def test_mib_mistakes_are_explained(tmp_path: Path) -> None:
     minus = {**sum_side(5, 3), "operator": "-", "x_counterfactual": sum_side(1, 1)}
     with pytest.raises(DataError, match="Only sums"):
         load_mib(write(tmp_path, [minus]), "arithmetic", "carry", "x_counterfactual")
+    hidden = {**sum_side(5, 3), "operand1": 6, "operator": "+", "x_counterfactual": sum_side(1, 1)}
+    with pytest.raises(DataError, match="does not show its operands 6 and 3"):
+        load_mib(write(tmp_path, [hidden]), "arithmetic", "carry", "x_counterfactual")
+    nowhere = ravel_side("Rome", "Italy", "Italian", "Country", "It is in")
+    with pytest.raises(DataError, match="does not show its entity 'Rome'"):
+        load_mib(write(tmp_path, [{**nowhere, "x_counterfactual": nowhere}]), "ravel", "Country", "x_counterfactual")
     with pytest.raises(DataError, match=r"give a \.json list"):
         load_mib(tmp_path / "rows.csv", "ioi", "io_place", "x_counterfactual")
 
