@@ -1,6 +1,8 @@
 """The study of `gender` on stories260K: all layers x four positions x five seeds, every control. Prints the report.
 
     python benchmarks/gender_study.py [--folder runs/gender] [--figure docs/figures/gender.png] [--workers 2]
+    python benchmarks/gender_study.py --folder runs/alone --cells-at-once 1     every cell on its own
+    python benchmarks/gender_study.py --flops                                   groups against their cells alone
 
 What is known of this model (its README): swapping the gender word and the name from girl to boy flips the pronoun at
 layers 0 to 3; swapping the last token flips nothing there. A study that tells the truth finds the same.
@@ -15,9 +17,12 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
 
 import causal_reft as cr
+from causal_reft.alignment.cell import CONTROLS, Cell, Group
+from causal_reft.alignment.work import run_group
 from causal_reft.tasks.pronouns import pronouns
 
 # fmt: off
@@ -28,7 +33,7 @@ BOYS = ["Max", "Bob", "Mark", "Leo", "Mike", "Luke", "Sammy", "Dan", "Ned", "Jim
 # fmt: on
 
 
-def gender_study(folder: str, seeds: range = range(5)) -> cr.Study:
+def gender_study(folder: str | None, seeds: range = range(5), cells_at_once: int = 16) -> cr.Study:
     """The study; names of three tokens each, none shared by training, selection and report."""
     shared = Path(os.environ.get("CAUSAL_REFT_SHARED", Path(__file__).parents[1].parent / "shared"))
     model = str(shared / "models" / "stories260K-llama")
@@ -43,7 +48,26 @@ def gender_study(folder: str, seeds: range = range(5)) -> cr.Study:
         folder=folder,
         sampling=cr.Sampling(rows=(256, 128, 256), split_by="name"),
         match="choices",
+        cells_at_once=cells_at_once,
     )
+
+
+def count_flops(study: cr.Study) -> None:
+    """What the cells of each group of seed 0, and their controls, cost together and apart."""
+    fits = [group.cells for group in study.groups if group.shared.seed == 0]
+    controls = [tuple(Cell(CONTROLS, c.variable, c.site, rank=4, role="control") for c in cells) for cells in fits]
+    for cells in (*fits, *controls[:2]):
+        together, apart = flops(study, [Group(cells)]), flops(study, [Group((cell,)) for cell in cells])
+        words = ", ".join([cells[0].kind, *cells[0].differences, f"{len(cells)} cells"])
+        print(f"{words}: {together / 1e9:.1f} GFLOPs together, {apart / 1e9:.1f} alone, x{apart / together:.2f}")
+
+
+def flops(study: cr.Study, groups: list[Group]) -> int:
+    """Counted, not estimated."""
+    with FlopCounterMode(display=False) as counter:
+        for group in groups:
+            run_group(study.work, group)
+    return counter.get_total_flops()
 
 
 def main() -> None:
@@ -52,8 +76,12 @@ def main() -> None:
     parser.add_argument("--folder", default="runs/gender")
     parser.add_argument("--figure", default="")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cells-at-once", type=int, default=16)
+    parser.add_argument("--flops", action="store_true")
     options = parser.parse_args()
-    study = gender_study(options.folder)
+    if options.flops:
+        return count_flops(gender_study(None))
+    study = gender_study(options.folder, cells_at_once=options.cells_at_once)
     print(study)
     start = time.perf_counter()
     if options.workers > 1:
