@@ -44,8 +44,8 @@ def _distinct(name: str, domain: Column) -> Column:
         seen: set[int] = set()
         repeated = next(value for value, key in zip(domain, keys.tolist(), strict=True) if key in seen or seen.add(key))
         raise CausalModelError(
-            f"The domain of input {name!r} lists {repeated!r} more than once. "
-            f"A domain is a set: write inputs={{{name!r}: dict.fromkeys(values)}} to keep the order and drop repeats."
+            f"The domain of input {name!r} lists {repeated!r} more than once. A domain is a set: write "
+            f"inputs={{{name!r}: dict.fromkeys(values)}} to keep the order and drop repeats."
         )
     return domain
 

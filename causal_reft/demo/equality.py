@@ -17,10 +17,9 @@ def show_equality(page: Page, n_networks: int = 3, n_das_seeds: int = 2) -> pd.D
     page.heading("Does a network compute the variables that we think it computes?")
     page.text(
         "The task: are w = x and y = z the same? Each network is asked where it holds the two relations (true "
-        "hypotheses), and "
-        "where it holds which vector w is (a false one). Interchange intervention accuracy (IIA) is how often the "
-        "network, "
-        "with the found subspace swapped in from another input, answers as the hypothesis says; guessing scores 0.5."
+        "hypotheses), and where it holds which vector w is (a false one). Interchange intervention accuracy (IIA) is "
+        "how often the network, with the found subspace swapped in from another input, answers as the hypothesis says; "
+        "guessing scores 0.5."
     )
     table = alignment_distribution(
         n_networks,

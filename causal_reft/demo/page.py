@@ -69,7 +69,7 @@ class Page:
         """The page with everything so far."""
         target = self.folder / "index.html"
         head = (
-            f"<!doctype html><html lang='en'><meta "
+            "<!doctype html><html lang='en'><meta "
             f"charset='utf-8'><title>{html.escape(title)}</title><style>{STYLE}</style>"
         )
         target.write_text("\n".join([head, f"<h1>{html.escape(title)}</h1>", *self.parts, "</html>"]), encoding="utf-8")

@@ -112,6 +112,6 @@ def _refuse_lost_gradients(watch: Watch, ports: list[PortWork]) -> None:
             site = (*port.reads, *port.keeps)[0][0]
             raise GraphError(
                 f"Run {watch.visit.run!r} collects {site!r} inside a layer under reentrant gradient checkpointing, "
-                "which would lose its "
-                f"gradient. Enable checkpointing with use_reentrant=False, or wrap the call in torch.no_grad()."
+                "which would lose its gradient. Enable checkpointing with use_reentrant=False, or wrap the call in "
+                "torch.no_grad()."
             )

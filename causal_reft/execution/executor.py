@@ -52,9 +52,8 @@ class HookExecutor(Executor):
         for port in (port for ports in self.work.values() for port in ports):
             if port.location.port not in ("input", "output"):
                 raise SiteError(
-                    f"{port.location.path!r}, port {port.location.port!r}: a value inside a forward is reached by "
-                    "the nnsight executor "
-                    f"only. Write IntervenedModel(..., executor='nnsight')."
+                    f"{port.location.path!r}, port {port.location.port!r}: a value inside a forward is reached by the "
+                    "nnsight executor only. Write IntervenedModel(..., executor='nnsight')."
                 )
 
     def forward(self, run: str, inputs: Inputs, states: States, *, training: bool, wants_output: bool) -> Any:

@@ -39,9 +39,8 @@ class Watch:
         """
         if self.live and not self.carries and _will_be_recomputed():
             raise GraphError(
-                f"{port.location.path!r} lies inside a part that the model recomputes during backward by its own "
-                "call of "
-                "torch.utils.checkpoint, where edits would be lost. Turn that off, or use the model's "
+                f"{port.location.path!r} lies inside a part that the model recomputes during backward by its own call "
+                "of torch.utils.checkpoint, where edits would be lost. Turn that off, or use the model's "
                 "gradient_checkpointing."
             )
         new = self.visit.see(port, value, again=not self.live)

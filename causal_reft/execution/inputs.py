@@ -71,8 +71,7 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
     if not isinstance(given, Mapping):
         raise RunError(
             f"run {run!r} was given a {type(given).__name__}. Allowed: a tokenizer's output (a mapping with "
-            "'input_ids' and "
-            f"'attention_mask') or, for a plain module, one tensor whose first axis is the batch."
+            "'input_ids' and 'attention_mask') or, for a plain module, one tensor whose first axis is the batch."
         )
     ours: dict[str, Any] = {key: given.get(key) for key in OURS}
     kwargs = {key: value for key, value in given.items() if key not in OURS}
@@ -218,8 +217,8 @@ def before_labels(labels: Tensor, mask: Tensor) -> Tensor:
     if bool((lengths == 0).any()):
         raise RunError(
             f"labels of row {int((lengths == 0).nonzero()[0])} score the very first token, so no prompt is left to "
-            "name positions "
-            f"in. Set the labels of prompt tokens to {IGNORED_LABEL}, or say where prompts end: prompt_lengths=[...]."
+            f"name positions in. Set the labels of prompt tokens to {IGNORED_LABEL}, or say where prompts end: "
+            "prompt_lengths=[...]."
         )
     return lengths
 

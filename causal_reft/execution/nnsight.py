@@ -93,9 +93,8 @@ class NNsightExecutor(Executor):
         if inside and recomputes(self.model):
             raise GraphError(
                 f"Gradient checkpointing recomputes the layer around {inside[0]!r} during backward, when nnsight's "
-                "trace is over: "
-                "the recomputation would miss the edit and the gradient would be wrong. Use executor='hooks', or "
-                "turn it off."
+                "trace is over: the recomputation would miss the edit and the gradient would be wrong. Use "
+                "executor='hooks', or turn it off."
             )
         if offloaded(self.model):
             raise GraphError(

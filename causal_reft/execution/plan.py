@@ -181,8 +181,7 @@ class JointPlan:
         warnings.warn(
             f"The fast path gave other numbers than full passes for {len(wrong)} of {len(self.models)} graphs: "
             f"{self.refused[wrong[0]]}. They are computed in full from now on, which is right but slow. If the "
-            f"model's forward "
-            f"draws random numbers or keeps a state, that is why.",
+            "model's forward draws random numbers or keeps a state, that is why.",
             CausalReftWarning,
             stacklevel=4,
         )

@@ -146,8 +146,7 @@ def _check_width(edit: Edit, h: Hidden) -> None:
     if h.shape[-1] != F.d_model:
         raise FeaturizerError(
             f"Node {edit.name!r}: {edit.place.site!r} is {h.shape[-1]} wide in this model, but its featurizer is "
-            f"{F!r}. "
-            f"Build it with d_model={h.shape[-1]}."
+            f"{F!r}. Build it with d_model={h.shape[-1]}."
         )
 
 
@@ -173,8 +172,7 @@ class _States(Given):
         if state is None:
             raise GraphError(
                 f"Node {self._edit.name!r} at {self._edit.node.site!r} reads {site!r} of run {collect.run!r}, which "
-                f"comes "
-                f"later in the forward pass or is never reached. Read an earlier site."
+                "comes later in the forward pass or is never reached. Read an earlier site."
             )
         mine = self._edit.place.tokens
         if mine.named_like(state.tokens):
@@ -191,9 +189,8 @@ class _States(Given):
             row = int(rows[differs.nonzero()[0]])
             raise PositionError(
                 f"Node {self._edit.name!r}: row {row} names {int(wanted[differs][0])} tokens at "
-                f"{self._edit.node.site!r} "
-                f"but {int(total[differs][0])} at {site!r} of run {run!r}; they must pair one to one. "
-                f"Name one token on both sides, e.g. positions='last'."
+                f"{self._edit.node.site!r} but {int(total[differs][0])} at {site!r} of run {run!r}; they must pair one "
+                "to one. Name one token on both sides, e.g. positions='last'."
             )
         counts = given.counts.to(device)
         return (counts.cumsum(0) - counts)[rows] + mine.ordinal - before

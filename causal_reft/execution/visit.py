@@ -128,9 +128,8 @@ def find_tensor(value: Any, location: Location) -> tuple[Tensor, Rebuild]:
         if name is not None:
             return value[name], lambda new: type(value)(**{**value, name: new})
     raise SiteError(
-        f"{location.path!r} gives a {type(value).__name__} at its {location.port}, not a tensor or a tuple that "
-        "starts with "
-        f"one. Name a module inside it."
+        f"{location.path!r} gives a {type(value).__name__} at its {location.port}, not a tensor or a tuple that starts "
+        "with one. Name a module inside it."
     )
 
 
@@ -171,8 +170,7 @@ def _with_positions(
         return *_with_heads(stream, frame, location), True
     raise PositionError(
         f"{location.path!r} has a value of shape {tuple(stream.shape)} for a batch of {frame.inputs.batch} rows; a "
-        "site needs "
-        f"(batch, positions, width), or (batch, width) without positions."
+        "site needs (batch, positions, width), or (batch, width) without positions."
     )
 
 
@@ -182,8 +180,7 @@ def _with_heads(stream: Tensor, frame: Frame, location: Location) -> tuple[Float
     if len(axes) != 1:
         raise PositionError(
             f"{location.path!r} has a value of shape {tuple(stream.shape)} at {location.port}, in which "
-            f"{'two axes' if axes else 'no axis'} could be "
-            f"the {frame.inputs.width} positions. "
+            f"{'two axes' if axes else 'no axis'} could be the {frame.inputs.width} positions. "
             f"{'Pad the texts to another width.' if axes else 'Name another value.'}"
         )
     by_token = stream if axes == [1] else stream.transpose(1, 2)

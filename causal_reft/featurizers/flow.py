@@ -40,9 +40,8 @@ class Flow(Featurizer):
         check_rank(rank, d_model, "Flow")
         warnings.warn(
             f"Flow(d_model={d_model}, rank={rank}) is an unrestricted non-linear map: it can align almost any "
-            "algorithm "
-            f"with almost any network. Use it to see what capacity alone buys, beside the same map on a random "
-            "network.",
+            "algorithm with almost any network. Use it to see what capacity alone buys, beside the same map on a "
+            "random network.",
             CausalReftWarning,
             stacklevel=2,
         )

@@ -64,9 +64,8 @@ class Subspace(Featurizer):
         """
         if sum(ranks.values()) != self.rank:
             raise FeaturizerError(
-                f"split({', '.join(f'{n}={r}' for n, r in ranks.items())}) takes {sum(ranks.values())} of "
-                f"{self.rank} rows. "
-                f"Name every row; rows for later use are a slice too: rest={self.rank - sum(ranks.values())}."
+                f"split({', '.join(f'{n}={r}' for n, r in ranks.items())}) takes {sum(ranks.values())} of {self.rank} "
+                f"rows. Name every row; rows for later use are a slice too: rest={self.rank - sum(ranks.values())}."
             )
         parts, start = {}, self.slice[0]
         for name, rank in ranks.items():
@@ -100,9 +99,8 @@ class Subspace(Featurizer):
         there = int((values > rounding).sum())
         if not 1 <= rank <= there:
             raise FeaturizerError(
-                f"Subspace.pca(rank={rank}): {len(flat)} states of width {flat.shape[1]} vary in {there} "
-                "directions around their "
-                f"mean. Give more states, or a rank from 1 to {there}."
+                f"Subspace.pca(rank={rank}): {len(flat)} states of width {flat.shape[1]} vary in {there} directions "
+                f"around their mean. Give more states, or a rank from 1 to {there}."
             )
         return Subspace.from_rows(directions[:rank].to(torch.promote_types(states.dtype, torch.float32)))
 

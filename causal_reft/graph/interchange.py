@@ -49,8 +49,7 @@ class Interchange:
         ):
             raise GraphError(
                 f"{inner!r} reads {inner.featurizer.rank} coordinates, but {self.featurizer!r} writes "
-                f"{self.featurizer.rank}. "
-                f"Read as many as are written."
+                f"{self.featurizer.rank}. Read as many as are written."
             )
 
     def needs(self) -> tuple[Collect, ...]:
@@ -62,11 +61,10 @@ class Interchange:
         reads_same = isinstance(self.source, Collect) and self.source.featurizer in (None, F)
         if isinstance(F, Subspace) and F.rank == F.d_model and reads_same:
             raise GraphError(
-                f"Interchange(featurizer={F!r}, source={self.source!r}): a full rotation cancels (h + R^T (R s - R "
-                f"h) = s), "
-                f"so this is plain activation patching and the gradient of R is rounding noise. "
-                f"Write featurizer=Identity({F.d_model}) to patch, Mask({F!r}) to learn how many coordinates, or a "
-                f"lower rank."
+                f"Interchange(featurizer={F!r}, source={self.source!r}): a full rotation cancels (h + R^T (R s - R h) "
+                "= s), so this is plain activation patching and the gradient of R is rounding noise. Write "
+                f"featurizer=Identity({F.d_model}) to patch, Mask({F!r}) to learn how many coordinates, or a lower "
+                "rank."
             )
 
     def _check_learned(self, learned: LearnedSource) -> None:
@@ -82,10 +80,9 @@ class Interchange:
             )
         if learned.reads is not None and learned.reads.run != self.run:
             raise GraphError(
-                f"{learned!r} reads run {learned.reads.run!r}, but edits run {self.run!r}; a learned source reads "
-                f"the run that "
-                f"it edits. Write reads=Collect({self.run!r}, ...), or source=Collect({learned.reads.run!r}) for an "
-                f"interchange."
+                f"{learned!r} reads run {learned.reads.run!r}, but edits run {self.run!r}; a learned source reads the "
+                f"run that it edits. Write reads=Collect({self.run!r}, ...), or source=Collect({learned.reads.run!r}) "
+                "for an interchange."
             )
         learned.start_from(F, shifted=isinstance(self.source, Shift))
 

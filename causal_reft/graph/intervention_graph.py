@@ -227,6 +227,5 @@ def _order(nodes: Mapping[str, Node]) -> tuple[str, ...]:
     except CycleError as error:
         raise GraphError(
             f"The runs wait for each other: {' -> '.join(error.args[1])}. An edit may only take what an earlier run "
-            f"collected; "
-            f"give the middle run a name of its own, e.g. Interchange(..., run='mid')."
+            "collected; give the middle run a name of its own, e.g. Interchange(..., run='mid')."
         ) from error

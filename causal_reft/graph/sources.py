@@ -110,9 +110,8 @@ class Constant:
         value = torch.as_tensor(self.value, dtype=None if isinstance(self.value, Tensor) else torch.float32)
         if value.ndim > 2 or not value.is_floating_point():
             raise GraphError(
-                f"Constant(value of shape {tuple(value.shape)}, {value.dtype}): give a float, (rank,) or "
-                f"(n_positions, rank). "
-                f"For another value in each row, collect it from a run: Collect('source')."
+                f"Constant(value of shape {tuple(value.shape)}, {value.dtype}): give a float, (rank,) or (n_positions, "
+                "rank). For another value in each row, collect it from a run: Collect('source')."
             )
         object.__setattr__(self, "value", value.detach().clone())
 
@@ -234,11 +233,10 @@ class LearnedSource(nn.Module):
             rows = featurizer.rows()
             if shifted and self.activation in ("relu", "sigmoid"):
                 raise GraphError(
-                    f"LearnedSource(init='identity', activation={self.activation!r}) under Shift cannot start from "
-                    f"no edit: at 0 "
-                    f"the activation is "
+                    f"LearnedSource(init='identity', activation={self.activation!r}) under Shift cannot start from no "
+                    "edit: at 0 the activation is "
                     f"{'flat, so nothing would be learned' if self.activation == 'relu' else 'not 0'}. Pass "
-                    f"init='random'."
+                    "init='random'."
                 )
             if shifted:
                 self.weight.zero_()

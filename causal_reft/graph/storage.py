@@ -295,9 +295,8 @@ class _Reader:
             rows, width = basis.master.shape
             if width != config["d_model"] or not 0 <= start < stop <= rows or stop - start != config["rank"]:
                 raise StorageError(
-                    f"graph.json: module {name!r} is rows {start} to {stop - 1} of width {config['d_model']}, but "
-                    f"its rotation "
-                    f"in weights.safetensors has {rows} rows of width {width}."
+                    f"graph.json: module {name!r} is rows {start} to {stop - 1} of width {config['d_model']}, but its "
+                    f"rotation in weights.safetensors has {rows} rows of width {width}."
                 )
             config["_basis"], config["_slice"] = basis, (start, stop)
         if kind == "Mask":

@@ -60,9 +60,9 @@ def require_numbers(table: pd.DataFrame, function: str, *columns: str) -> None:
         if not pd.api.types.is_numeric_dtype(table[column]):
             example = table[column].dropna().iloc[:1].tolist()
             raise DataError(
-                f"{function}: column {column!r} must hold numbers, but its type is {table[column].dtype}"
-                f"{f' (e.g. {example[0]!r})' if example else ''}. "
-                f"Write table.assign(**{{{column!r}: pd.to_numeric(table[{column!r}])}})."
+                f"{function}: column {column!r} must hold numbers, but its type is "
+                f"{table[column].dtype}{f' (e.g. {example[0]!r})' if example else ''}. Write "
+                f"table.assign(**{{{column!r}: pd.to_numeric(table[{column!r}])}})."
             )
 
 

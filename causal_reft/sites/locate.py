@@ -101,17 +101,16 @@ def find_blocks(model: nn.Module, stack: str = "") -> Blocks:
     config = model_config(model)
     if config is None:
         raise SiteError(
-            f"{type(model).__name__} has no transformers config, so layers and components have no meaning in it. "
-            f"Name the module by its path: Site.at('path.of.the.module'). "
+            f"{type(model).__name__} has no transformers config, so layers and components have no meaning in it. Name "
+            "the module by its path: Site.at('path.of.the.module'). "
             f"{nearest('', [name for name, _ in model.named_modules() if name][:12])}"
         )
     row = ARCHITECTURES.get(config.model_type)
     if row is None:
         raise SiteError(
             f"The architecture table has no row for {config.model_type!r} ({type(model).__name__}). "
-            f"{nearest(config.model_type, ARCHITECTURES)} Give it one: "
-            f"register_architecture({config.model_type!r}, blocks='layers', "
-            f"components={{'block_output': ('', 'output')}})."
+            f"{nearest(config.model_type, ARCHITECTURES)} Give it one: register_architecture({config.model_type!r}, "
+            f"blocks='layers', components={{'block_output': ('', 'output')}})."
         )
     row = _stack_row(model, row, stack)
     wanted = _depth(config, stack)

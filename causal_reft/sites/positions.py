@@ -117,9 +117,8 @@ def parse_positions(given: object) -> Positions:
         return Positions(tuple(Part("index", i) for i in given))
     raise PositionError(
         f"positions={given!r} is not readable. Allowed: an int, a list of ints, a slice, 'first', 'last', 'all', "
-        f"'f5+l5', 'generated', a span name of the data, or several joined by '+'. "
-        f"Positions that differ by row are spans: positions='subject' and spans={{'subject': [[2, 3], [4]]}} in "
-        "the call."
+        "'f5+l5', 'generated', a span name of the data, or several joined by '+'. Positions that differ by row are "
+        f"spans: positions='subject' and spans={{'subject': [[2, 3], [4]]}} in the call."
     )
 
 
@@ -288,9 +287,9 @@ def _absolute(index: int, prompt: Prompt) -> Int[Tensor, " batch"]:
     if bool(outside.any()):
         row = int(outside.nonzero()[0])
         raise PositionError(
-            f"position {index} is outside the prompt of row {row}, which has {int(length[row])} tokens "
-            f"(allowed: {-int(length[row])} to {int(length[row]) - 1}). "
-            f"'f{abs(index) or 1}' and 'l{abs(index) or 1}' are clipped to short prompts; an index is not."
+            f"position {index} is outside the prompt of row {row}, which has {int(length[row])} tokens (allowed: "
+            f"{-int(length[row])} to {int(length[row]) - 1}). 'f{abs(index) or 1}' and 'l{abs(index) or 1}' are "
+            "clipped to short prompts; an index is not."
         )
     return prompt.start + index if index >= 0 else prompt.stop + index
 
@@ -318,8 +317,7 @@ def _by_row(rows: Sequence[SpanRow] | Tensor, prompt: Prompt, name: str = "") ->
             if not -lengths[row] <= index < lengths[row]:
                 raise PositionError(
                     f"spans[{name!r}][{row}] names token {index}, but the prompt of row {row} has {lengths[row]} "
-                    "tokens "
-                    f"(allowed: {-lengths[row]} to {lengths[row] - 1}). Were the spans counted with padding?"
+                    f"tokens (allowed: {-lengths[row]} to {lengths[row] - 1}). Were the spans counted with padding?"
                 )
             named[row, starts[row] + index % lengths[row]] = True
     return named.to(prompt.start.device)
