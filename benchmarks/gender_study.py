@@ -53,10 +53,10 @@ def gender_study(folder: str | None, seeds: range = range(5), cells_at_once: int
 
 
 def count_flops(study: cr.Study) -> None:
-    """What the cells of each group of seed 0, and their controls, cost together and apart."""
-    fits = [group.cells for group in study.groups if group.shared.seed == 0]
+    """What the fits of seed 0, and the controls of the same sites, cost together and apart."""
+    fits = [group.cells for group in study.groups if (group.shared.seed, group.shared.role) == (0, "study")]
     controls = [tuple(Cell(CONTROLS, c.variable, c.site, rank=4, role="control") for c in cells) for cells in fits]
-    for cells in (*fits, *controls[:2]):
+    for cells in (*fits, *controls):
         together, apart = flops(study, [Group(cells)]), flops(study, [Group((cell,)) for cell in cells])
         words = ", ".join([cells[0].kind, *cells[0].differences, f"{len(cells)} cells"])
         print(f"{words}: {together / 1e9:.1f} GFLOPs together, {apart / 1e9:.1f} alone, x{apart / together:.2f}")

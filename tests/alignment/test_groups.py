@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,15 +78,17 @@ def test_a_group_has_the_numbers_of_its_cells_alone_and_costs_less(study, kind):
     assert apart > (2 if kind == FIT else 1.1) * together
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_what_is_missing_decides_no_number(study, shared, tmp_path):
-    """A group that is computed on its own, last, in another folder: the same bits."""
+    """Groups that are computed later, in other processes, in another folder: the same bits."""
     whole = study.run(progress=False)
     copied = Path(shutil.copytree(study.store.folder, tmp_path / "copy"))
     groups = sorted({path.parent for path in Store(copied).files()})
     assert len(groups) == 5, "two seeds, permuted labels, shuffled weights, controls: ten cells each"
     for folder in groups[1::2]:
         shutil.rmtree(folder)
-    result = make(shared, copied).run(progress=False)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        result = make(shared, copied).run(executor=pool, progress=False)
     for name in ("table", "grid", "records", "control_fits"):
         pd.testing.assert_frame_equal(getattr(result, name), getattr(whole, name), check_exact=True)
 

@@ -32,7 +32,7 @@ def test_a_planted_truth_is_found(fitted, secret):
     network, found, angle = fitted("independent", secret)
     score = found.iia(network, REPORTED, planted.ENCODING, draws=20)
     assert float(score) >= 0.98
-    assert angle < 8
+    assert angle < 3
     assert score.separation.low > 0.25
 
 
