@@ -12,9 +12,9 @@ from causal_reft.demo.page import Page
 EDITS = {
     "one vector at the last token (rank-1 ConsReFT)": Edit("consreft", 1, (1,)),
     "rank-8 LoReFT at the last token of three layers": Edit("loreft", 8, (0, 1, 2)),
-    "rank-8 LoReFT at six tokens of three layers": Edit("loreft", 8, (0, 1, 2), "f3+l3"),
+    "rank-8 LoReFT at every prompt token of three layers": Edit("loreft", 8, (0, 1, 2), "all"),
 }
-N_TOKENS = 16
+N_TOKENS = 12
 
 
 def show_memory(page: Page, small: Embedded) -> pd.DataFrame:
