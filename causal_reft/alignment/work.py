@@ -86,7 +86,7 @@ def run_group(work: Work, group: Group) -> dict[Cell, CellResult]:
     """Compute the cells of a group; each is given its share of the seconds."""
     start = time.perf_counter()
     with _threads(work.threads), warnings.catch_warnings():
-        warnings.simplefilter("ignore", CausalReftWarning)  # a Flow says its word when the study is made
+        warnings.filterwarnings("ignore", r"Flow\(", CausalReftWarning)  # said once, when the study is made
         outcomes = {FIT: _fits, CONTROLS: _controls, ILLUSION: _illusions}[group.shared.kind](work, group)
     each = (time.perf_counter() - start) / len(group.cells)
     return {cell: CellResult(*outcome, each) for cell, outcome in zip(group.cells, outcomes, strict=True)}
@@ -125,9 +125,8 @@ def slices(featurizer: Featurizer, names: Sequence[str]) -> Mapping[str, Featuri
         return {names[0]: featurizer}
     if not isinstance(featurizer, Subspace) or featurizer.rank % len(names):
         raise StudyError(
-            f"{featurizer!r} cannot be cut into {len(names)} equal slices for {', '.join(names)}. Use a Subspace "
-            "whose rank is a "
-            f"multiple of {len(names)}, e.g. Subspace.of_rank({4 * len(names)})."
+            f"{featurizer!r} cannot be cut into {len(names)} equal slices for {', '.join(names)}. Use a Subspace whose "
+            f"rank is a multiple of {len(names)}, e.g. Subspace.of_rank({4 * len(names)})."
         )
     return featurizer.split(**dict.fromkeys(names, featurizer.rank // len(names)))
 

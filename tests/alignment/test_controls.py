@@ -49,6 +49,8 @@ def test_how_many_rows_go_in_one_pass_changes_nothing():
 def test_stacked_subspaces_refuse_tokens_that_do_not_fall_into_blocks():
     with pytest.raises(FeaturizerError, match="do not fall into 3 equal blocks"):
         StackedSubspaces(random_frames(3, 2, 4, 0)).read(torch.zeros(4, 4))
+    with pytest.raises(FeaturizerError, match="are not stored"):
+        StackedSubspaces(random_frames(3, 2, 4, 0)).config()
 
 
 def test_the_identity_patch_changes_nothing():

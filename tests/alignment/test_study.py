@@ -18,7 +18,7 @@ import torch
 
 from causal_reft.alignment import COLUMNS, Controls, Study, StudyResult
 from causal_reft.alignment.store import Store
-from causal_reft.alignment.work import run_group
+from causal_reft.alignment.work import run_group, slices
 from causal_reft.errors import StudyError
 from causal_reft.featurizers import Mask, Subspace
 from causal_reft.sites import Site
@@ -266,6 +266,7 @@ def test_a_factory_that_gives_other_weights_each_time_is_refused(tmp_path):
         ({"data": None}, "needs task=... .*or data="),
         ({"model": 3}, "not int"),
         ({"model": lambda: 3}, "returned a int"),
+        ({"data": None, "task": planted.causal_model()}, "Say which variable to look for"),
         ({"match": "choices"}, "for a Task on a language model"),
         ({"data": planted.counterfactuals(12, 0).split(0.4, 0.3, 0.3)}, "Only . of . rows are left"),
     ],
@@ -313,3 +314,26 @@ def test_a_cell_that_is_not_one_cell_is_answered(finished):
 def test_without_a_folder_a_study_keeps_its_cells_in_a_temporary_one():
     study = small_study(None, sites=[planted.SITE], controls=CHEAP)
     assert len(study.run(progress=False).table) == 2
+
+
+def test_studies_without_anything_in_common_are_not_compared(finished, tmp_path):
+    other_map = {"another label": Subspace.of_rank(2)}
+    differently = small_study(tmp_path / "a", sites=[planted.SITE], featurizer=other_map, controls=CHEAP)
+    with pytest.raises(StudyError, match="no cell in common"):
+        finished.compare(differently.run(progress=False))
+    others = planted.counterfactuals(120, 9).split(0.4, 0.2, 0.4)
+    other_rows = small_study(tmp_path / "b", sites=[planted.SITE], data=others, controls=CHEAP).run(progress=False)
+    with pytest.raises(StudyError, match="no base/source pair in common"):
+        finished.compare(other_rows)
+
+
+def test_what_a_result_does_not_hold_is_answered(finished, tmp_path):
+    with pytest.raises(StudyError, match="no featurizer 'Subspace of rank 9'"):
+        finished.heatmap(featurizer="Subspace of rank 9")
+    with pytest.raises(StudyError, match=r"holds no study\.json"):
+        StudyResult.load(tmp_path)
+
+
+def test_variables_need_slices_of_equal_rank():
+    with pytest.raises(StudyError, match="cannot be cut into 2 equal slices for left, right"):
+        slices(Subspace(planted.WIDTH, 3), ["left", "right"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import causal_reft as cr
 from causal_reft.errors import DataError
-from causal_reft.training import cross_entropy, frozen, logit_difference, mean_loss
+from causal_reft.training import cross_entropy, fit_many, frozen, logit_difference, mean_loss
 from tests.models import D_MODEL as D
 from tests.models import ToyMLP, gpt2, prompts
 
@@ -283,6 +283,8 @@ def test_nothing_to_train_or_to_train_on_is_said() -> None:
         full(cr.IntervenedModel(gpt2(), cr.patch(cr.Site(1), D)), text_examples())
     with pytest.raises(DataError, match="no examples"):
         full(reft(), text_examples().rows(torch.tensor([], dtype=torch.long)))
+    with pytest.raises(DataError, match="no graphs"):
+        fit_many([], text_examples())
 
 
 def test_history_tells_what_happened() -> None:
