@@ -99,8 +99,8 @@ class Alignment:
         """Interchange intervention accuracy over all of the data, beside its controls.
 
         `draws` random subspaces of the same rank, PCA of the same rank, the identity patch and the whole vector are
-        scored on
-        the same rows. Controls that need further fits (permuted labels, a shuffled network) are those of a `Study`.
+        scored on the same rows. Controls that need further fits (permuted labels, a shuffled network) are those of a
+        `Study`.
         """
         joined = mixed(data)
         return controlled_score(network, self.graph_for(joined), joined, as_encoding(encoding), draws, seed, batch_size)

@@ -2,8 +2,7 @@
 
 An `Encoding` gives the runs' inputs, the expected answers as labels, and for each row the rival answer that the network
 would give without the interchange. Answers of several tokens are read with the right ones before them (teacher
-forcing),
-which is right in every token exactly where greedy decoding gives the whole answer.
+forcing), which is right in every token exactly where greedy decoding gives the whole answer.
 """
 
 from __future__ import annotations
@@ -161,8 +160,7 @@ class Texts(Encoding):
             raise DataError(
                 f"The answer {answer!r} does not continue {text!r} in tokens: together they are "
                 f"{self.tokenizer.convert_ids_to_tokens(whole)}. Give answers their leading space (' She'), end "
-                "prompts "
-                f"without one, and switch off a tokenizer's end-of-text token (add_eos_token=False)."
+                "prompts without one, and switch off a tokenizer's end-of-text token (add_eos_token=False)."
             )
         return tuple(whole[len(prompt) :])
 
@@ -197,8 +195,8 @@ def as_encoding(given: Any) -> Encoding:
     if not callable(given) or not getattr(given, "is_fast", False):
         raise DataError(
             f"{type(given).__name__} cannot encode counterfactuals. Pass a fast tokenizer "
-            "(AutoTokenizer.from_pretrained(name)), "
-            f"or for a plain network Tensors(inputs=lambda data: {{run: tensor for each of data.runs}})."
+            "(AutoTokenizer.from_pretrained(name)), or for a plain network Tensors(inputs=lambda data: "
+            f"{{run: tensor for each of data.runs}})."
         )
     return Texts(given)
 

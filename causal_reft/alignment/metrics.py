@@ -9,9 +9,8 @@
     kl                KL(target run || patched run) in nats, mean over the answer's tokens; the target run is the
                       network's own run on a setting that gives the expected answer without any interchange (nan: none)
 
-`cause` is iia over rows in which the interchange changes the answer, `isolate` over rows in which it must not
-although the
-source's own answer is another one; `disentangle` is the mean of the two (RAVEL; Huang et al. 2024).
+`cause` is iia over rows in which the interchange changes the answer, `isolate` over rows in which it must not although
+the source's own answer is another one; `disentangle` is the mean of the two (RAVEL; Huang et al. 2024).
 """
 
 from __future__ import annotations

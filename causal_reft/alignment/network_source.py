@@ -62,8 +62,7 @@ class NetworkSource:
         if found != self.digest:
             raise StudyError(
                 f"A worker loaded {self.name} and got other weights ({found}) than the study was made with "
-                f"({self.digest}). "
-                f"Let the factory seed its random numbers, or pin the revision: give a local folder."
+                f"({self.digest}). Let the factory seed its random numbers, or pin the revision: give a local folder."
             )
         _kept.network = (self.digest, network)
         return network
@@ -87,10 +86,9 @@ class NetworkSource:
         """
         if self.live:
             raise StudyError(
-                f"study.run(executor=...) cannot send {self.name} to workers. Give the study what each worker can "
-                "load for "
-                f"itself: a folder or hub id (Study('runs/my-model', ...)), or a function at the top of a module that "
-                f"returns the network (Study(make_network, ...)). Without an executor a live network is fine."
+                f"study.run(executor=...) cannot send {self.name} to workers. Give the study what each worker can load "
+                "for itself: a folder or hub id (Study('runs/my-model', ...)), or a function at the top of a module "
+                "that returns the network (Study(make_network, ...)). Without an executor a live network is fine."
             )
         try:
             pickle.dumps(self.given)

@@ -23,9 +23,8 @@ def describe_study(study: Study) -> str:
     lines = [
         f"Study of {', '.join(study.prepared)}: {grid} = {len(main)} fits",
         f"  featurizers: {', '.join(study.labels[: study.n_main])}; seeds {', '.join(map(str, study.seeds))}",
-        f"  controls: {study.controls.random} random subspaces, PCA, identity patch and whole vector at every "
-        f"site; {len(twins)} more fits "
-        f"to permuted labels and on shuffled weights",
+        f"  controls: {study.controls.random} random subspaces, PCA, identity patch and whole vector at every site; "
+        f"{len(twins)} more fits to permuted labels and on shuffled weights",
         f"  at the best site: a ladder of {last} more maps"
         + (" and an illusion report" if study.controls.illusion else ""),
         *[

@@ -1,10 +1,8 @@
 """From a task (or ready data) to the rows of a study: sampled apart for training, selection, report; filtered; encoded.
 
 Settings are split first, so that no setting (or no value of `split_by`) is ever in two parts, and pairs are drawn
-inside
-each part. Rows are kept whose sites name equally many tokens in every run and which the network solves without any
-edit;
-how many were dropped, and why, goes into the report.
+inside each part. Rows are kept whose sites name equally many tokens in every run and which the network solves without
+any edit; how many were dropped, and why, goes into the report.
 """
 
 from __future__ import annotations
@@ -85,8 +83,7 @@ def sampled(task: Task | CausalModel, variables: Sequence[str], how: Sampling) -
         if len(settings) < 2:
             raise StudyError(
                 f"The split leaves {len(settings)} settings for {name!r}. Give it more: "
-                "sampling=Sampling(fractions=..., "
-                f"split_by=None), or a task with more settings."
+                "sampling=Sampling(fractions=..., split_by=None), or a task with more settings."
             )
         among = settings[list(causal.inputs)]
         drawn.append(task.counterfactuals(list(variables), rows, derive(how.seed, name), how.strategy, among=among))
@@ -121,12 +118,11 @@ def prepare(
         dropped |= {f"{name}: {why}": count for why, count in counts.items()}
         if len(kept[name]) < FEWEST:
             raise StudyError(
-                f"Only {len(kept[name])} of {len(part)} rows are left for {name!r}: {counts['unequal tokens']} "
-                "name unequal numbers "
-                f"of tokens in base and source, the network fails {counts['not solved']} without any edit, and "
-                f"{counts['repeated prompts']} repeat the prompts of another row. Draw more (Sampling(rows=...)), "
-                "give the part "
-                f"more settings (Sampling(fractions=...)), choose other prompts, or Sampling(solved=False)."
+                f"Only {len(kept[name])} of {len(part)} rows are left for {name!r}: {counts['unequal tokens']} name "
+                f"unequal numbers of tokens in base and source, the network fails {counts['not solved']} without any "
+                f"edit, and {counts['repeated prompts']} repeat the prompts of another row. Draw more "
+                "(Sampling(rows=...)), give the part more settings (Sampling(fractions=...)), choose other prompts, or "
+                "Sampling(solved=False)."
             )
     report = kept["test"]
     data = VariableData(

@@ -2,8 +2,8 @@
 
 Given by the caller; looked up where the site is the input of a linear layer (its weight); otherwise estimated from
 gradients: the directions along which the logits of the expected answers change anywhere in the data, those whose
-singular value is at least
-1 % of the largest (active subspaces; Constantine 2015). A change orthogonal to the rows changes nothing behind it.
+singular value is at least 1 % of the largest (active subspaces; Constantine 2015). A change orthogonal to the rows
+changes nothing behind it.
 """
 
 from __future__ import annotations

@@ -26,9 +26,8 @@ def clusters_of(data: CounterfactualDataset, unit: str = "pair") -> np.ndarray:
 def target_settings(model: CausalModel, data: CounterfactualDataset) -> tuple[pd.DataFrame, np.ndarray]:
     """For each row a setting that gives the expected answer with no interchange, and where one was found.
 
-    It is the base with the inputs that the interchanged variables depend on taken from their sources; it counts
-    where the
-    causal model then gives every interchanged variable its source's value and the expected output.
+    It is the base with the inputs that the interchanged variables depend on taken from their sources; it counts where
+    the causal model then gives every interchanged variable its source's value and the expected output.
     """
     inputs = {name: data.base[name].copy() for name in model.inputs}
     for variable in data.variables:

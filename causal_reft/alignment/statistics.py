@@ -2,8 +2,8 @@
 
 Rows that show the network the same pair of prompts are one observation, so clusters are resampled and not rows; several
 seeds are resampled beside them. A score in which no cluster differs from any other has no spread to resample; its
-interval
-is the exact binomial one (Clopper and Pearson 1934), so that 40 of 40 is never reported as "1.00 [1.00, 1.00]".
+interval is the exact binomial one (Clopper and Pearson 1934), so that 40 of 40 is never reported as "1.00 [1.00,
+1.00]".
 """
 
 from __future__ import annotations
@@ -170,9 +170,8 @@ def paired_p(difference: np.ndarray, clusters: np.ndarray, seed: int = 0, one_si
 def max_statistic_p(differences: np.ndarray, clusters: np.ndarray, seed: int = 0, one_sided: bool = True) -> np.ndarray:
     """p-values of many paired differences "cell rows" at once, each against the *largest* statistic of all cells.
 
-    They hold for the best cell of the grid, whichever that is (Westfall and Young 1993, single step). Signs are
-    flipped by
-    cluster, the same for all cells, so that what cells share is kept.
+    They hold for the best cell of the grid, whichever that is (Westfall and Young 1993, single step). Signs are flipped
+    by cluster, the same for all cells, so that what cells share is kept.
     """
     sums = Clustered.of(differences, clusters).sums
     scale = np.sqrt((sums**2).sum(1))

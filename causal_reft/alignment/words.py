@@ -86,8 +86,7 @@ def _headline(result: StudyResult, variable: str) -> list[str]:
         f"them; alpha {ALPHA}).",
         f"  Chosen on the selection rows: {_cell(best)}. On the report rows: separation {best.separation:+.3f} "
         f"[{best.separation_low:+.3f}, {best.separation_high:+.3f}] from {best.best_control}, p = "
-        f"{best.p_corrected:.2g}; "
-        f"IIA {_score(best)} over {best.seeds} seeds.",
+        f"{best.p_corrected:.2g}; IIA {_score(best)} over {best.seeds} seeds.",
     ]
 
 
@@ -122,10 +121,9 @@ def _controls(result: StudyResult, variable: str) -> list[str]:
     )
     return [
         f"At {_cell(best)}: identity patch {best.no_edit:.3f}; random subspaces of rank {best['rank']:g} mean "
-        f"{best.random_mean:.3f}, best "
-        f"{best.random_best:.3f} (the score beats {best.random_percentile:.0f} %); PCA {best.pca:.3f}; permuted "
-        f"labels {best.permuted:.3f}; "
-        f"shuffled weights {best.shuffled:.3f}; whole vector {best.full_patch:.3f}. Standard deviation over seeds "
+        f"{best.random_mean:.3f}, best {best.random_best:.3f} (the score beats {best.random_percentile:.0f} %); PCA "
+        f"{best.pca:.3f}; permuted labels {best.permuted:.3f}; shuffled weights {best.shuffled:.3f}; whole vector "
+        f"{best.full_patch:.3f}. Standard deviation over seeds "
         f"{best.iia_sd:.3f}." + angle,
         f"Cause {best.cause:.3f}, isolate {best.isolate:.3f}, disentangle {best.disentangle:.3f} (nan: no such rows).",
     ]
@@ -164,11 +162,10 @@ def _rows(result: StudyResult, variable: str) -> list[str]:
     grid, first = _of(result, variable), _of(result, variable).iloc[0]
     seeds = ", ".join(map(str, result.description["seeds"]))
     return [
-        f"Scored on {first.rows} report rows ({first.clusters} pairs), which share no {_unit(result)} with "
-        f"training or selection{dropped_words(result.dropped[variable])}. "
-        f"An answer is right where it is the most likely "
-        f"{MATCHED[result.description['match']]}. "
-        f"Seeds {seeds}; {len(grid)} cells; torch {result.description['torch']}."
+        f"Scored on {first.rows} report rows ({first.clusters} pairs), which share no {_unit(result)} with training or "
+        f"selection{dropped_words(result.dropped[variable])}. An answer is right where it is the most likely "
+        f"{MATCHED[result.description['match']]}. Seeds {seeds}; {len(grid)} cells; torch "
+        f"{result.description['torch']}."
     ]
 
 
@@ -185,11 +182,10 @@ def _dead(result: StudyResult, variable: str) -> list[str]:
 
 def _reading() -> list[str]:
     return [
-        "How to read it: the headline is the separation, a score minus that of its best control on the same "
-        "rows. Intervals are 95 %, from "
-        "resampled base/source pairs (and seeds). A cell separates where p, corrected for all cells by the "
-        "largest statistic, is below 0.05 "
-        "and the interval of the separation lies above zero. High IIA alone is no evidence."
+        "How to read it: the headline is the separation, a score minus that of its best control on the same rows. "
+        "Intervals are 95 %, from resampled base/source pairs (and seeds). A cell separates where p, corrected for all "
+        "cells by the largest statistic, is below 0.05 and the interval of the separation lies above zero. High IIA "
+        "alone is no evidence."
     ]
 
 

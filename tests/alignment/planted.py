@@ -1,8 +1,7 @@
 """A network that is known inside: state = secret rotation of [left, right, rest], answer = (left > 0) == (right > 0).
 
-left and right are sums of four inputs each. The rest is independent noise ("independent"), or holds inert linear
-copies of
-left's inputs ("copies"): correlated with left, read by nothing. With "absent" there is noise in left's place, and
+left and right are sums of four inputs each. The rest is independent noise ("independent"), or holds inert linear copies
+of left's inputs ("copies"): correlated with left, read by nothing. With "absent" there is noise in left's place, and
 the answer goes with right alone.
 """
 
