@@ -1,12 +1,13 @@
 """DAS as a study: alignments, metrics, controls, uncertainty, the illusion report, and resumable studies."""
 
 from causal_reft.alignment.alignment import Alignment, mixed
+from causal_reft.alignment.design import Controls
 from causal_reft.alignment.encoding import Encoding, Tensors, Texts
 from causal_reft.alignment.illusion import IllusionReport
 from causal_reft.alignment.preparation import Sampling
 from causal_reft.alignment.results import StudyResult
 from causal_reft.alignment.score import Score
-from causal_reft.alignment.study import Controls, Study
+from causal_reft.alignment.study import Study
 from causal_reft.alignment.tables import COLUMNS
 
 __all__ = [

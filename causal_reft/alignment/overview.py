@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def describe_study(study: Study) -> str:
     """The repr of a study: the grid, the rows, the cost, the folder."""
-    fits = study._fits()
+    fits = study.design.fits
     main, twins = [c for c in fits if c.role == "study"], [c for c in fits if c.role == "control"]
     sites, seeds = len(study.sites), len(study.seeds)
     grid = f"{sites} sites x {study.n_main} featurizers x {seeds} seeds x {len(study.prepared)} variables"
@@ -69,7 +69,7 @@ def _cost(study: Study) -> tuple[float, float]:
     """Passes of one prompt, and seconds, from the time that the filter took per row."""
     forwards = seconds = 0.0
     for name, part in study.prepared.items():
-        fits = sum(cell.kind == FIT and cell.variable == name for cell in study._fits())
+        fits = sum(cell.kind == FIT and cell.variable == name for cell in study.design.fits)
         fits += len(study.seeds) * (len(study.labels) - study.n_main)
         runs, report = 1 + len(set(part.data.runs.values())), len(part.data.report.examples)
         steps = study.work.recipe.steps(len(part.data.train)) * study.work.recipe.batch_size

@@ -17,15 +17,15 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 import causal_reft
-from causal_reft.alignment.cell import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, Cell, CellResult, Group, grouped
+from causal_reft.alignment.cell import Cell, CellResult, Group, grouped
+from causal_reft.alignment.design import Controls, Design
 from causal_reft.alignment.encoding import Encoding, Texts, as_encoding
 from causal_reft.alignment.ladder import ladder_recipes
 from causal_reft.alignment.network_source import NetworkSource, Source, digest_of
@@ -40,23 +40,6 @@ from causal_reft.sites import Site
 from causal_reft.training import Recipe
 
 STUDY_RECIPE = Recipe(epochs=8, batch_size=32, lr=1e-2, schedule="cosine")
-
-
-@dataclass(frozen=True)
-class Controls:
-    """How much is spent on controls.
-
-    Attributes:
-        random: random subspaces for each site and rank, in stacked passes; at least 100 for a percentile.
-        seeds: how many of the study's seeds also fit permuted labels and a network with shuffled weights.
-        ladder: whether the best site is fitted again at ranks 1, 2, 4, ... and with a `Flow`.
-        illusion: whether the best site's subspace gets an illusion report.
-    """
-
-    random: int = 100
-    seeds: int = 2
-    ladder: bool = True
-    illusion: bool = True
 
 
 class Study:
@@ -102,7 +85,7 @@ class Study:
         data: Splits | Mapping[str, Splits] | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         recipe: Recipe = STUDY_RECIPE,
-        controls: Controls = Controls(),
+        controls: Controls = Controls(),  # noqa: B008 - frozen
         match: Literal["vocabulary", "choices"] = "vocabulary",
         batch_size: int = 64,
         cells_at_once: int = 16,
@@ -150,7 +133,8 @@ class Study:
             memory,
         )
         self.cells_at_once = cells_at_once
-        for cell in self._fits()[:1]:
+        self.design = Design(self.work, self.seeds, controls, self.n_main)
+        for cell in self.design.fits[:1]:
             build_graph(self.work, cell)
         self.sampling, self.match = sampling, match
         self.description = self._described()
@@ -253,70 +237,12 @@ class Study:
             for _, future in pending:
                 future.cancel()
 
-    # The grid ---------------------------------------------------------------------------------------------------
-
     def _stages(self) -> Iterator[list[Cell]]:
         """The cells of each stage; those of a later one depend on what the earlier ones found."""
-        yield self._fits()
+        yield self.design.fits
         found = self.store.all(self.digest)
-        yield self._control_cells(found)
-        yield self._last_cells(found)
-
-    def _fits(self) -> list[Cell]:
-        """Every fit of the grid, and its twins on permuted labels and shuffled weights for the first seeds.
-
-        Sites with the same tokens come one after the other: they share the most.
-        """
-        tokens = [site.where for site in self.sites]
-        sites = sorted(range(len(tokens)), key=lambda number: tokens.index(tokens[number]))
-        grid = [(v, s, f) for v in self.prepared for f in range(self.n_main) for s in sites]
-        main = [Cell(FIT, v, s, f, seed=seed) for v, s, f in grid for seed in self.seeds]
-        twins = [
-            Cell(FIT, v, s, f, seed=seed, role="control")
-            for v, s, f in grid
-            for seed in self.seeds[: self.controls.seeds]
-        ]
-        return (
-            main
-            + [replace(cell, labels=PERMUTED) for cell in twins]
-            + [replace(cell, network=SHUFFLED) for cell in twins]
-        )
-
-    def _control_cells(self, found: Mapping[Cell, CellResult]) -> list[Cell]:
-        """The controls of every site for every total rank that a fit used there."""
-        fits = [cell for cell in self._fits() if cell.role == "study"]
-        used = dict.fromkeys((cell.variable, cell.site, sum(found[cell].facts["ranks"].values())) for cell in fits)
-        return [Cell(CONTROLS, variable, site, rank=rank, role="control") for variable, site, rank in used]
-
-    def _last_cells(self, found: Mapping[Cell, CellResult]) -> list[Cell]:
-        """Ladder and illusion report at the best site of each variable, chosen on the selection rows."""
-        cells: list[Cell] = []
-        for variable in self.prepared:
-            site, featurizer = self._best(variable, found)
-            for number in range(self.n_main, len(self.labels)):
-                cells += self._ladder_fits(variable, site, number)
-            if self.controls.illusion and len(self.work.data[variable].runs) == 1 and self._is_linear(featurizer):
-                cells.append(Cell(ILLUSION, variable, site, featurizer, seed=self.seeds[0], role="ladder"))
-        return cells
-
-    def _ladder_fits(self, variable: str, site: int, number: int) -> list[Cell]:
-        """One step of the ladder with every seed; a map that can align anything also on shuffled weights."""
-        parts, is_linear = len(self.work.data[variable].runs), self._is_linear(number)
-        if parts > 1 and (not is_linear or self.work.featurizers[number](self.work.widths[site], 0).rank % parts):
-            return []
-        fits = [Cell(FIT, variable, site, number, seed=seed, role="ladder") for seed in self.seeds]
-        return fits if is_linear else fits + [replace(cell, network=SHUFFLED) for cell in fits[: self.controls.seeds]]
-
-    def _best(self, variable: str, found: Mapping[Cell, CellResult]) -> tuple[int, int]:
-        scores: dict[tuple[int, int], list[float]] = {}
-        for cell in sorted(self._fits(), key=lambda cell: (cell.featurizer, cell.site)):
-            if cell.variable == variable and cell.role == "study":
-                rows = found[cell].arrays["select.iia"]
-                scores.setdefault((cell.site, cell.featurizer), []).append(float(rows.mean()))
-        return max(scores, key=lambda key: float(np.mean(scores[key])))
-
-    def _is_linear(self, featurizer: int) -> bool:
-        return self.work.featurizers[featurizer](self.work.widths[0], 0).rows() is not None
+        yield self.design.controls_of(found)
+        yield self.design.closer_look(found)
 
     # What it is -------------------------------------------------------------------------------------------------
 
