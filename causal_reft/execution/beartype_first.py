@@ -6,7 +6,9 @@ nnsight adds an attribute to `object` that beartype cannot hash while it is impo
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 
-with suppress(ImportError):
-    import beartype  # noqa: F401 - for what it does before nnsight is there
+if "nnsight" not in sys.modules:  # else it is too late, and whoever imported it lives without beartype
+    with suppress(ImportError):
+        import beartype  # noqa: F401 - for what it does before nnsight is there

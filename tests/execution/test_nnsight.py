@@ -357,6 +357,13 @@ def test_beartype_is_imported_after_this_library_has_brought_nnsight(first, repo
     assert done.stdout.strip() == "both", done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("module", ["nnsight", "remote"])
+def test_whoever_has_imported_nnsight_already_is_served_too(module, repository):
+    command = [sys.executable, "-c", f"import nnsight, causal_reft.execution.{module}; print('both')"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
+    assert done.stdout.strip() == "both", done.stderr[-2000:]
+
+
 def test_training_in_a_session_needs_nnsight():
     with pytest.raises(GraphError, match="executor='hooks'"):
         train_in_session(cr.IntervenedModel(model_of("llama"), cr.InterventionGraph()), [])
