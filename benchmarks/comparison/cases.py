@@ -13,7 +13,7 @@ from benchmarks.comparison import theirs
 from benchmarks.comparison.clock import Contender
 from benchmarks.comparison.setting import Setting, answers, model_of, texts
 from causal_reft.execution import Examples, FullPasses, IntervenedModel, plan, plan_all
-from causal_reft.execution.stacked import stacked
+from causal_reft.execution.planning.stacked import stacked
 from causal_reft.featurizers import Rotation, computed_once, random_frames
 from causal_reft.tensors import Tensor
 from causal_reft.training import cross_entropy

@@ -23,7 +23,7 @@ from torch import nn
 from causal_reft.alignment.scoring import evaluated, row_scores, states_at_each
 from causal_reft.errors import FeaturizerError
 from causal_reft.execution import Examples, FullPasses, IntervenedModel, Scored, plan_all
-from causal_reft.execution.selfcheck import TOLERANCE
+from causal_reft.execution.planning.selfcheck import TOLERANCE
 from causal_reft.featurizers import Featurizer, Identity, Mask, Subspace, computed_once, random_frames
 from causal_reft.featurizers.featurizer import add_in, computing
 from causal_reft.graph import Collect, Interchange, InterventionGraph

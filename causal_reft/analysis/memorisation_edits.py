@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from causal_reft.errors import DataError, nearest
-from causal_reft.execution.decoder import Decoder, find_decoder
+from causal_reft.execution.planning.decoder import Decoder, find_decoder
 from causal_reft.featurizers import Identity
 from causal_reft.graph import Interchange, InterventionGraph, LearnedSource, presets
 from causal_reft.seeds import derive

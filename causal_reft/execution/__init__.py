@@ -4,7 +4,7 @@ from causal_reft.execution.examples import Examples, Reads
 from causal_reft.execution.inputs import Inputs, RunInputs, parse_inputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.passes import FullPasses, Passes, Scored
-from causal_reft.execution.plan import JointPlan, Plan, plan, plan_all
+from causal_reft.execution.planning.plan import JointPlan, Plan, plan, plan_all
 from causal_reft.execution.serving import Served
 
 __all__ = [

@@ -1,7 +1,7 @@
 """How the logits that a loss reads are computed for a batch of examples.
 
-`FullPasses` is the meaning: every run in full, under hooks. Whatever computes less (`causal_reft.execution.plan`) must
-give the same numbers.
+`FullPasses` is the meaning: every run in full, under hooks. Whatever computes less (`execution/planning`) must give the
+same numbers.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from torch import nn
 import causal_reft as cr
 from causal_reft.errors import CausalReftWarning, DataError, GraphError
 from causal_reft.execution import Examples, FullPasses, IntervenedModel, plan, plan_all
-from causal_reft.execution.selfcheck import compare
-from causal_reft.execution.stacked import stacked
+from causal_reft.execution.planning.selfcheck import compare
+from causal_reft.execution.planning.stacked import stacked
 from causal_reft.featurizers import random_frames
 from causal_reft.training import cross_entropy, fit, fit_many, frozen
 from tests.execution.test_plan_exact import assert_equal, double, examples, three_blocks

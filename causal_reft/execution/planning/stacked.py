@@ -12,7 +12,7 @@ from torch import nn
 
 from causal_reft.execution.examples import Examples
 from causal_reft.execution.intervened_model import IntervenedModel
-from causal_reft.execution.plan import plan_all
+from causal_reft.execution.planning.plan import plan_all
 from causal_reft.featurizers import Subspace, computed_once
 from causal_reft.graph import Collect, Interchange, InterventionGraph
 from causal_reft.sites import Site

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from causal_reft.execution.collected import why_not_kept
-from causal_reft.execution.decoder import Decoder
 from causal_reft.execution.examples import Examples
 from causal_reft.execution.inputs import Inputs, parse_inputs
 from causal_reft.execution.intervened_model import IntervenedModel
-from causal_reft.execution.stages import Tables
+from causal_reft.execution.planning.collected import why_not_kept
+from causal_reft.execution.planning.decoder import Decoder
+from causal_reft.execution.planning.stages import Tables
+from causal_reft.execution.planning.window import ReadTable, Table, Windows, named_columns
 from causal_reft.execution.visit import PortWork
-from causal_reft.execution.window import ReadTable, Table, Windows, named_columns
 from causal_reft.execution.wiring import wire
 from causal_reft.graph import InterventionGraph
 from causal_reft.sites import Positions

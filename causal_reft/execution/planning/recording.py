@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from causal_reft.errors import RunError
-from causal_reft.execution.decoder import Decoder
 from causal_reft.execution.hooks import StopForward
 from causal_reft.execution.inputs import Inputs
-from causal_reft.execution.prefix import KeysValues, left_aligned, recording_cache, right_aligned
+from causal_reft.execution.planning.decoder import Decoder
+from causal_reft.execution.planning.prefix import KeysValues, left_aligned, recording_cache, right_aligned
+from causal_reft.execution.planning.window import Windows
 from causal_reft.execution.visit import find_tensor
-from causal_reft.execution.window import Windows
 from causal_reft.sites import Location
 from causal_reft.tensors import Float, Int, Tensor
 

@@ -17,17 +17,17 @@ from dataclasses import dataclass
 import torch
 
 from causal_reft.errors import CausalReftWarning, GraphError
-from causal_reft.execution.decoder import find_decoder
 from causal_reft.execution.examples import Examples
-from causal_reft.execution.explain import explanation
 from causal_reft.execution.inputs import OURS
 from causal_reft.execution.intervened_model import IntervenedModel
-from causal_reft.execution.lent import LentPasses
-from causal_reft.execution.members import Member, TextData, enter
 from causal_reft.execution.passes import FullPasses, Passes, Scored
-from causal_reft.execution.recording import Place
-from causal_reft.execution.selfcheck import Check, compare
-from causal_reft.execution.together import Together
+from causal_reft.execution.planning.decoder import find_decoder
+from causal_reft.execution.planning.explain import explanation
+from causal_reft.execution.planning.lent import LentPasses
+from causal_reft.execution.planning.members import Member, TextData, enter
+from causal_reft.execution.planning.recording import Place
+from causal_reft.execution.planning.selfcheck import Check, compare
+from causal_reft.execution.planning.together import Together
 from causal_reft.tensors import Int, Tensor
 
 

@@ -20,12 +20,12 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from causal_reft.execution.decoder import Decoder
 from causal_reft.execution.finish import forward_is, only_at
 from causal_reft.execution.passes import logits_of
+from causal_reft.execution.planning.decoder import Decoder
+from causal_reft.execution.planning.window import Table, WindowTokens
 from causal_reft.execution.transform import Edit, Place, States, transform
 from causal_reft.execution.visit import PortWork, find_input, find_tensor
-from causal_reft.execution.window import Table, WindowTokens
 from causal_reft.sites import Location, Positions, Site
 from causal_reft.tensors import Float, Tensor
 

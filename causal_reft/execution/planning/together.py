@@ -13,18 +13,18 @@ from dataclasses import dataclass
 
 import torch
 
-from causal_reft.execution.collected import Kept, Key, Lender, lending_runs, rows_by_length, run_inputs
-from causal_reft.execution.decoder import Decoder
 from causal_reft.execution.examples import Examples
 from causal_reft.execution.finish import WORTH_IT, alone_modules
 from causal_reft.execution.inputs import Inputs
-from causal_reft.execution.members import Member, TextData
 from causal_reft.execution.passes import Scored
-from causal_reft.execution.prefix import prefix_cache
-from causal_reft.execution.recording import Place, Record, Wanted, record
-from causal_reft.execution.stages import Guest, Stage
+from causal_reft.execution.planning.collected import Kept, Key, Lender, lending_runs, rows_by_length, run_inputs
+from causal_reft.execution.planning.decoder import Decoder
+from causal_reft.execution.planning.members import Member, TextData
+from causal_reft.execution.planning.prefix import prefix_cache
+from causal_reft.execution.planning.recording import Place, Record, Wanted, record
+from causal_reft.execution.planning.stages import Guest, Stage
+from causal_reft.execution.planning.window import Windows, WindowTokens
 from causal_reft.execution.transform import States
-from causal_reft.execution.window import Windows, WindowTokens
 from causal_reft.tensors import Int, Tensor
 
 CHUNK = 32

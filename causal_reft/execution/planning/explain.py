@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from causal_reft.execution.collected import lending_runs
-from causal_reft.execution.together import Group, Together
+from causal_reft.execution.planning.collected import lending_runs
+from causal_reft.execution.planning.together import Group, Together
 
 if TYPE_CHECKING:
-    from causal_reft.execution.plan import JointPlan
+    from causal_reft.execution.planning.plan import JointPlan
 
 HEAD = ("what", "how often", "blocks", "tokens a row", "FLOPs a row", "kept")
 

@@ -14,13 +14,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from causal_reft.execution.collected import Kept, Key, Lender, lending_runs, on_device, run_inputs, why_not_kept
 from causal_reft.execution.examples import Examples, Reads
 from causal_reft.execution.executor import HookExecutor
 from causal_reft.execution.finish import forward_is
 from causal_reft.execution.inputs import parse_inputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.passes import Passes, Scored, logits_of
+from causal_reft.execution.planning.collected import (
+    Kept,
+    Key,
+    Lender,
+    lending_runs,
+    on_device,
+    run_inputs,
+    why_not_kept,
+)
 from causal_reft.execution.transform import States
 from causal_reft.graph import InterventionGraph
 from causal_reft.tensors import Int, Tensor
