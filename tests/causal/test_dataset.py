@@ -109,7 +109,7 @@ def test_no_entity_is_in_two_parts(seed: int, n: int, by: str | list[str] | None
     try:
         splits = data.split(*parts, by=by, seed=seed)
     except CausalModelError:
-        hypothesis.assume(n == 1000)
+        hypothesis.assume(n == 1000 and by is None)  # else the rows may share too few entities, and the error says so
         raise
     columns = list("wxyz") if by is None else [by] if isinstance(by, str) else by
     seen = [entities(part, columns) for part in splits]
