@@ -289,6 +289,13 @@ def test_masks_have_controls_of_the_rank_that_they_learned(tmp_path):
     assert len(result.control_fits) == 0
 
 
+def test_a_report_that_was_not_asked_for_is_missed_by_name(finished, tmp_path):
+    without = small_study(tmp_path / "s", controls=CHEAP).run(progress=False)
+    assert finished.illusion().effects is not None
+    with pytest.raises(StudyError, match="holds no illusion report of 'left'"):
+        without.illusion()
+
+
 def test_two_studies_are_compared_pair_by_pair(finished, tmp_path):
     recipe = Recipe(epochs=12, batch_size=24, lr=5e-2)
     longer = small_study(tmp_path / "s", controls=CHEAP, recipe=recipe).run(progress=False)

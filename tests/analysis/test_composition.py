@@ -138,6 +138,14 @@ def test_skills_that_cannot_be_learned_are_refused(make):
         make()
 
 
+def test_only_subspaces_of_language_models_compose(model, tokenizer):
+    with pytest.raises(GraphError, match="about edits in a Subspace"):
+        angles(cr.patch(cr.Site(1), 16))
+    skills = [Skill("one", [("a", "b")] * 2), Skill("two", [("a", "c")] * 2)]
+    with pytest.raises(DataError, match="composing needs a language model"):
+        learn_together(torch.nn.Linear(2, 2), tokenizer, skills, cr.Site(1), seed=0)
+
+
 def test_only_linear_loreft_edits_can_be_scaled(model):
     with pytest.raises(GraphError, match="LoReFT"):
         added(cr.consreft(cr.Site(1), 16, 2))

@@ -13,6 +13,8 @@ from train_embedded_model import CONTEXT, Recipe, batches, encode, held_out_loss
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from write_exercises import N_DOCUMENTS, write_exercises
 
+import causal_reft as cr
+
 EMBEDDED = Path(__file__).parents[2] / "data" / "embedded"
 
 
@@ -44,6 +46,12 @@ def test_it_loads_by_the_auto_classes_and_is_small():
     assert (EMBEDDED / "model.safetensors").stat().st_size <= 8_000_000
     assert model.config.vocab_size == len(tokenizer)
     assert tokenizer.model_max_length == model.config.max_position_embeddings == CONTEXT
+
+
+def test_a_missing_model_is_said_with_the_line_that_makes_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("causal_reft.data.resources.files", lambda package: tmp_path / "causal_reft")
+    with pytest.raises(cr.CausalReftError, match=r"python data/train_embedded_model\.py"):
+        cr.load_embedded()
 
 
 def test_texts_survive_the_tokenizer(shipped):
