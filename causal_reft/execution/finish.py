@@ -92,13 +92,21 @@ def forward_is(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]
             module.forward = own
 
 
-def _at_cells(own: Callable[..., Any], rows: Tensor, columns: Tensor, hidden: Tensor, *args: Any) -> Any:
-    """The module at some cells of (row, column, width); other arguments of that shape (a residual) are cut alike."""
-    if hidden.ndim != 3:
-        return own(hidden, *args)
-    cut = [a[rows, columns][None] if isinstance(a, Tensor) and a.shape[:2] == hidden.shape[:2] else a for a in args]
-    found = own(hidden[rows, columns][None], *cut)
+def _at_cells(own: Callable[..., Any], rows: Tensor, columns: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The module at some cells of (row, column, width); whatever it is given besides in that shape is cut alike.
+
+    Whole where it is called in another way than with such a tensor first, or gives back another thing than a tensor.
+    """
+    hidden = args[0] if args else None
+    if not isinstance(hidden, Tensor) or hidden.ndim != 3:
+        return own(*args, **kwargs)
+
+    def cut(value: Any) -> Any:
+        alike = isinstance(value, Tensor) and value.shape[:2] == hidden.shape[:2]
+        return value[rows, columns][None] if alike else value
+
+    found = own(*map(cut, args), **{name: cut(value) for name, value in kwargs.items()})
     if not isinstance(found, Tensor):
-        return own(hidden, *args)
+        return own(*args, **kwargs)
     whole = found.new_zeros(*hidden.shape[:2], found.shape[-1])
     return whole.index_put((rows, columns), found[0])

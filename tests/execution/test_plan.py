@@ -9,6 +9,7 @@ from torch import nn
 import causal_reft as cr
 from causal_reft.errors import CausalReftWarning, DataError, GraphError
 from causal_reft.execution import Examples, FullPasses, IntervenedModel, plan, plan_all
+from causal_reft.execution.finish import only_at
 from causal_reft.execution.planning.selfcheck import compare
 from causal_reft.execution.planning.stacked import stacked
 from causal_reft.featurizers import random_frames
@@ -404,3 +405,36 @@ def test_collecting_from_every_family_is_collecting_from_the_whole_pass(name: st
         found, whole = model.collect(data), model(data).collected
         for node in whole:
             torch.testing.assert_close(found[node], whole[node], rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+class Keyword(nn.Module):
+    """An MLP that its block may call in any way."""
+
+    def __init__(self, returns_tuple: bool = False) -> None:
+        super().__init__()
+        self.returns_tuple = returns_tuple
+
+    def forward(self, hidden: torch.Tensor, residual: torch.Tensor, scale: float = 1.0) -> object:
+        out = scale * hidden.square() + residual
+        return (out, None) if self.returns_tuple else out
+
+
+@pytest.mark.parametrize("returns_tuple", [False, True])
+@pytest.mark.parametrize("names", [(), ("scale",), ("residual", "scale"), ("hidden", "residual", "scale")])
+def test_the_end_of_a_block_may_be_called_in_any_way(names: tuple[str, ...], returns_tuple: bool) -> None:
+    """By position or by name: at the named cells it gives what it gives by itself."""
+    mlp, given = (
+        Keyword(returns_tuple),
+        {"hidden": torch.randn(2, 4, 3), "residual": torch.randn(2, 4, 3), "scale": 2.0},
+    )
+    rows, columns = torch.tensor([0, 1]), torch.tensor([3, 1])
+    args, kwargs = [v for n, v in given.items() if n not in names], {n: given[n] for n in names}
+    wanted = mlp(*args, **kwargs)
+    with only_at([mlp], rows, columns):
+        found = mlp(*args, **kwargs)
+    if returns_tuple:
+        assert torch.equal(found[0], wanted[0]) and found[1] is None
+        return
+    assert torch.equal(found[rows, columns], wanted[rows, columns])
+    if "hidden" not in names:
+        assert int((found != 0).any(-1).sum()) == 2
