@@ -16,6 +16,7 @@ from causal_reft.execution.cut import cut_behind_reads
 from causal_reft.execution.finish import finishing_at_reads
 from causal_reft.execution.hooks import StopForward, Watch, follow_windows, watching
 from causal_reft.execution.inputs import Inputs
+from causal_reft.execution.kernels import chains, in_one_kernel
 from causal_reft.execution.transform import States
 from causal_reft.execution.visit import PortWork, Visit
 from causal_reft.execution.wiring import wire
@@ -49,6 +50,7 @@ class HookExecutor(Executor):
     def __init__(self, model: nn.Module, graph: InterventionGraph) -> None:
         self.model, self.graph = model, graph
         self.work: dict[str, tuple[PortWork, ...]] = wire(graph, model)
+        self.chains = chains(model)
         for port in (port for ports in self.work.values() for port in ports):
             if port.location.port not in ("input", "output"):
                 raise SiteError(
@@ -68,7 +70,13 @@ class HookExecutor(Executor):
         given = cut_behind_reads(visit, inputs, self.model) if watch.stop else inputs
         width = given.width if watch.stop else None
         try:
-            with finishing_at_reads(visit, self.model, width), watching(watch), carrying, eagerly(self.model):
+            with (
+                finishing_at_reads(visit, self.model, width),
+                in_one_kernel(self.chains if watch.stop else ()),
+                watching(watch),
+                carrying,
+                eagerly(self.model),
+            ):
                 output = self.model(*given.args, **given.kwargs)
         except StopForward:
             return None

@@ -25,6 +25,7 @@ SEQUENTIAL, DIVERGING = "YlGnBu", "RdBu_r"
 INK, QUIET, FAINT = "#222222", "#666666", "#d9d9d9"
 HIGHLIGHT = "#D55E00"
 TITLE, LABEL, TICK, NOTE = 10.0, 9.0, 8.0, 7.5
+ENTRY = 32  # letters in a line of a legend
 
 LABELS = {
     "angle": "principal angle (degrees)",
@@ -121,8 +122,10 @@ def tick_names(ax: Axes, axis: str, names: Sequence[str], rotation: int = 0) -> 
 
 
 def shown(name: str) -> str:
-    """A legend entry that matplotlib shows even if it is empty or starts with an underscore."""
-    return f"\u200b{name}" if not name or name.startswith("_") else name
+    """A legend entry that matplotlib shows even if it is empty or starts with an underscore, and that leaves room for
+    the lines."""
+    wrapped = name if len(name) <= ENTRY else textwrap.fill(name, ENTRY)
+    return f"\u200b{wrapped}" if not name or name.startswith("_") else wrapped
 
 
 def label(column: str) -> str:

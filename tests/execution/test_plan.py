@@ -9,7 +9,7 @@ from torch import nn
 import causal_reft as cr
 from causal_reft.errors import CausalReftWarning, DataError, GraphError
 from causal_reft.execution import Examples, FullPasses, IntervenedModel, plan, plan_all
-from causal_reft.execution.finish import only_at
+from causal_reft.execution.cells import known_but_at, only_at
 from causal_reft.execution.planning.selfcheck import compare
 from causal_reft.execution.planning.stacked import stacked
 from causal_reft.featurizers import random_frames
@@ -430,11 +430,15 @@ def test_the_end_of_a_block_may_be_called_in_any_way(names: tuple[str, ...], ret
     rows, columns = torch.tensor([0, 1]), torch.tensor([3, 1])
     args, kwargs = [v for n, v in given.items() if n not in names], {n: given[n] for n in names}
     wanted = mlp(*args, **kwargs)
+    with known_but_at(mlp, rows, columns, lambda: torch.full_like(wanted, 9.0)):
+        known = mlp(*args, **kwargs)
     with only_at([mlp], rows, columns):
         found = mlp(*args, **kwargs)
     if returns_tuple:
         assert torch.equal(found[0], wanted[0]) and found[1] is None
         return
     assert torch.equal(found[rows, columns], wanted[rows, columns])
+    assert torch.equal(known[rows, columns], wanted[rows, columns])
     if "hidden" not in names:
+        assert int((known == 9).all(-1).sum()) == 6
         assert int((found != 0).any(-1).sum()) == 2

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from causal_reft.errors import DataError
@@ -107,6 +107,7 @@ def test_a_failing_call_opens_no_figure():
     assert plt.get_fignums() == []
 
 
+@example([(0, 0.0, name) for name in ("$", "_hidden", "", "a" * 60, "b")])
 @settings(max_examples=25)
 @given(
     st.lists(

@@ -12,6 +12,7 @@ from torch import nn
 from causal_reft.errors import SiteError
 from causal_reft.execution.cut import TEXT_ARGUMENTS, directions
 from causal_reft.execution.executor import offloaded
+from causal_reft.execution.kernels import chains
 from causal_reft.sites import Blocks, Location, find_blocks
 
 
@@ -19,13 +20,15 @@ from causal_reft.sites import Blocks, Location, find_blocks
 class Decoder:
     """A causal language model that can be entered at any block.
 
-    `prefix_refused`: why keys and values of earlier tokens cannot be kept; empty where they can.
+    `chains`: its activations that one kernel computes. `prefix_refused`: why keys and values of earlier tokens cannot
+    be kept; empty where they can.
     """
 
     model: nn.Module
     blocks: Blocks
     head: nn.Module
     takes_positions: bool
+    chains: tuple[nn.Module, ...] = ()
     prefix_refused: str = ""
 
     @property
@@ -95,9 +98,8 @@ def find_decoder(model: nn.Module, arguments: frozenset[str]) -> Decoder | str:
     if offloaded(model):
         return "accelerate moves the weights around each forward"
     takes = inspect.signature(model.forward).parameters
-    return Decoder(
-        model, blocks, head, blocks.row.counts_positions and "position_ids" in takes, _prefix_refused(model, takes)
-    )
+    takes_positions = blocks.row.counts_positions and "position_ids" in takes
+    return Decoder(model, blocks, head, takes_positions, chains(model), _prefix_refused(model, takes))
 
 
 def _prefix_refused(model: Any, takes: Any) -> str:

@@ -55,7 +55,7 @@ def _rows(together: Together) -> list[tuple[str, ...]]:
 
 def _recorded_row(together: Together, how_often: str) -> tuple[str, ...]:
     wanted = together.wanted
-    last = max([*wanted.layers, *(block for block, _ in wanted.entries)])
+    last = max([*wanted.layers, *(block for block, _, _ in wanted.entries)])
     tokens = _text(together) if wanted.entries else float(wanted.prefix.double().mean())
     flops = sum(_weights(together, block) for block in range(last + 1)) * 2 * tokens
     kept = f"{_bytes(together.bytes_per_row)} a row" if together.rebuilds is not None else "not built yet"

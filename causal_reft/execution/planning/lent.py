@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from causal_reft.execution.cells import forward_is
 from causal_reft.execution.examples import Examples, Reads
 from causal_reft.execution.executor import HookExecutor
-from causal_reft.execution.finish import forward_is
 from causal_reft.execution.inputs import parse_inputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.passes import Passes, Scored, logits_of

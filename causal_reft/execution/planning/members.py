@@ -27,6 +27,7 @@ class Member:
 
     Attributes:
         entry: the deepest block whose output no edit changes, -1 for the embeddings.
+        touched: tokens that edits change up to the inputs of the attention behind the entry.
         windows: the tokens of every row that are computed.
         dead: edits that no logit which the loss reads can feel, and why.
     """
@@ -35,6 +36,7 @@ class Member:
     work: tuple[PortWork, ...]
     tables: Tables
     entry: int
+    touched: Table
     windows: Windows
     dead: Mapping[str, str]
 
@@ -87,8 +89,20 @@ def enter(model: IntervenedModel, decoder: Decoder, data: TextData) -> Member | 
     for port in work:
         tables |= {(name, node.site.where): data.table(name, node.site.where) for name, node, _ in port.edits}
         tables |= {(None, site.where): data.table(None, site.where) for site, _ in port.reads}
-    windows = _windows(tables, data)
-    return Member(model, work, tables, min(entries, default=decoder.n_blocks - 1), windows, _dead(work, decoder, data))
+    entry = min(entries, default=decoder.n_blocks - 1)
+    touched = _touched(work, entry + 1, data)
+    return Member(model, work, tables, entry, touched, _windows(tables, data), _dead(work, decoder, data))
+
+
+def _touched(work: tuple[PortWork, ...], block: int, data: TextData) -> Table:
+    """The tokens that edits up to the end of a block name."""
+    assert data.inputs.width is not None
+    named = torch.zeros(data.inputs.batch, data.inputs.width, dtype=torch.bool)
+    for port in work:
+        if (port.location.block or 0) <= block:
+            for name, node, _ in port.edits:
+                named |= data.table(name, node.site.where).mask(data.inputs.width)
+    return Table.of(named)
 
 
 def _windows(tables: Tables, data: TextData) -> Windows:

@@ -7,7 +7,7 @@ the memory budget, it is recorded again for each batch and dropped.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 from causal_reft.errors import RunError
 from causal_reft.execution.hooks import StopForward
 from causal_reft.execution.inputs import Inputs
+from causal_reft.execution.kernels import in_one_kernel
 from causal_reft.execution.planning.decoder import Decoder
 from causal_reft.execution.planning.prefix import KeysValues, left_aligned, recording_cache, right_aligned
 from causal_reft.execution.planning.window import Windows
@@ -24,17 +25,17 @@ from causal_reft.execution.visit import find_tensor
 from causal_reft.sites import Location
 from causal_reft.tensors import Float, Int, Tensor
 
-Entry = tuple[int, int]
+Entry = tuple[int, int, str]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to record: keys and values of the first tokens of some layers; block outputs in windows.
+    """What to record: keys and values of the first tokens of some layers; block outputs and projections in windows.
 
     Attributes:
         layers: of keys and values.
         prefix: how many tokens of each row.
-        entries: (block, number of the windows).
+        entries: (block, number of the windows, path of a module inside the block or "" for the block itself).
         windows: for each number, the windows of every row.
     """
 
@@ -47,6 +48,10 @@ class Wanted:
         """The same for some rows."""
         return Wanted(self.layers, self.prefix[index], self.entries, tuple(w.rows(index) for w in self.windows))
 
+    def without_projections(self) -> Wanted:
+        """The least that is needed."""
+        return replace(self, entries=tuple(entry for entry in self.entries if not entry[2]))
+
     @property
     def length(self) -> int:
         """The longest prefix."""
@@ -55,15 +60,15 @@ class Wanted:
 
 @dataclass
 class Record:
-    """Keys and values, (row, head, token, width) from the first token on, and block outputs in windows, (row, window,
-    d_model).
+    """Keys and values, (row, head, token, width) from the first token on, and outputs of blocks and projections in
+    windows, (row, window, width).
 
     `tuples` counts what a block returns: 0 for a bare tensor.
     """
 
     prefix: Int[Tensor, " row"]
     keys_values: dict[int, KeysValues] = field(default_factory=dict)
-    entries: dict[Entry, Float[Tensor, "row window d_model"]] = field(default_factory=dict)
+    entries: dict[Entry, Float[Tensor, "row window width"]] = field(default_factory=dict)
     tuples: int = 0
 
     def past(self, layer: int, index: Tensor, lengths: Tensor, device: torch.device) -> KeysValues:
@@ -72,7 +77,7 @@ class Record:
         return right_aligned(keys, lengths), right_aligned(values, lengths)
 
     def entry(self, entry: Entry, index: Tensor, width: int, device: torch.device) -> Tensor:
-        """A block's output in the windows of some rows."""
+        """The output of a block or projection in the windows of some rows, a fresh tensor."""
         states = self.entries[entry][:, :width]
         return states.index_select(0, index.to(states.device)).to(device)
 
@@ -131,10 +136,10 @@ def record(decoder: Decoder, inputs: Inputs, wanted: Wanted) -> Record:
     if taping.layers:
         arguments |= {"past_key_values": recording_cache(decoder.n_blocks, taping.keep_layer), "use_cache": True}
     with ExitStack() as stack:
-        for block in taping.blocks:
-            stack.callback(
-                decoder.blocks.modules[block].register_forward_hook(partial(taping.keep_block, block)).remove
-            )
+        stack.enter_context(in_one_kernel(decoder.chains))
+        for block, path in taping.places:
+            module = decoder.blocks.modules[block].get_submodule(path)
+            stack.callback(module.register_forward_hook(partial(taping.keep_output, block, path)).remove)
         try:
             decoder.model(*inputs.args, **arguments)
         except StopForward:
@@ -151,8 +156,8 @@ class _Taping:
     def __init__(self, decoder: Decoder, wanted: Wanted) -> None:
         self.decoder, self.wanted, self.found = decoder, wanted, Record(wanted.prefix)
         self.layers = set(wanted.layers) if wanted.length else set()
-        self.blocks = {block for block, _ in wanted.entries}
-        self.pending = {("layer", layer) for layer in self.layers} | {("block", block) for block in self.blocks}
+        self.places = {(block, path) for block, _, path in wanted.entries}
+        self.pending = {(layer, "keys and values") for layer in self.layers} | self.places
 
     def keep_layer(self, layer: int, keys: Tensor, values: Tensor) -> None:
         if layer in self.layers:
@@ -161,18 +166,19 @@ class _Taping:
                 left_aligned(keys, start, length).clone(),
                 left_aligned(values, start, length).clone(),
             )
-            self._done("layer", layer)
+            self._done(layer, "keys and values")
 
-    def keep_block(self, block: int, module: nn.Module, args: Any, output: Any) -> None:
-        self.found.tuples = len(output) if isinstance(output, tuple) else 0
+    def keep_output(self, block: int, path: str, module: nn.Module, args: Any, output: Any) -> None:
+        if not path:
+            self.found.tuples = len(output) if isinstance(output, tuple) else 0
         h, _ = find_tensor(output, Location(f"{self.decoder.blocks.path}.{block}", module, "output"))
         for entry in self.wanted.entries:
-            if entry[0] == block:
+            if (entry[0], entry[2]) == (block, path):
                 columns = self.wanted.windows[entry[1]].columns().to(h.device)
                 self.found.entries[entry] = h.gather(1, columns[..., None].expand(*columns.shape, h.shape[-1]))
-        self._done("block", block)
+        self._done(block, path)
 
-    def _done(self, kind: str, number: int) -> None:
-        self.pending.discard((kind, number))
+    def _done(self, block: int, what: str) -> None:
+        self.pending.discard((block, what))
         if not self.pending:
             raise StopForward

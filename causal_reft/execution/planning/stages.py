@@ -2,7 +2,8 @@
 
     blocks before the first entry      are not computed
     a block where graphs enter         returns the rows under way, and below them the recorded states of the new ones
-    the last block behind attention    sees the tokens that the loss reads, and no others; so does the head
+    the projections of the block next  see the tokens that edits touched; the others are recorded
+    most of the last block             sees the tokens that the loss reads, and no others; so does the head
 
 For the time of the call the blocks' `forward` is exchanged, and the model's own forward is called: masks, rotary
 embeddings, scaling, soft caps and the final norm stay the model's.
@@ -20,25 +21,28 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from causal_reft.execution.finish import forward_is, only_at
+from causal_reft.execution.cells import forward_is, known_but_at, only_at, worth_it
+from causal_reft.execution.kernels import in_one_kernel
 from causal_reft.execution.passes import logits_of
 from causal_reft.execution.planning.decoder import Decoder
 from causal_reft.execution.planning.window import Table, WindowTokens
 from causal_reft.execution.transform import Edit, Place, States, transform
 from causal_reft.execution.visit import PortWork, find_input, find_tensor
 from causal_reft.sites import Location, Positions, Site
-from causal_reft.tensors import Float, Tensor
+from causal_reft.tensors import Bool, Float, Tensor
 
 Tables = Mapping[tuple[str | None, Positions], Table]
 
 
 @dataclass(frozen=True)
 class Guest:
-    """One graph in a joint forward: where it enters (-1: at the embeddings), what it does there, what it was lent."""
+    """One graph in a joint forward: where it enters (-1: at the embeddings), what it does there and to which tokens,
+    what it was lent."""
 
     entry: int
     work: Sequence[PortWork]
     tables: Tables
+    touched: Table
     states: States
     training: bool
 
@@ -46,15 +50,17 @@ class Guest:
 @dataclass(frozen=True)
 class Stage:
     """A joint forward: the guests in the order of their entries, `batch` rows each, and the states with which they
-    enter. `alone`: modules of the last block that need only the cells that are read."""
+    enter. `known`: (block, path) of projections whose output is recorded for untouched tokens. `alone`: modules of the
+    last block that need only the cells that are read."""
 
     decoder: Decoder
     guests: Sequence[Guest]
     batch: int
     width: int
     tokens: WindowTokens
-    entering: Callable[[int], Float[Tensor, "batch window d_model"]]
+    recorded: Callable[[int, str], Float[Tensor, "batch window width"]]
     tuples: int
+    known: Sequence[tuple[int, str]] = ()
     alone: Sequence[nn.Module] = ()
 
     def logits(
@@ -68,6 +74,8 @@ class Stage:
         with (
             self._replaced_blocks(),
             self._hooked(),
+            self._beginning(),
+            in_one_kernel(self.decoder.chains),
             only_at(self.alone, rows[:finishing], columns[:finishing]),
             _head_at(self.decoder.head, rows, columns),
         ):
@@ -104,12 +112,40 @@ class Stage:
         return rebuild(self._joined(index, hidden, joining))
 
     def _joined(self, index: int, hidden: Tensor | None, joining: int) -> Tensor:
-        new = self.entering(index)
+        new = self.recorded(index, "")
         return (
             torch.cat([*([] if hidden is None else [hidden]), *[new] * joining])
             if hidden is not None or joining > 1
             else new
         )
+
+    @contextmanager
+    def _beginning(self) -> Iterator[None]:
+        """The projections behind an entry are computed for touched tokens, and for graphs that are further."""
+        with ExitStack() as stack:
+            for block, path in self.known:
+                before, under_way = self.under_way(block - 1), self.under_way(block)
+                cells = torch.cat([self._everything(before), *map(self._touched, self.guests[before:under_way])])
+                if before < under_way and worth_it(cells):
+                    module = self.decoder.blocks.modules[block].get_submodule(path)
+                    elsewhere = partial(self._elsewhere, block, path, before, under_way - before)
+                    rows, columns = (index.to(self.tokens.device) for index in cells.nonzero(as_tuple=True))
+                    stack.enter_context(known_but_at(module, rows, columns, elsewhere))
+            yield
+
+    def _everything(self, guests: int) -> Bool[Tensor, "row pos"]:
+        return torch.ones(guests * self.batch, self.width, dtype=torch.bool)
+
+    def _touched(self, guest: Guest) -> Bool[Tensor, "row pos"]:
+        tokens = self.tokens.of(guest.touched)
+        cells = torch.zeros(self.batch, self.width, dtype=torch.bool)
+        cells[tokens.rows.cpu(), tokens.columns.cpu()] = True
+        return cells
+
+    def _elsewhere(self, block: int, path: str, before: int, joining: int) -> Tensor:
+        new = self.recorded(block, path)
+        earlier = new.new_zeros(before * self.batch, *new.shape[1:])
+        return torch.cat([earlier, *[new] * joining]) if before or joining > 1 else new
 
     @contextmanager
     def _hooked(self) -> Iterator[None]:

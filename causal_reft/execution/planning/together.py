@@ -13,15 +13,17 @@ from dataclasses import dataclass
 
 import torch
 
+from causal_reft.execution.cells import WORTH_IT
 from causal_reft.execution.examples import Examples
-from causal_reft.execution.finish import WORTH_IT, alone_modules
+from causal_reft.execution.finish import alone_modules
 from causal_reft.execution.inputs import Inputs
 from causal_reft.execution.passes import Scored
+from causal_reft.execution.planning.beginning import known_at_entry
 from causal_reft.execution.planning.collected import Kept, Key, Lender, lending_runs, rows_by_length, run_inputs
 from causal_reft.execution.planning.decoder import Decoder
 from causal_reft.execution.planning.members import Member, TextData
 from causal_reft.execution.planning.prefix import prefix_cache
-from causal_reft.execution.planning.recording import Place, Record, Wanted, record
+from causal_reft.execution.planning.recording import Entry, Place, Record, Wanted, record
 from causal_reft.execution.planning.stages import Guest, Stage
 from causal_reft.execution.planning.window import Windows, WindowTokens
 from causal_reft.execution.transform import States
@@ -95,7 +97,7 @@ class Together:
             windows = self._windows(group.windows).rows(rows)
             tokens = WindowTokens(rows, windows.start, windows.width, self._device)
             guests = [
-                Guest(m.entry, m.work, m.tables, self._states(lent[n], index), training[n])
+                Guest(m.entry, m.work, m.tables, m.touched, self._states(lent[n], index), training[n])
                 for m, n in zip(group.members, group.numbers, strict=True)
             ]
             stage = Stage(
@@ -104,8 +106,9 @@ class Together:
                 len(rows),
                 windows.width,
                 tokens,
-                lambda block, w=windows.width, g=number: recorded.entry((block, g), index, w, self._device),
+                lambda block, path, w=windows.width, g=number: recorded.entry((block, g, path), index, w, self._device),
                 recorded.tuples,
+                [(block, path) for block, g, path in self.wanted.entries if path and g == number],
                 self.alone[number] if len(reads.rows) < WORTH_IT * len(rows) * windows.width else (),
             )
             arguments = self._arguments(rows, windows, len(guests), recorded, index)
@@ -150,33 +153,42 @@ class Together:
         first = min((member.entry for member in self.members), default=0)
         layers = tuple(range(first + 1, self.decoder.n_blocks)) if self.uses_prefix else ()
         prefix = torch.stack([w.prefix for w in windows]).amax(0)
-        entries = sorted({(m.entry, n) for n, group in enumerate(self.groups) for m in group.members if m.entry >= 0})
-        return Wanted(layers, prefix, tuple(entries), windows)
+        entries: set[Entry] = set()
+        for number, group in enumerate(self.groups):
+            for member in group.members:
+                entries |= {(member.entry, number, "")} if member.entry >= 0 else set()
+                known = known_at_entry(self.decoder, member, windows[number], self.alone[number])
+                entries |= {(block, number, path) for block, path in known}
+        return Wanted(layers, prefix, tuple(sorted(entries)), windows)
 
     def _recorded(self, rows: Tensor) -> tuple[Record, dict[int, dict[Key, Kept]], Tensor]:
         """The record that holds these rows, and where they are in it."""
         if self._kept is None and not self.rebuilds:
-            self._build()
+            self.rebuilds = not (self._build() or self._build_least())
         if self._kept is None:
             return *self._record(rows), torch.arange(len(rows))
         return *self._kept, rows
 
-    def _build(self) -> None:
+    def _build_least(self) -> bool:
+        """The same without what only saves a little."""
+        self.wanted = self.wanted.without_projections()
+        return self._build()
+
+    def _build(self) -> bool:
         """Record the whole dataset, or find that it does not fit."""
         order = rows_by_length(self.examples)
         whole, parts, done = Record(self.wanted.prefix), [], []
         widths = [windows.width for windows in self.wanted.windows]
         for rows in order.split(CHUNK):
             part, lent = self._record(rows)
-            self.bytes_per_row = max(self.bytes_per_row, self._size(part, lent, len(rows)))
+            self.bytes_per_row = max(self.bytes_per_row if done else 0.0, self._size(part, lent, len(rows)))
             if self.bytes_per_row * len(self.examples) > self.memory:
-                self.rebuilds = True
-                return
+                return False
             whole.store(part, rows, len(self.examples), widths, self.wanted.length, self.place)
             parts.append(lent)
             done.append(rows)
-        self.rebuilds = False
         self._kept = whole, _joined(parts, torch.cat(done))
+        return True
 
     def _size(self, part: Record, lent: dict[int, dict[Key, Kept]], n_rows: int) -> float:
         """Bytes for each row, were the whole dataset kept."""
