@@ -135,29 +135,36 @@ def controls_plan(model: nn.Module, examples: Examples, site: cr.Site, frames: T
     return run
 
 
-def loreft(setting: Setting, rank: int = 4) -> Iterator[Case]:
-    """(C) LoReFT steps at all layers on prompts with eight answer tokens."""
-    model, rows = model_of(setting), torch.arange(setting.B)
-    examples = answers(setting, ROWS)
-    prompt, n = setting.T - 8, setting.n_layers
-    for label, where, columns in (
-        ("f5+l5", "f5+l5", [*range(5), *range(prompt - 5, prompt)]),
-        ("l5 only", "l5", list(range(prompt - 5, prompt))),
-    ):
-        mine = IntervenedModel(
-            model, cr.loreft(cr.grid(range(n), [where]), setting.d_model, rank, init="random")
-        ).train()
-        reft = theirs.loreft_model(model, setting, rank)
+@dataclass(frozen=True)
+class Places:
+    """Prompt tokens that LoReFT edits: as our sites name them and as pyreft's columns, a subspace for each."""
 
-        def step(reft: object = reft, columns: list[int] = columns) -> None:
+    name: str
+    sites: tuple[str, ...]
+    columns: Callable[[int], list[list[int]]]
+
+
+F5_L5 = Places("f5+l5", ("f5", "l5"), lambda prompt: [list(range(5)), list(range(prompt - 5, prompt))])
+SHARED = Places("f5+l5 shared", ("f5+l5",), lambda prompt: [[*range(5), *range(prompt - 5, prompt)]])
+L5 = Places("l5", ("l5",), lambda prompt: [list(range(prompt - 5, prompt))])
+
+
+def loreft(setting: Setting, rank: int = 4) -> Iterator[Case]:
+    """(C) LoReFT steps at all layers. `f5+l5` has one subspace for the first and one for the last tokens, as pyreft
+    has unless it is told to share."""
+    model, rows, n = model_of(setting), torch.arange(setting.B), setting.n_layers
+    for places, n_answer in ((F5_L5, 8), (F5_L5, 1), (SHARED, 8), (SHARED, 1), (L5, 8)):
+        examples, columns = answers(setting, ROWS, n_answer), places.columns(setting.T - n_answer)
+        graph = cr.loreft(cr.grid(range(n), places.sites), setting.d_model, rank, init="random")
+        reft = theirs.loreft_model(model, setting, rank, len(columns))
+
+        def step(reft: object = reft, examples: Examples = examples, columns: list[list[int]] = columns) -> None:
             theirs.loreft_loss(reft, examples, rows, columns, n).backward()
             reft.zero_grad()  # type: ignore[attr-defined]
 
-        yield Case(
-            "C",
-            f"{setting.name}, LoReFT, {label}",
-            {"pyreft": Contender(step), "ours": Contender(ours([mine], examples, rows))},
-        )
+        mine = ours([IntervenedModel(model, graph).train()], examples, rows)
+        name = f"{setting.name}, LoReFT, {places.name}, {n_answer} answer token{'s' * (n_answer > 1)}"
+        yield Case("C", name, {"pyreft": Contender(step), "ours": Contender(mine)})
 
 
 def collection(setting: Setting) -> Iterator[Case]:

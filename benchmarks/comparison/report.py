@@ -49,7 +49,7 @@ def markdown(table: pd.DataFrame, agreement: pd.DataFrame, memory: pd.DataFrame)
         for column in ("budget", "needed", "kept", "peak above the model"):
             megabytes[column] = (megabytes[column] / 2**20).map("{:.1f} MiB".format)
         parts.append("### Memory\n\n" + _table(megabytes))
-    parts.append("### Agreement with pyvene (relative differences, float32)\n\n" + _table(agreement))
+    parts.append("### Agreement with pyvene and pyreft (relative differences, float32)\n\n" + _table(agreement))
     return "\n\n".join(parts) + "\n"
 
 

@@ -50,12 +50,12 @@ def model_of(setting: Setting) -> torch.nn.Module:
             **IDS,
         )
     else:
-        vocabulary = 50257 if setting is GPT2 else 500
+        vocabulary = 50257 if setting == GPT2 else 500
         config = transformers.GPT2Config(
             vocab_size=vocabulary,
             n_embd=setting.d_model,
             n_layer=setting.n_layers,
-            n_head=setting.d_model // 64 if setting is GPT2 else 4,
+            n_head=setting.d_model // 64 if setting == GPT2 else 4,
             **IDS,
         )
     return transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
@@ -72,7 +72,7 @@ def texts(setting: Setting, n_rows: int, seed: int = 0) -> Examples:
     return Examples({"base": run(), "source": run()}, torch.randint(1, 400, (n_rows,), generator=draw))
 
 
-def answers(setting: Setting, n_rows: int, n_answer: int = 8) -> Examples:
+def answers(setting: Setting, n_rows: int, n_answer: int) -> Examples:
     """Prompts followed by answer tokens, whose labels alone are read."""
     base = dict(texts(setting, n_rows).runs["base"])
     ids = base["input_ids"]

@@ -62,8 +62,9 @@ def das_step(
     return step
 
 
-def loreft_model(model: nn.Module, setting: Setting, rank: int):
-    """pyreft's LoReFT at every block's output."""
+def loreft_model(model: nn.Module, setting: Setting, rank: int, places: int = 1):
+    """pyreft's LoReFT at every block's output; several places of a layer have a subspace each, all layers of the first
+    place first."""
     representations = [
         {
             "layer": layer,
@@ -73,16 +74,16 @@ def loreft_model(model: nn.Module, setting: Setting, rank: int):
                 embed_dim=setting.d_model, low_rank_dimension=rank, dtype=torch.float32
             ),
         }
-        for layer in range(setting.n_layers)
+        for layer in list(range(setting.n_layers)) * places
     ]
     reft = pyreft.get_reft_model(model, pyreft.ReftConfig(representations=representations), set_device=False)
     reft.disable_model_gradients()
     return reft
 
 
-def loreft_loss(reft, examples: Examples, rows: Tensor, columns: list[int], n_layers: int) -> Tensor:
-    """The call of pyreft's trainer."""
-    where = [[columns] * len(rows)] * n_layers
+def loreft_loss(reft, examples: Examples, rows: Tensor, places: list[list[int]], n_layers: int) -> Tensor:
+    """The call of pyreft's trainer; `places`: the columns that each subspace of a layer edits."""
+    where = [[columns] * len(rows) for columns in places for _ in range(n_layers)]
     _, output = reft(
         batch(examples, "base", rows),
         unit_locations={"sources->base": (None, where)},

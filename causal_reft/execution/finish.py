@@ -24,15 +24,17 @@ FOR_ITSELF = ("attention_query", "attention_output", "mlp_input", "mlp_output")
 def alone_modules(blocks: Blocks, last: int, work: Sequence[PortWork]) -> tuple[nn.Module, ...]:
     """Modules of the last block whose output serves its own token alone, and in which no graph does or reads anything.
 
+    None where a hook of somebody else in that block could see the zeros.
+
     Args:
         blocks: the model's.
         last: the block behind which only tokens of their own matter.
         work: the ports of all graphs of a forward.
     """
-    ports = [port for port in work if port.location.block == last]
-    if any(port.reads for port in ports):
+    ports, block = [port for port in work if port.location.block == last], blocks.modules[last]
+    if any(port.reads for port in ports) or hooked([block]):
         return ()
-    components, block = blocks.row.components, blocks.modules[last]
+    components = blocks.row.components
     named = [components[name] for name in FOR_ITSELF if name in components]
     paths = [port.path for port in named if port.path and port.layout == "whole"]
     found: list[nn.Module] = []
@@ -45,10 +47,7 @@ def alone_modules(blocks: Blocks, last: int, work: Sequence[PortWork]) -> tuple[
 
 @contextmanager
 def finishing_at_reads(visit: Visit, model: nn.Module, width: int | None) -> Iterator[None]:
-    """For a forward that is left at its deepest port: the end of that port's block at the tokens named there alone.
-
-    Not where hooks of somebody else could see the zeros.
-    """
+    """For a forward that is left at its deepest port: the end of that port's block at the tokens named there alone."""
     deepest = {port.location.block for port in visit.work}
     last = max((block for block in deepest if block is not None), default=None)
     if last is None or None in deepest or width is None or any(port.location.stack for port in visit.work):
@@ -61,8 +60,6 @@ def finishing_at_reads(visit: Visit, model: nn.Module, width: int | None) -> Ite
         return
     cells = named_cells(visit, [port for port in visit.work if port.location.block == last], width)
     modules = alone_modules(blocks, last, visit.work) if worth_it(cells) else ()
-    if hooked(modules):
-        modules = ()
     device = next(model.parameters()).device
     rows, columns = (index.to(device) for index in cells.nonzero(as_tuple=True))
     with only_at(modules, rows, columns):

@@ -49,13 +49,13 @@ def _rows(together: Together) -> list[tuple[str, ...]]:
     how_often = "every batch" if together.rebuilds else "once per example"
     runs = dict.fromkeys(run for member in together.members for run in lending_runs(member.model.graph))
     lent = [(f"run {run}", how_often, "to the deepest site", "", "", "states at the sites") for run in runs]
-    recorded = [_recorded_row(together, how_often)] if together.wanted.layers or together.wanted.entries else []
+    recorded = [_recorded_row(together, how_often)] if together.wanted.places else []
     return [*lent, *recorded, *(_group_row(together, group) for group in together.groups)]
 
 
 def _recorded_row(together: Together, how_often: str) -> tuple[str, ...]:
     wanted = together.wanted
-    last = max([*wanted.layers, *(block for block, _, _ in wanted.entries)])
+    last = max(block for block, _ in wanted.places)
     tokens = _text(together) if wanted.entries else float(wanted.prefix.double().mean())
     flops = sum(_weights(together, block) for block in range(last + 1)) * 2 * tokens
     kept = f"{_bytes(together.bytes_per_row)} a row" if together.rebuilds is not None else "not built yet"
@@ -100,6 +100,8 @@ def _notes(together: Together) -> list[str]:
             f"recorded again for every batch: {size} would be kept, the budget is {_bytes(together.memory)} "
             f"(memory=...)"
         )
+    if any(path for _, _, path in together.wanted.entries):
+        found.append("kept too: queries, keys and values that no edit touches, in the first block behind each entry")
     if together.place.dtype is not None:
         found.append(f"keys and values are kept in {together.place.dtype}: not exact")
     if any(member.entry < 0 for member in together.members):

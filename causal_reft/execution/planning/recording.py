@@ -26,6 +26,7 @@ from causal_reft.sites import Location
 from causal_reft.tensors import Float, Int, Tensor
 
 Entry = tuple[int, int, str]
+KEYS_VALUES = "keys and values"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class Wanted:
     def length(self) -> int:
         """The longest prefix."""
         return int(self.prefix.max()) if len(self.prefix) else 0
+
+    @property
+    def places(self) -> set[tuple[int, str]]:
+        """(block, what) of everything that one forward must pass."""
+        layers = self.layers if self.length else ()
+        return {(layer, KEYS_VALUES) for layer in layers} | {(block, path) for block, _, path in self.entries}
 
 
 @dataclass
@@ -137,7 +144,7 @@ def record(decoder: Decoder, inputs: Inputs, wanted: Wanted) -> Record:
         arguments |= {"past_key_values": recording_cache(decoder.n_blocks, taping.keep_layer), "use_cache": True}
     with ExitStack() as stack:
         stack.enter_context(in_one_kernel(decoder.chains))
-        for block, path in taping.places:
+        for block, path in taping.outputs:
             module = decoder.blocks.modules[block].get_submodule(path)
             stack.callback(module.register_forward_hook(partial(taping.keep_output, block, path)).remove)
         try:
@@ -155,9 +162,9 @@ class _Taping:
 
     def __init__(self, decoder: Decoder, wanted: Wanted) -> None:
         self.decoder, self.wanted, self.found = decoder, wanted, Record(wanted.prefix)
-        self.layers = set(wanted.layers) if wanted.length else set()
-        self.places = {(block, path) for block, _, path in wanted.entries}
-        self.pending = {(layer, "keys and values") for layer in self.layers} | self.places
+        self.pending = set(wanted.places)
+        self.layers = {layer for layer, what in self.pending if what == KEYS_VALUES}
+        self.outputs = {(block, path) for block, path in self.pending if path != KEYS_VALUES}
 
     def keep_layer(self, layer: int, keys: Tensor, values: Tensor) -> None:
         if layer in self.layers:
@@ -166,7 +173,7 @@ class _Taping:
                 left_aligned(keys, start, length).clone(),
                 left_aligned(values, start, length).clone(),
             )
-            self._done(layer, "keys and values")
+            self._done(layer, KEYS_VALUES)
 
     def keep_output(self, block: int, path: str, module: nn.Module, args: Any, output: Any) -> None:
         if not path:
