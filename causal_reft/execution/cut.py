@@ -21,9 +21,10 @@ def directions(model: nn.Module) -> set[bool]:
     }
 
 
-def cut_behind_reads(visit: Visit, inputs: Inputs, model: nn.Module) -> Inputs:
-    """The inputs up to the last token that the visit names; the whole inputs where later tokens could matter."""
-    if inputs.mask is None or set(inputs.kwargs) - set(TEXT_ARGUMENTS) or directions(model) != {True}:
+def cut_behind_reads(visit: Visit, inputs: Inputs) -> Inputs:
+    """For a model that looks only back: the inputs up to the last token that the visit names; the whole inputs where
+    later tokens could matter."""
+    if inputs.mask is None or set(inputs.kwargs) - set(TEXT_ARGUMENTS):
         return inputs
     text = inputs.mask.shape[1]
     named = named_cells(visit, visit.work, text).any(0)
@@ -35,8 +36,8 @@ def cut_behind_reads(visit: Visit, inputs: Inputs, model: nn.Module) -> Inputs:
 def named_cells(visit: Visit, work: Sequence[PortWork], width: int) -> Bool[Tensor, "batch pos"]:
     """The first `width` columns of the texts, true where a node of these ports names a token."""
     named = torch.zeros(visit.frame.inputs.batch, width, dtype=torch.bool)
-    for port in work:
-        sites = [node.site for _, node, _ in port.edits] + [site for site, _ in (*port.reads, *port.keeps)]
-        for site in sites:
-            named |= visit.frame.named(site.where, width, width)[:, :width]
+    edited = [node.site for port in work for _, node, _ in port.edits]
+    seen = [site for port in work for site, _ in (*port.reads, *port.keeps)]
+    for where in dict.fromkeys(site.where for site in (*edited, *seen)):
+        named |= visit.frame.named(where, width, width)[:, :width]
     return named

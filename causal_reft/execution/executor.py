@@ -12,7 +12,7 @@ from torch import nn
 
 from causal_reft.errors import RunError, SiteError
 from causal_reft.execution.checkpointing import carrying_edits, recomputes
-from causal_reft.execution.cut import cut_behind_reads
+from causal_reft.execution.cut import cut_behind_reads, directions
 from causal_reft.execution.finish import finishing_at_reads
 from causal_reft.execution.hooks import StopForward, Watch, follow_windows, watching
 from causal_reft.execution.inputs import Inputs
@@ -21,7 +21,7 @@ from causal_reft.execution.transform import States
 from causal_reft.execution.visit import PortWork, Visit
 from causal_reft.execution.wiring import wire
 from causal_reft.graph import InterventionGraph
-from causal_reft.sites import unwrapped
+from causal_reft.sites import Blocks, find_blocks, unwrapped
 
 
 class Executor(ABC):
@@ -50,7 +50,7 @@ class HookExecutor(Executor):
     def __init__(self, model: nn.Module, graph: InterventionGraph) -> None:
         self.model, self.graph = model, graph
         self.work: dict[str, tuple[PortWork, ...]] = wire(graph, model)
-        self.chains = chains(model)
+        self.chains, self.looks_back, self.blocks = chains(model), directions(model) == {True}, _one_stack(model)
         for port in (port for ports in self.work.values() for port in ports):
             if port.location.port not in ("input", "output"):
                 raise SiteError(
@@ -67,11 +67,11 @@ class HookExecutor(Executor):
         watch = Watch(visit, stop=not wants_output and not checkpointing and not offloaded(self.model))
         checkpoints = checkpointing or (self.model.training and not torch.is_grad_enabled())
         carrying = carrying_edits(self.model, watch) if checkpoints else nullcontext()
-        given = cut_behind_reads(visit, inputs, self.model) if watch.stop else inputs
+        given = cut_behind_reads(visit, inputs) if watch.stop and self.looks_back else inputs
         width = given.width if watch.stop else None
         try:
             with (
-                finishing_at_reads(visit, self.model, width),
+                finishing_at_reads(visit, self.blocks, width),
                 in_one_kernel(self.chains if watch.stop else ()),
                 watching(watch),
                 carrying,
@@ -92,6 +92,14 @@ class HookExecutor(Executor):
                 return self.model.generate(*inputs.args, **inputs.kwargs, **options)  # type: ignore[operator]
         finally:
             window.remove()
+
+
+def _one_stack(model: nn.Module) -> Blocks | None:
+    """The blocks of a model that has one list of them."""
+    try:
+        return find_blocks(model)
+    except SiteError:
+        return None
 
 
 def edits_generated(graph: InterventionGraph) -> bool:

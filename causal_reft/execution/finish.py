@@ -12,11 +12,10 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from causal_reft.errors import SiteError
 from causal_reft.execution.cells import hooked, only_at, worth_it
 from causal_reft.execution.cut import named_cells
 from causal_reft.execution.visit import PortWork, Visit
-from causal_reft.sites import Blocks, find_blocks
+from causal_reft.sites import Blocks
 
 FOR_ITSELF = ("attention_query", "attention_output", "mlp_input", "mlp_output")
 
@@ -46,21 +45,16 @@ def alone_modules(blocks: Blocks, last: int, work: Sequence[PortWork]) -> tuple[
 
 
 @contextmanager
-def finishing_at_reads(visit: Visit, model: nn.Module, width: int | None) -> Iterator[None]:
+def finishing_at_reads(visit: Visit, blocks: Blocks | None, width: int | None) -> Iterator[None]:
     """For a forward that is left at its deepest port: the end of that port's block at the tokens named there alone."""
     deepest = {port.location.block for port in visit.work}
     last = max((block for block in deepest if block is not None), default=None)
-    if last is None or None in deepest or width is None or any(port.location.stack for port in visit.work):
-        yield
-        return
-    try:
-        blocks = find_blocks(model)
-    except SiteError:
+    if last is None or None in deepest or blocks is None or width is None:
         yield
         return
     cells = named_cells(visit, [port for port in visit.work if port.location.block == last], width)
     modules = alone_modules(blocks, last, visit.work) if worth_it(cells) else ()
-    device = next(model.parameters()).device
+    device = next(blocks.modules.parameters()).device
     rows, columns = (index.to(device) for index in cells.nonzero(as_tuple=True))
     with only_at(modules, rows, columns):
         yield
