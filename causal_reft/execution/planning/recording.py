@@ -58,6 +58,14 @@ class Wanted:
         """The longest prefix."""
         return int(self.prefix.max()) if len(self.prefix) else 0
 
+    def known(self, windows: int) -> dict[int, list[str]]:
+        """For every block behind an entry, the projections that are recorded in windows of this number."""
+        found: dict[int, list[str]] = {}
+        for block, number, path in self.entries:
+            if path and number == windows:
+                found.setdefault(block, []).append(path)
+        return found
+
     @property
     def places(self) -> set[tuple[int, str]]:
         """(block, what) of everything that one forward must pass."""

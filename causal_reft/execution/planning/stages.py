@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -50,7 +50,7 @@ class Guest:
 @dataclass(frozen=True)
 class Stage:
     """A joint forward: the guests in the order of their entries, `batch` rows each, and the states with which they
-    enter. `known`: (block, path) of projections whose output is recorded for untouched tokens. `alone`: modules of the
+    enter. `known`: for a block, the projections whose output is recorded for untouched tokens. `alone`: modules of the
     last block that need only the cells that are read."""
 
     decoder: Decoder
@@ -60,7 +60,7 @@ class Stage:
     tokens: WindowTokens
     recorded: Callable[[int, str], Float[Tensor, "batch window width"]]
     tuples: int
-    known: Sequence[tuple[int, str]] = ()
+    known: Mapping[int, Sequence[str]] = field(default_factory=dict)
     alone: Sequence[nn.Module] = ()
 
     def logits(
@@ -123,13 +123,15 @@ class Stage:
     def _beginning(self) -> Iterator[None]:
         """The projections behind an entry are computed for touched tokens, and for graphs that are further."""
         with ExitStack() as stack:
-            for block, path in self.known:
+            for block, paths in self.known.items():
                 before, under_way = self.under_way(block - 1), self.under_way(block)
                 cells = torch.cat([self._everything(before), *map(self._touched, self.guests[before:under_way])])
-                if before < under_way and worth_it(cells):
+                if before == under_way or not worth_it(cells):
+                    continue
+                rows, columns = (index.to(self.tokens.device) for index in cells.nonzero(as_tuple=True))
+                for path in paths:
                     module = self.decoder.blocks.modules[block].get_submodule(path)
                     elsewhere = partial(self._elsewhere, block, path, before, under_way - before)
-                    rows, columns = (index.to(self.tokens.device) for index in cells.nonzero(as_tuple=True))
                     stack.enter_context(known_but_at(module, rows, columns, elsewhere))
             yield
 

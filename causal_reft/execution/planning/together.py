@@ -108,7 +108,7 @@ class Together:
                 tokens,
                 lambda block, path, w=windows.width, g=number: recorded.entry((block, g, path), index, w, self._device),
                 recorded.tuples,
-                [(block, path) for block, g, path in self.wanted.entries if path and g == number],
+                self.wanted.known(number),
                 self.alone[number] if len(reads.rows) < WORTH_IT * len(rows) * windows.width else (),
             )
             arguments = self._arguments(rows, windows, len(guests), recorded, index)
