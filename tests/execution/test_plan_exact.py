@@ -66,11 +66,11 @@ def double(graph: cr.InterventionGraph) -> cr.InterventionGraph:
 
 
 def widths(name: str) -> dict[str, int]:
-    """Width of each component in a family's model."""
+    """Width of some components in a family's model."""
     config = model_of(name).config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     whole = dict.fromkeys((*COMPONENTS, "block_input", "attention_input"), config.hidden_size)
-    return whole | {"attention_head_output": head * config.num_attention_heads}
+    return whole | dict.fromkeys(("attention_head_output", "attention_query"), head * config.num_attention_heads)
 
 
 def gradients(models: Sequence[IntervenedModel], losses: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -120,7 +120,7 @@ def test_untouched_tokens_keep_their_queries_keys_and_values(name: str) -> None:
     base, width = three_blocks(name), widths(name)
     models = [
         IntervenedModel(base, double(cr.das(cr.Site(layer, component, positions="f2+l1"), width[component], 3)))
-        for component in (*COMPONENTS, "block_input", "attention_input")
+        for component in width
         for layer in LAYERS
     ]
     for padding in ("mixed", "left"):
