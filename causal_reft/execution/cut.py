@@ -29,6 +29,7 @@ def cut_behind_reads(visit: Visit, inputs: Inputs) -> Inputs:
     text = inputs.mask.shape[1]
     named = named_cells(visit, visit.work, text).any(0)
     stop = int(named.nonzero().max()) + 1 if bool(named.any()) else text
+    stop = min(max(stop, 2), text)  # with one token, values that lie token by token would look like one for each row
     visit.frame.seen = stop
     return inputs.with_kwargs(**{key: value[:, :stop] for key, value in inputs.kwargs.items() if value is not None})
 

@@ -397,14 +397,12 @@ def test_collecting_from_every_family_is_collecting_from_the_whole_pass(name: st
     """Only the named tokens run behind the attention of the deepest block; what is seen is the same."""
     base, data = model_of(name), inputs_of(name)
     for component in ("block_output", "mlp_output", "attention_output"):
-        site = cr.Site(1, component, positions="last")
-        model = IntervenedModel(
-            base,
-            cr.InterventionGraph(at=cr.Collect("base", site), first=cr.Collect("base", cr.Site(1, positions="f1"))),
-        )
-        found, whole = model.collect(data), model(data).collected
-        for node in whole:
-            torch.testing.assert_close(found[node], whole[node], rtol=1e-12, atol=1e-12, equal_nan=True)
+        last, first = (cr.Collect("base", cr.Site(1, component, positions=where)) for where in ("last", "f1"))
+        for nodes in ({"last": last}, {"first": first}, {"last": last, "first": first}):
+            model = IntervenedModel(base, cr.InterventionGraph(**nodes))
+            found, whole = model.collect(data), model(data).collected
+            for node in whole:
+                torch.testing.assert_close(found[node], whole[node], rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
 class Keyword(nn.Module):
