@@ -74,6 +74,7 @@ def ratios(table: pd.DataFrame) -> plt.Figure:
     )
     axes.set(xscale="log", xlabel="reference divided by ours (times as fast, times as little work)")
     axes.axvline(1, color="black", linewidth=0.8)
+    axes.margins(y=0.01)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     return figure
