@@ -110,11 +110,12 @@ def test_only_the_window_runs() -> None:
     assert seen == [(3, 1), (3, 1), (1, 3)]
 
 
-@pytest.mark.parametrize(("component", "widths"), [("block_output", [1, 1]), ("mlp_output", [1, 5])])
-def test_behind_the_last_attention_only_read_tokens_run(
+@pytest.mark.parametrize(("component", "widths"), [("block_output", [1, 5, 1, 1]), ("mlp_output", [1, 5, 1, 5])])
+def test_most_of_the_last_block_runs_at_read_tokens_only(
     component: str, widths: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last output projection and MLP see one token of each row; an edit inside keeps its module whole."""
+    """Its queries, output projection and MLP see one token of each row, its keys all five; an edit inside keeps its
+    module whole."""
     base, seen = three_blocks("llama"), []
     nodes = {
         "early": cr.Interchange(cr.Site(0, positions=2), cr.Subspace(D, 2), cr.Collect()),
@@ -123,7 +124,8 @@ def test_behind_the_last_attention_only_read_tokens_run(
     passes = plan(IntervenedModel(base, cr.InterventionGraph(**nodes)), examples("llama", "no"), check=False)
     passes.scored(torch.arange(3))
     last, own = base.model.layers[2], nn.Linear.forward
-    names = {last.self_attn.o_proj: "projection", last.mlp.down_proj: "mlp"}
+    attention = last.self_attn
+    names = {attention.q_proj: "q", attention.k_proj: "k", attention.o_proj: "o", last.mlp.down_proj: "mlp"}
 
     def noted(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:
         seen.append((names.get(module), x.shape[:-1].numel()))

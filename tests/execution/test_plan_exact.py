@@ -13,9 +13,11 @@ from functools import cache
 import pytest
 import torch
 import transformers
+from torch.utils.flop_counter import FlopCounterMode
 
 import causal_reft as cr
 from causal_reft.execution import Examples, FullPasses, IntervenedModel, Scored, plan, plan_all
+from causal_reft.execution.planning.together import Together
 from causal_reft.featurizers import computed_once
 from tests.families import DECODERS, VOCABULARY, inputs_of, model_of
 
@@ -242,6 +244,14 @@ def test_what_saves_little_is_given_up_before_all_is_recorded_again() -> None:
     assert {path for *_, path in roomy.wanted.entries} > {""} == {path for *_, path in tight.wanted.entries}
     assert 0 < tight.bytes < roomy.bytes
     assert not tight.rebuilds
+    assert flops(roomy) < flops(tight)
+
+
+def flops(together: Together) -> int:
+    """Of one forward of all rows, recorded before."""
+    with FlopCounterMode(display=False) as counter:
+        together.scored(torch.arange(4), [True])
+    return counter.get_total_flops()
 
 
 def test_the_vocabulary_is_the_models() -> None:
