@@ -17,6 +17,8 @@ from causal_reft.tensors import Bool, Float, Int, Tensor
 
 WORTH_IT = 0.75  # at a larger share of the cells, gathering and scattering cost more than they save
 
+CAPTURING = "transformers.utils.output_capturing"
+
 Elsewhere = Callable[[], Float[Tensor, "row pos width"]]
 
 
@@ -56,9 +58,17 @@ def forward_is(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]
             module.forward = own
 
 
-def hooked(modules: Iterable[nn.Module]) -> bool:
-    """Whether anybody's hook would see what flows in or out of these modules."""
-    return any(inner._forward_hooks or inner._forward_pre_hooks for module in modules for inner in module.modules())
+def hooked(module: nn.Module) -> bool:
+    """Whether anybody's hook would see what flows in or out of a module or of one inside.
+
+    Those of `output_hidden_states=True`, which stay for good after the first such call, see nothing until the next.
+    """
+    hooks = (
+        hook
+        for inner in module.modules()
+        for hook in (*inner._forward_hooks.values(), *inner._forward_pre_hooks.values())
+    )
+    return any(getattr(hook, "__module__", "") != CAPTURING for hook in hooks)
 
 
 def _at_cells(

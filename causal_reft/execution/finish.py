@@ -31,7 +31,7 @@ def alone_modules(blocks: Blocks, last: int, work: Sequence[PortWork]) -> tuple[
         work: the ports of all graphs of a forward.
     """
     ports, block = [port for port in work if port.location.block == last], blocks.modules[last]
-    if any(port.reads for port in ports) or hooked([block]):
+    if any(port.reads for port in ports) or hooked(block):
         return ()
     components = blocks.row.components
     named = [components[name] for name in FOR_ITSELF if name in components]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import causal_reft as cr
 from causal_reft.errors import CausalReftWarning, DataError, GraphError
@@ -392,6 +395,20 @@ def test_a_users_own_hook_sees_what_the_model_computes() -> None:
     finally:
         handle.remove()
     torch.testing.assert_close(seen[0], seen[1], rtol=1e-12, atol=0)
+
+
+def test_hidden_states_that_were_asked_for_once_cost_nothing_later() -> None:
+    """transformers leaves its hooks in the blocks after such a call."""
+    base, data = copy.deepcopy(three_blocks("llama")), inputs_of("llama", 0, (7, 5, 6), "right")
+    graph = cr.InterventionGraph(at=cr.Collect("base", cr.Site(2, positions="last")))
+    work = []
+    for options in ({}, {"output_hidden_states": True}):
+        base(**data, **options)
+        with FlopCounterMode(display=False) as counter:
+            IntervenedModel(base, graph).collect(data)
+        work.append(counter.get_total_flops())
+    assert any(module._forward_hooks for module in base.model.layers)
+    assert work[0] == work[1] > 0
 
 
 @pytest.mark.parametrize("name", [*DECODERS, "bert", "roberta", "distilbert"])

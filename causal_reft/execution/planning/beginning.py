@@ -40,4 +40,4 @@ def known_at_entry(
     ports = [components[name] for name in IN_FRONT_OF_ATTENTION if name in components]
     paths = dict.fromkeys(port.path for port in ports if port.path and port.port == "output")
     modules = {path: inside.get_submodule(path) for path in paths}
-    return tuple((block, path) for path, module in modules.items() if module not in alone and not hooked([module]))
+    return tuple((block, path) for path, module in modules.items() if module not in alone and not hooked(module))
