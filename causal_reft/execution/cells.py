@@ -13,18 +13,18 @@ from typing import Any
 
 from torch import nn
 
-from causal_reft.tensors import Bool, Float, Int, Tensor
+from causal_reft.tensors import Float, Int, Tensor
 
 WORTH_IT = 0.75  # at a larger share of the cells, gathering and scattering cost more than they save
 
 CAPTURING = "transformers.utils.output_capturing"
 
-Elsewhere = Callable[[], Float[Tensor, "row pos width"]]
+Elsewhere = Callable[[], Float[Tensor, "row pos width"]]  # a fresh tensor, which is written to
 
 
-def worth_it(cells: Bool[Tensor, "row pos"]) -> bool:
-    """Whether the marked cells are few enough to be computed alone."""
-    return float(cells.float().mean()) < WORTH_IT
+def worth_it(cells: int, of: int) -> bool:
+    """Whether so many cells of so many are few enough to be computed alone."""
+    return cells < WORTH_IT * of
 
 
 @contextmanager
@@ -90,4 +90,4 @@ def _at_cells(
     if not isinstance(found, Tensor):
         return own(*args, **kwargs)
     whole = found.new_zeros(*hidden.shape[:2], found.shape[-1]) if elsewhere is None else elsewhere()
-    return whole.index_put((rows, columns), found[0])
+    return whole.index_put_((rows, columns), found[0])

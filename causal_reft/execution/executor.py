@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -50,13 +51,30 @@ class HookExecutor(Executor):
     def __init__(self, model: nn.Module, graph: InterventionGraph) -> None:
         self.model, self.graph = model, graph
         self.work: dict[str, tuple[PortWork, ...]] = wire(graph, model)
-        self.chains, self.looks_back, self.blocks = chains(model), directions(model) == {True}, _one_stack(model)
         for port in (port for ports in self.work.values() for port in ports):
             if port.location.port not in ("input", "output"):
                 raise SiteError(
                     f"{port.location.path!r}, port {port.location.port!r}: a value inside a forward is reached by the "
                     "nnsight executor only. Write IntervenedModel(..., executor='nnsight')."
                 )
+
+    @cached_property
+    def chains(self) -> tuple[nn.Module, ...]:
+        """Activations that one kernel computes."""
+        return chains(self.model)
+
+    @cached_property
+    def looks_back(self) -> bool:
+        """Whether no token sees a later one."""
+        return directions(self.model) == {True}
+
+    @cached_property
+    def blocks(self) -> Blocks | None:
+        """Those of a model that has one list of them."""
+        try:
+            return find_blocks(self.model)
+        except SiteError:
+            return None
 
     def forward(self, run: str, inputs: Inputs, states: States, *, training: bool, wants_output: bool) -> Any:
         check_weights(self.model)
@@ -68,11 +86,10 @@ class HookExecutor(Executor):
         checkpoints = checkpointing or (self.model.training and not torch.is_grad_enabled())
         carrying = carrying_edits(self.model, watch) if checkpoints else nullcontext()
         given = cut_behind_reads(visit, inputs) if watch.stop and self.looks_back else inputs
-        width = given.width if watch.stop else None
         try:
             with (
-                finishing_at_reads(visit, self.blocks, width),
-                in_one_kernel(self.chains if watch.stop else ()),
+                finishing_at_reads(visit, self.blocks, given.width) if watch.stop else nullcontext(),
+                in_one_kernel(self.chains) if watch.stop else nullcontext(),
                 watching(watch),
                 carrying,
                 eagerly(self.model),
@@ -92,14 +109,6 @@ class HookExecutor(Executor):
                 return self.model.generate(*inputs.args, **inputs.kwargs, **options)  # type: ignore[operator]
         finally:
             window.remove()
-
-
-def _one_stack(model: nn.Module) -> Blocks | None:
-    """The blocks of a model that has one list of them."""
-    try:
-        return find_blocks(model)
-    except SiteError:
-        return None
 
 
 def edits_generated(graph: InterventionGraph) -> bool:

@@ -53,7 +53,7 @@ def finishing_at_reads(visit: Visit, blocks: Blocks | None, width: int | None) -
         yield
         return
     cells = named_cells(visit, [port for port in visit.work if port.location.block == last], width)
-    modules = alone_modules(blocks, last, visit.work) if worth_it(cells) else ()
+    modules = alone_modules(blocks, last, visit.work) if worth_it(int(cells.sum()), cells.numel()) else ()
     device = next(blocks.modules.parameters()).device
     rows, columns = (index.to(device) for index in cells.nonzero(as_tuple=True))
     with only_at(modules, rows, columns):

@@ -247,6 +247,15 @@ def test_what_saves_little_is_given_up_before_all_is_recorded_again() -> None:
     assert flops(roomy) < flops(tight)
 
 
+def test_what_does_not_fit_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing could be given up, the first rows are not recorded a second time before the batch's own."""
+    calls, own = [], Together._record
+    monkeypatch.setattr(Together, "_record", lambda self, rows: calls.append(len(rows)) or own(self, rows))
+    model = IntervenedModel(three_blocks("llama"), double(cr.das(cr.Site(1, positions="last"), 16, 3)))
+    plan(model, examples("llama", "right"), check=False, memory=0).scored(torch.arange(2))
+    assert calls == [4, 2]
+
+
 def flops(together: Together) -> int:
     """Of one forward of all rows, recorded before."""
     with FlopCounterMode(display=False) as counter:

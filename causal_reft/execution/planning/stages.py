@@ -101,7 +101,8 @@ class Stage:
     ) -> Any:
         """What a block does while not all guests are under way."""
         if not before:
-            hidden = _first_tensor(args, kwargs) if not joining else self._joined(index, None, joining)
+            new = self.recorded(index, "") if joining else None
+            hidden = _first_tensor(args, kwargs) if new is None else _stacked(None, new, joining)
             return (hidden, *[None] * (self.tuples - 1)) if self.tuples else hidden
         total, rows = len(self.guests) * self.batch, before * self.batch
         output = own(*_rows(args, total, rows), **_rows(kwargs, total, rows))
@@ -109,15 +110,7 @@ class Stage:
             return output
         location = Location(f"{self.decoder.blocks.path}.{index}", self.decoder.blocks.modules[index], "output")
         hidden, rebuild = find_tensor(output, location)
-        return rebuild(self._joined(index, hidden, joining))
-
-    def _joined(self, index: int, hidden: Tensor | None, joining: int) -> Tensor:
-        new = self.recorded(index, "")
-        return (
-            torch.cat([*([] if hidden is None else [hidden]), *[new] * joining])
-            if hidden is not None or joining > 1
-            else new
-        )
+        return rebuild(_stacked(hidden, self.recorded(index, ""), joining))
 
     @contextmanager
     def _beginning(self) -> Iterator[None]:
@@ -126,7 +119,7 @@ class Stage:
             for block, paths in self.known.items():
                 before, under_way = self.under_way(block - 1), self.under_way(block)
                 cells = torch.cat([self._everything(before), *map(self._touched, self.guests[before:under_way])])
-                if before == under_way or not worth_it(cells):
+                if before == under_way or not worth_it(int(cells.sum()), cells.numel()):
                     continue
                 rows, columns = (index.to(self.tokens.device) for index in cells.nonzero(as_tuple=True))
                 for path in paths:
@@ -146,8 +139,7 @@ class Stage:
 
     def _elsewhere(self, block: int, path: str, before: int, joining: int) -> Tensor:
         new = self.recorded(block, path)
-        earlier = new.new_zeros(before * self.batch, *new.shape[1:])
-        return torch.cat([earlier, *[new] * joining]) if before or joining > 1 else new
+        return _stacked(new.new_zeros(before * self.batch, *new.shape[1:]) if before else None, new, joining)
 
     @contextmanager
     def _hooked(self) -> Iterator[None]:
@@ -185,6 +177,12 @@ class Stage:
 
     def _place(self, guest: Guest, node: str | None, site: Site, location: Location) -> Place:
         return Place(site, location, self.tokens.of(guest.tables[node, site.where]))
+
+
+def _stacked(above: Tensor | None, new: Tensor, copies: int) -> Tensor:
+    """Rows, and below them copies of new ones."""
+    parts = [new] * copies if above is None else [above, *[new] * copies]
+    return torch.cat(parts) if len(parts) > 1 else new
 
 
 def _attached(location: Location, see: Callable[[Any], Any]) -> RemovableHandle:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from causal_reft.execution.cells import WORTH_IT
+from causal_reft.execution.cells import worth_it
 from causal_reft.execution.examples import Examples
 from causal_reft.execution.finish import alone_modules
 from causal_reft.execution.inputs import Inputs
@@ -109,7 +109,7 @@ class Together:
                 lambda block, path, w=windows.width, g=number: recorded.entry((block, g, path), index, w, self._device),
                 recorded.tuples,
                 self.wanted.known(number),
-                self.alone[number] if len(reads.rows) < WORTH_IT * len(rows) * windows.width else (),
+                self.alone[number] if worth_it(len(reads.rows), len(rows) * windows.width) else (),
             )
             arguments = self._arguments(rows, windows, len(guests), recorded, index)
             assert reads.columns is not None
@@ -164,15 +164,18 @@ class Together:
     def _recorded(self, rows: Tensor) -> tuple[Record, dict[int, dict[Key, Kept]], Tensor]:
         """The record that holds these rows, and where they are in it."""
         if self._kept is None and not self.rebuilds:
-            self.rebuilds = not (self._build() or self._build_least())
+            self.rebuilds = not self._build_whole_or_least()
         if self._kept is None:
             return *self._record(rows), torch.arange(len(rows))
         return *self._kept, rows
 
-    def _build_least(self) -> bool:
-        """The same without what only saves a little."""
-        self.wanted = self.wanted.without_projections()
-        return self._build()
+    def _build_whole_or_least(self) -> bool:
+        """Record everything; where it does not fit, what only saves a little is left out."""
+        whole, least = self.wanted, self.wanted.without_projections()
+        if self._build():
+            return True
+        self.wanted = least
+        return len(least.entries) < len(whole.entries) and self._build()
 
     def _build(self) -> bool:
         """Record the whole dataset, or find that it does not fit."""
