@@ -33,7 +33,7 @@ def decide(seed: int, name: str, network: torch.nn.Module) -> dict[str, object]:
     (variable,) = what.variables
     edit = cr.Interchange(cr.Site.at("blocks.0"), cr.Subspace(16, 8, seed), cr.Collect())
     found = cr.Alignment(what.causal_model, cr.InterventionGraph(**{variable: edit}))
-    encoding = cr.Tensors(lambda data: equality_inputs(data, seed), output="answer")
+    encoding = cr.TensorEncoding(lambda data: equality_inputs(data, seed), output="answer")
     train, test = (equality_counterfactuals(what, n, 2 * seed + i) for i, n in enumerate((12_000, 1_000)))
     found.fit(network, train, encoding, recipe=RECIPE, progress=False)
     score = found.iia(network, test, encoding, seed=seed)

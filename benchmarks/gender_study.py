@@ -42,7 +42,7 @@ def gender_study(folder: str | None, seeds: range = range(5), cells_at_once: int
         AutoTokenizer.from_pretrained(model),
         task=pronouns(girls=GIRLS, boys=BOYS),
         variable="gender",
-        sites=cr.grid(layers=range(5), positions=["gender", "name", "gender+name", "last"]),
+        sites=cr.site_grid(layers=range(5), positions=["gender", "name", "gender+name", "last"]),
         featurizer=cr.Subspace.of_rank(4),
         seeds=seeds,
         folder=folder,

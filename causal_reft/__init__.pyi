@@ -5,8 +5,8 @@ from causal_reft.alignment import Controls as Controls
 from causal_reft.alignment import Sampling as Sampling
 from causal_reft.alignment import Study as Study
 from causal_reft.alignment import StudyResult as StudyResult
-from causal_reft.alignment import Tensors as Tensors
-from causal_reft.alignment import Texts as Texts
+from causal_reft.alignment import TensorEncoding as TensorEncoding
+from causal_reft.alignment import TextEncoding as TextEncoding
 from causal_reft.causal import CausalModel as CausalModel
 from causal_reft.causal import CounterfactualDataset as CounterfactualDataset
 from causal_reft.causal import Task as Task
@@ -56,8 +56,8 @@ from causal_reft.reft import as_examples as as_examples
 from causal_reft.reft import completions as completions
 from causal_reft.reft import generate_texts as generate_texts
 from causal_reft.sites import Site as Site
-from causal_reft.sites import grid as grid
 from causal_reft.sites import register_architecture as register_architecture
+from causal_reft.sites import site_grid as site_grid
 from causal_reft.training import History as History
 from causal_reft.training import fit as fit
 from causal_reft.training import fit_many as fit_many

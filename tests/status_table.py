@@ -44,7 +44,7 @@ name any other module by its path, `Site.at("path.of.the.module")`, or describe 
 - **fast path**: computed from the middle of the model (✓) or in blocks lent out of it (○), with the gradients of full
   passes; `·`
   where full passes are used.
-- **nnsight**: the logits under the nnsight executor are those under hooks.
+- **nnsight**: the logits under the nnsight backend are those under hooks.
 
 A component means the same in every family: queries, keys and values are what the projections give, before rotary
 embeddings and norms of heads; `attention_output` and `mlp_output` are what the last projection gives, before a norm
@@ -195,7 +195,7 @@ def is_fast(name: str, component: str) -> str:
 def traces(name: str, component: str) -> str:
     """Logits under nnsight."""
     graph = loreft(name, component, "f2+l1")
-    mine = output_of(cr.IntervenedModel(wrapped(name), graph, executor="nnsight")(inputs_of(name)))
+    mine = output_of(cr.IntervenedModel(wrapped(name), graph, backend="nnsight")(inputs_of(name)))
     assert torch.equal(
         torch.nan_to_num(mine), torch.nan_to_num(output_of(cr.IntervenedModel(model_of(name), graph)(inputs_of(name))))
     )

@@ -155,7 +155,7 @@ def loreft(setting: Setting, rank: int = 4) -> Iterator[Case]:
     model, rows, n = model_of(setting), torch.arange(setting.B), setting.n_layers
     for places, n_answer in ((F5_L5, 8), (F5_L5, 1), (SHARED, 8), (SHARED, 1), (L5, 8)):
         examples, columns = answers(setting, ROWS, n_answer), places.columns(setting.T - n_answer)
-        graph = cr.loreft(cr.grid(range(n), places.sites), setting.d_model, rank, init="random")
+        graph = cr.loreft(cr.site_grid(range(n), places.sites), setting.d_model, rank, init="random")
         reft = theirs.loreft_model(model, setting, rank, len(columns))
 
         def step(reft: object = reft, examples: Examples = examples, columns: list[list[int]] = columns) -> None:

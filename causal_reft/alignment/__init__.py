@@ -2,7 +2,7 @@
 
 from causal_reft.alignment.alignment import Alignment, mixed
 from causal_reft.alignment.design import Controls
-from causal_reft.alignment.encoding import Encoding, Tensors, Texts
+from causal_reft.alignment.encoding import Encoding, TensorEncoding, TextEncoding
 from causal_reft.alignment.illusion import IllusionReport
 from causal_reft.alignment.preparation import Sampling
 from causal_reft.alignment.results import StudyResult
@@ -20,7 +20,7 @@ __all__ = [
     "Score",
     "Study",
     "StudyResult",
-    "Tensors",
-    "Texts",
+    "TensorEncoding",
+    "TextEncoding",
     "mixed",
 ]

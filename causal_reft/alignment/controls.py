@@ -22,7 +22,7 @@ from torch import nn
 
 from causal_reft.alignment.scoring import evaluated, row_scores, states_at_each
 from causal_reft.errors import FeaturizerError
-from causal_reft.execution import Examples, FullPasses, IntervenedModel, Scored, plan_all
+from causal_reft.execution import Examples, FullPasses, IntervenedModel, TargetLogits, plan_all
 from causal_reft.execution.planning.selfcheck import TOLERANCE
 from causal_reft.featurizers import Featurizer, Identity, Mask, Subspace, computed_once, random_frames
 from causal_reft.featurizers.featurizer import add_in, computing
@@ -124,7 +124,7 @@ def _exact(
     frames: Sequence[Mapping[Site, Tensor]],
     examples: Examples,
     options: Mapping[str, object],
-) -> Callable[[Tensor], Sequence[Scored]]:
+) -> Callable[[Tensor], Sequence[TargetLogits]]:
     """The fast passes where they give the full ones' numbers for two draws on two rows.
 
     (The plan's own check would not repeat rows.)

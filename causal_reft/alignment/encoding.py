@@ -1,6 +1,6 @@
 """From counterfactuals to what a network reads: texts through a tokenizer, or tensors through a function of yours.
 
-An `Encoding` gives the runs' inputs, the expected answers as labels, and for each row the rival answer that the network
+An `Encoding` gives the runs' inputs, the expected answers as labels, and for each row the base answer that the network
 would give without the interchange. Answers of several tokens are read with the right ones before them (teacher
 forcing), which is right in every token exactly where greedy decoding gives the whole answer.
 """
@@ -24,7 +24,7 @@ from causal_reft.execution.inputs import IGNORED_LABEL
 from causal_reft.sites import Positions, Prompt, resolve
 from causal_reft.tensors import Tensor
 
-RIVAL, CHOICES = "rival", "choices"
+BASE_ANSWER, CHOICES = "base_answer", "choices"
 
 
 class Encoding(ABC):
@@ -35,20 +35,20 @@ class Encoding(ABC):
         """Every run, with the answers that the causal model expects under the interchange."""
 
     @abstractmethod
-    def own(self, data: CounterfactualDataset, run: str) -> Examples:
+    def clean_run(self, data: CounterfactualDataset, run: str) -> Examples:
         """One run alone (named base), with its own answers."""
 
     @abstractmethod
-    def target(self, data: CounterfactualDataset, frame: pd.DataFrame) -> Examples:
+    def equivalent_run(self, data: CounterfactualDataset, frame: pd.DataFrame) -> Examples:
         """Settings that give the expected answers without any interchange, one a row, run alone (named base)."""
 
     @abstractmethod
-    def pairs_up(self, data: CounterfactualDataset, positions: Sequence[Positions]) -> np.ndarray:
+    def equal_token_counts(self, data: CounterfactualDataset, positions: Sequence[Positions]) -> np.ndarray:
         """Rows in which every run names equally many tokens, so that they pair one to one: "rows" of bool."""
 
 
 @dataclass(frozen=True)
-class Tensors(Encoding):
+class TensorEncoding(Encoding):
     """Inputs that a function makes, for plain networks.
 
     Args:
@@ -63,28 +63,28 @@ class Tensors(Encoding):
 
     def examples(self, data: CounterfactualDataset) -> Examples:
         labels, own = self._labels(data.labels), self._labels(data.base)
-        rivals = [(0, int(b)) if a != b else None for a, b in zip(labels, own, strict=True)]
-        return Examples(dict(self.inputs(data)), labels, {RIVAL: rivals})
+        base_answers = [(0, int(b)) if a != b else None for a, b in zip(labels, own, strict=True)]
+        return Examples(dict(self.inputs(data)), labels, {BASE_ANSWER: base_answers})
 
-    def own(self, data: CounterfactualDataset, run: str) -> Examples:
+    def clean_run(self, data: CounterfactualDataset, run: str) -> Examples:
         return Examples({"base": self.inputs(data)[run]}, self._labels(data.runs[run]))
 
-    def target(self, data: CounterfactualDataset, frame: pd.DataFrame) -> Examples:
+    def equivalent_run(self, data: CounterfactualDataset, frame: pd.DataFrame) -> Examples:
         beside = replace(data, sources={**data.sources, "target": frame}, variables=(*data.variables, "target"))
         return Examples({"base": self.inputs(beside)[beside.run_of("target")]}, self._labels(data.labels))
 
-    def pairs_up(self, data: CounterfactualDataset, positions: Sequence[Positions]) -> np.ndarray:
+    def equal_token_counts(self, data: CounterfactualDataset, positions: Sequence[Positions]) -> np.ndarray:
         return np.ones(len(data), dtype=bool)
 
     def _labels(self, frame: pd.DataFrame) -> Tensor:
         output = self.output or str(frame.columns[-1])
         if output not in frame:
-            raise DataError(f"Tensors(output={output!r}): no such variable. {nearest(output, map(str, frame))}")
+            raise DataError(f"TensorEncoding(output={output!r}): no such variable. {nearest(output, map(str, frame))}")
         return torch.tensor([self.classes(value) for value in frame[output]], dtype=torch.long)
 
 
 @dataclass(frozen=True)
-class Texts(Encoding):
+class TextEncoding(Encoding):
     """Prompts and answers through a fast tokenizer; padding on either side means the same.
 
     Args:
@@ -106,20 +106,20 @@ class Texts(Encoding):
             run: self._run(self._prompts(frame), spans.get(run)) for run, frame in data.runs.items() if run != "base"
         }
         base, labels = self._answered(self._prompts(data.base), expected, spans.get("base"))
-        info: dict[str, list[Any]] = {RIVAL: [_rival(a, b) for a, b in zip(expected, own, strict=True)]}
+        info: dict[str, list[Any]] = {BASE_ANSWER: [_base_answer(a, b) for a, b in zip(expected, own, strict=True)]}
         return Examples({"base": base, **runs}, labels, info | self._choices(data.base, expected))
 
-    def own(self, data: CounterfactualDataset, run: str) -> Examples:
+    def clean_run(self, data: CounterfactualDataset, run: str) -> Examples:
         frame = data.runs[run]
         answers = self._answers(frame, frame[TEXT])
         inputs, labels = self._answered(self._prompts(frame), answers, None)
         return Examples({"base": inputs}, labels, self._choices(frame, answers))
 
-    def target(self, data: CounterfactualDataset, frame: pd.DataFrame) -> Examples:
+    def equivalent_run(self, data: CounterfactualDataset, frame: pd.DataFrame) -> Examples:
         inputs, labels = self._answered(self._prompts(frame), self._answers(frame, data.labels[TEXT]), None)
         return Examples({"base": inputs}, labels)
 
-    def pairs_up(self, data: CounterfactualDataset, positions: Sequence[Positions]) -> np.ndarray:
+    def equal_token_counts(self, data: CounterfactualDataset, positions: Sequence[Positions]) -> np.ndarray:
         spans = data.token_spans(self.tokenizer)
         parts = {part for where in positions for part in where.parts}
         named = {run: self._counts(frame, spans.get(run), parts) for run, frame in data.runs.items()}
@@ -195,13 +195,13 @@ def as_encoding(given: Any) -> Encoding:
     if not callable(given) or not getattr(given, "is_fast", False):
         raise DataError(
             f"{type(given).__name__} cannot encode counterfactuals. Pass a fast tokenizer "
-            "(AutoTokenizer.from_pretrained(name)), or for a plain network Tensors(inputs=lambda data: "
+            "(AutoTokenizer.from_pretrained(name)), or for a plain network TensorEncoding(inputs=lambda data: "
             f"{{run: tensor for each of data.runs}})."
         )
-    return Texts(given)
+    return TextEncoding(given)
 
 
-def _rival(expected: tuple[int, ...], own: tuple[int, ...]) -> tuple[int, int] | None:
+def _base_answer(expected: tuple[int, ...], own: tuple[int, ...]) -> tuple[int, int] | None:
     """(number of the read, token): where the network's answer without the interchange first differs."""
     differing = [i for i, (a, b) in enumerate(zip(expected, own, strict=False)) if a != b]
     return (differing[0], own[differing[0]]) if differing else None

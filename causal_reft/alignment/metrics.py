@@ -23,7 +23,7 @@ import torch
 
 from causal_reft.causal import CounterfactualDataset
 from causal_reft.causal.counterfactuals import TEXT
-from causal_reft.execution import Scored
+from causal_reft.execution import TargetLogits
 from causal_reft.tensors import Tensor
 
 METRICS = ("iia", "log_odds", "logit_difference", "kl")
@@ -31,9 +31,9 @@ CAUSE, ISOLATE, NEUTRAL = "cause", "isolate", "neutral"
 
 
 def row_metrics(
-    scored: Scored,
+    scored: TargetLogits,
     n_rows: int,
-    rivals: Sequence[tuple[int, int] | None],
+    base_answers: Sequence[tuple[int, int] | None],
     choices: Sequence[tuple[int, ...]] | None = None,
 ) -> dict[str, np.ndarray]:
     """`iia`, `log_odds` and `logit_difference` of one batch; `choices` has the tokens of each row's choices."""
@@ -45,7 +45,7 @@ def row_metrics(
     return {
         "iia": right.cpu().numpy(),
         "log_odds": log_odds(total).cpu().numpy(),
-        "logit_difference": _logit_difference(logits, scored, n_rows, rivals),
+        "logit_difference": _logit_difference(logits, scored, n_rows, base_answers),
     }
 
 
@@ -63,18 +63,22 @@ def log_odds(log_p: Tensor) -> Tensor:
     return log_p - torch.log(-torch.expm1(log_p))
 
 
-def row_kl(patched: Scored, target: Scored, n_rows: int) -> np.ndarray:
+def row_kl(patched: TargetLogits, target: TargetLogits, n_rows: int) -> np.ndarray:
     """`kl` of the rows of one batch; both must read the same tokens of the same rows."""
     p, q = target.logits.double().log_softmax(-1), patched.logits.double().log_softmax(-1)
     return patched.per_row((p.exp() * (p - q)).sum(-1), n_rows).cpu().numpy()
 
 
 def _logit_difference(
-    logits: Tensor, scored: Scored, n_rows: int, rivals: Sequence[tuple[int, int] | None]
+    logits: Tensor, scored: TargetLogits, n_rows: int, base_answers: Sequence[tuple[int, int] | None]
 ) -> np.ndarray:
     first = torch.searchsorted(scored.reads.rows, torch.arange(n_rows))
     found = np.full(n_rows, np.nan)
-    compared = [(row, int(first[row]) + rival[0], rival[1]) for row, rival in enumerate(rivals) if rival is not None]
+    compared = [
+        (row, int(first[row]) + base_answer[0], base_answer[1])
+        for row, base_answer in enumerate(base_answers)
+        if base_answer is not None
+    ]
     if compared:
         at, reads, tokens = map(list, zip(*compared, strict=True))
         expected = logits[reads, scored.targets[reads]]

@@ -49,15 +49,15 @@ def _computed(study: Study) -> list[str]:
     fits = [group for group in study.groups if group.shared.kind == FIT]
     shown = [group for group in fits if group.shared.role == "study" and group.shared.seed == study.seeds[0]]
     plans = [explained(study.work, group) for group in shown]
-    sites = dict.fromkeys(cell.site for _, dead in plans for cell in dead)
-    dead = ", ".join(f"{study.sites[n].name} at {study.sites[n].where}" for n in sites)
+    sites = dict.fromkeys(cell.site for _, ineffective in plans for cell in ineffective)
+    ineffective = ", ".join(f"{study.sites[n].name} at {study.sites[n].where}" for n in sites)
     recipe = study.work.recipe
     steps = recipe.steps(len(study.work.data[shown[0].shared.variable].train))
     return [
         f"  fits in {len(fits)} groups of at most {study.cells_at_once} that share their passes: {steps} batches of "
         f"{recipe.batch_size} rows, then selection and report rows. The first group:",
         *(f"    {line}" for line in plans[0][0].splitlines()),
-        *([f"  no logit that is read can feel an edit of {dead}: not trained"] if dead else []),
+        *([f"  no logit that is read can feel an edit of {ineffective}: not trained"] if ineffective else []),
     ]
 
 

@@ -107,7 +107,7 @@ def prepare(
     """
     kept, dropped = {}, {}
     for name, part in zip(PARTS, splits, strict=True):
-        paired = part[encoding.pairs_up(part, [site.where for site in sites])]
+        paired = part[encoding.equal_token_counts(part, [site.where for site in sites])]
         solved = _solved(network, encoding, paired, batch_size) if how.solved and len(paired) else paired
         kept[name] = solved if name == "train" else _different(solved)
         counts = {
@@ -136,7 +136,7 @@ def prepare(
         },
     )
     digest = _digest([data.train, data.select.examples, data.report.examples])
-    seconds = _seconds_per_row(network, encoding.own(kept["train"], "base"))
+    seconds = _seconds_per_row(network, encoding.clean_run(kept["train"], "base"))
     return Prepared(data, _records(report, data.report.clusters), dropped, seconds, digest)
 
 
@@ -161,7 +161,9 @@ def _columns(split_by: str | tuple[str, ...] | None, causal: CausalModel) -> tup
 def _solved(
     network: nn.Module, encoding: Encoding, data: CounterfactualDataset, batch_size: int
 ) -> CounterfactualDataset:
-    right = {run: score_rows(network, NO_EDIT, encoding.own(data, run), batch_size)["iia"] == 1 for run in data.runs}
+    right = {
+        run: score_rows(network, NO_EDIT, encoding.clean_run(data, run), batch_size)["iia"] == 1 for run in data.runs
+    }
     return keep_solved(data, right).data
 
 

@@ -13,7 +13,7 @@ from causal_reft.causal import CausalModel, CounterfactualDataset, Task
 from causal_reft.causal.columns import as_column, row_keys
 from causal_reft.causal.counterfactuals import PROMPT, TEXT
 from causal_reft.execution import Examples
-from causal_reft.execution.examples import Reads
+from causal_reft.execution.examples import TargetPositions
 
 
 def clusters_of(data: CounterfactualDataset, unit: str = "pair") -> np.ndarray:
@@ -52,8 +52,8 @@ def target_examples(model: CausalModel | Task, data: CounterfactualDataset, enco
         if not isinstance(model, Task):
             return None
         frame = model.write(frame)[0]
-    found, expected = encoding.target(data, frame), encoding.examples(data)
-    if not torch.equal(Reads.of(found).targets, Reads.of(expected).targets):
+    found, expected = encoding.equivalent_run(data, frame), encoding.examples(data)
+    if not torch.equal(TargetPositions.of(found).targets, TargetPositions.of(expected).targets):
         return None
     return replace(found, info={"valid": valid.tolist()})
 

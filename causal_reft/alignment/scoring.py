@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from causal_reft.alignment.encoding import CHOICES, RIVAL
+from causal_reft.alignment.encoding import BASE_ANSWER, CHOICES
 from causal_reft.alignment.metrics import row_kl, row_metrics
-from causal_reft.execution import Examples, IntervenedModel, Scored, plan, plan_all
+from causal_reft.execution import Examples, IntervenedModel, TargetLogits, plan, plan_all
 from causal_reft.featurizers import computed_once
 from causal_reft.graph import Collect, InterventionGraph
 from causal_reft.sites import Site
@@ -63,16 +63,20 @@ def _joined(parts: Sequence[dict[str, np.ndarray]], target: Examples | None) -> 
     return found
 
 
-def _measured(scored: Scored, aimed: Scored | None, examples: Examples, rows: Tensor) -> dict[str, np.ndarray]:
+def _measured(
+    scored: TargetLogits, aimed: TargetLogits | None, examples: Examples, rows: Tensor
+) -> dict[str, np.ndarray]:
     found = row_scores(scored, examples, rows)
     return found if aimed is None else found | {"kl": row_kl(scored, aimed, len(rows))}
 
 
-def row_scores(scored: Scored, examples: Examples, rows: Tensor) -> dict[str, np.ndarray]:
+def row_scores(scored: TargetLogits, examples: Examples, rows: Tensor) -> dict[str, np.ndarray]:
     """Every metric but `kl` of these rows of the examples (a row may come several times)."""
-    rivals = [examples.info[RIVAL][i] for i in rows.tolist()] if RIVAL in examples.info else [None] * len(rows)
+    base_answers = (
+        [examples.info[BASE_ANSWER][i] for i in rows.tolist()] if BASE_ANSWER in examples.info else [None] * len(rows)
+    )
     choices = [examples.info[CHOICES][i] for i in rows.tolist()] if CHOICES in examples.info else None
-    return row_metrics(scored, len(rows), rivals, choices)
+    return row_metrics(scored, len(rows), base_answers, choices)
 
 
 def states_at(

@@ -1,6 +1,6 @@
 """A study: a grid of sites, featurizers, seeds and variables, with its controls, in a folder that it can always resume.
 
-    study = cr.Study(model, tokenizer, task=pronouns, variable="gender", sites=cr.grid(range(5), ["gender", "last"]),
+    study = cr.Study(model, tokenizer, task=pronouns, variable="gender", sites=cr.site_grid(range(5), ["last"]),
                      featurizer=cr.Subspace.of_rank(4), seeds=range(5), folder="runs/gender")
     result = study.run()
 
@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 import causal_reft
 from causal_reft.alignment.cell import Cell, CellResult, Group, grouped
 from causal_reft.alignment.design import Controls, Design
-from causal_reft.alignment.encoding import Encoding, Texts, as_encoding
+from causal_reft.alignment.encoding import Encoding, TextEncoding, as_encoding
 from causal_reft.alignment.ladder import ladder_recipes
 from causal_reft.alignment.network_source import NetworkSource, Source, digest_of
 from causal_reft.alignment.preparation import Prepared, Sampling, prepare, sampled, width_at
@@ -47,7 +47,7 @@ class Study:
 
     Args:
         model: a folder or hub id, a function that returns the network, or a live network (then without an executor).
-        tokenizer: a fast tokenizer, or an `Encoding` (`Tensors(...)` for plain networks).
+        tokenizer: a fast tokenizer, or an `Encoding` (`TensorEncoding(...)` for plain networks).
         task: a `Task`, or the `CausalModel` of a plain network; or None, with `data`.
         variable: what is interchanged: a name; several names joined by "+" ("left+right": each from its own source, in
             orthogonal slices of one rotation); or a list of such alternatives.
@@ -315,7 +315,7 @@ def _matching(encoding: Encoding, match: str, task: Task | CausalModel | None) -
     """The encoding, told among which answers the network chooses if that is asked."""
     if match == "vocabulary":
         return encoding
-    if match != "choices" or not isinstance(encoding, Texts) or not isinstance(task, Task):
+    if match != "choices" or not isinstance(encoding, TextEncoding) or not isinstance(task, Task):
         raise StudyError(f"match={match!r}: allowed are 'vocabulary' and, for a Task on a language model, 'choices'.")
     return replace(encoding, choices=task.choices)
 

@@ -34,7 +34,7 @@ def report_text(result: StudyResult) -> str:
             *_headline(result, variable),
             "",
             *_where(result, variable),
-            *_dead(result, variable),
+            *_ineffective(result, variable),
             "",
             *_controls(result, variable),
             *_ladder(result, variable),
@@ -169,14 +169,14 @@ def _rows(result: StudyResult, variable: str) -> list[str]:
     ]
 
 
-def _dead(result: StudyResult, variable: str) -> list[str]:
+def _ineffective(result: StudyResult, variable: str) -> list[str]:
     """Sites that no logit which is read can feel; training there would change nothing."""
     sites = result.description["sites"]
     fits = result.tables.fits(variable=variable, role="study")
-    dead = dict.fromkeys(cell.site for cell in fits if result.tables.cells[cell].facts["dead"])
-    if not dead:
+    ineffective = dict.fromkeys(cell.site for cell in fits if result.tables.cells[cell].facts["ineffective"])
+    if not ineffective:
         return []
-    shown = ", ".join(f"{sites[i]['name']} at {sites[i]['positions']}" for i in dead)
+    shown = ", ".join(f"{sites[i]['name']} at {sites[i]['positions']}" for i in ineffective)
     return [f"Not trained, because no logit that is read can feel an edit there: {shown}."]
 
 

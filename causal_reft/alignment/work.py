@@ -100,10 +100,10 @@ def explained(work: Work, group: Group) -> tuple[str, dict[Cell, str]]:
     data, network = work.data[group.shared.variable], _network(work, group)
     models = [IntervenedModel(network, build_graph(work, cell)) for cell in group.cells]
     with frozen(network):
-        dead = _dead(plan_all(models, data.train, memory=work.memory))
-        alive = [model for number, model in enumerate(models) if number not in dead] or models
+        ineffective = _ineffective(plan_all(models, data.train, memory=work.memory))
+        alive = [model for number, model in enumerate(models) if number not in ineffective] or models
         words = plan_all(alive, data.train, memory=work.memory).explain()
-    return words, {group.cells[number]: why for number, why in dead.items()}
+    return words, {group.cells[number]: why for number, why in ineffective.items()}
 
 
 def build_graph(work: Work, cell: Cell) -> InterventionGraph:
@@ -144,11 +144,16 @@ def _fits(work: Work, group: Group) -> list[Outcome]:
     reported = score(report, target=None if is_permuted else data.report.target)
     chosen_by = [] if shared.differences else [found["iia"] for found in score(data.select.examples)]
     outcomes = []
-    for number, (graph, (history, dead)) in enumerate(zip(graphs, trained, strict=True)):
+    for number, (graph, (history, ineffective)) in enumerate(zip(graphs, trained, strict=True)):
         arrays = {f"report.{metric}": values for metric, values in reported[number].items()} | _rotations(graph)
         arrays |= {"select.iia": chosen_by[number]} if chosen_by else {}
         ranks = {name: effective_rank(node.featurizer) for name, node in graph.edits.items()}
-        facts = {"steps": len(history.steps), "final_loss": history.final_loss, "ranks": ranks, "dead": dead}
+        facts = {
+            "steps": len(history.steps),
+            "final_loss": history.final_loss,
+            "ranks": ranks,
+            "ineffective": ineffective,
+        }
         outcomes.append((arrays, facts))
     return outcomes
 
@@ -167,18 +172,21 @@ def _trained(
     """
     models = [IntervenedModel(network, graph) for graph in graphs]
     passes = partial(plan_all, memory=work.memory)
-    dead = _dead(passes(models, train))
-    alive = [model for number, model in enumerate(models) if number not in dead]
+    ineffective = _ineffective(passes(models, train))
+    alive = [model for number, model in enumerate(models) if number not in ineffective]
     recipe = vars(replace(work.recipe, seed=seed))
     histories = fit_many(alive, train, progress=False, passes=passes, **recipe) if alive else []
     if any(history.stopped == "interrupted" for history in histories):
         raise KeyboardInterrupt
     found = iter(histories)
-    return [(History(), dead[number]) if number in dead else (next(found), "") for number in range(len(graphs))]
+    return [
+        (History(), ineffective[number]) if number in ineffective else (next(found), "")
+        for number in range(len(graphs))
+    ]
 
 
-def _dead(joint: JointPlan) -> dict[int, str]:
-    return {number: next(iter(why.values())) for number, why in joint.dead.items()}
+def _ineffective(joint: JointPlan) -> dict[int, str]:
+    return {number: next(iter(why.values())) for number, why in joint.ineffective.items()}
 
 
 def _controls(work: Work, group: Group) -> list[Outcome]:

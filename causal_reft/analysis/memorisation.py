@@ -50,7 +50,9 @@ class Memory:
     def __repr__(self) -> str:
         tokens = f"{self.row['tokens']} of {len(self.recall.target)} tokens"
         characters = f"{self.row['characters']} of {self.row['target_characters']} characters"
-        return f"Memory({tokens}, {characters}, {self.row['learned_numbers']:,} learned numbers, {self.recalled!r})"
+        return (
+            f"Memory({tokens}, {characters}, {self.row['n_trainable_parameters']:,} learned numbers, {self.recalled!r})"
+        )
 
 
 def memorise(
@@ -196,7 +198,7 @@ def _memory(
         "n": len(found.target),
         "seed": seed,
         **edit.row(),
-        **scores(found, base, model.graph.learned_numbers, tokenizer),
+        **scores(found, base, model.graph.n_trainable_parameters, tokenizer),
         "steps": outcome.steps,
         "stopped": outcome.stopped,
         "reach": reached,

@@ -23,7 +23,7 @@ from causal_reft.execution.planning.decoder import Decoder, find_decoder
 from causal_reft.featurizers import Identity
 from causal_reft.graph import Interchange, InterventionGraph, LearnedSource, presets
 from causal_reft.seeds import derive
-from causal_reft.sites import Prompt, Site, grid, locate, model_config, resolve
+from causal_reft.sites import Prompt, Site, locate, model_config, resolve
 
 NONE, PROMPT_EMBEDDING = "none", "prompt_embedding"
 CONTROLS = (NONE, PROMPT_EMBEDDING)
@@ -78,7 +78,7 @@ class Edit:
             return InterventionGraph()
         if self.method == PROMPT_EMBEDDING:
             return prompt_embedding(model, self.rank, seed)
-        sites = grid(self.layers, [self.positions])
+        sites = site_grid(self.layers, [self.positions])
         return REFT[self.method](
             sites if len(sites) > 1 else sites[0], model_config(model).hidden_size, self.rank, seed
         )
@@ -117,7 +117,7 @@ def prompt_embedding(model: nn.Module, count: int, seed: int = 0) -> Interventio
 def equal_prompt_embedding(model: nn.Module, edit: Edit) -> Edit:
     """The prompt embedding whose number of learned numbers is nearest to an edit's."""
     width = model.get_input_embeddings().embedding_dim  # type: ignore[operator]
-    return Edit(PROMPT_EMBEDDING, max(1, round(edit.graph(model, 0).learned_numbers / width)))
+    return Edit(PROMPT_EMBEDDING, max(1, round(edit.graph(model, 0).n_trainable_parameters / width)))
 
 
 def layer_edits(

@@ -118,12 +118,12 @@ def _share(
     found = recall(IntervenedModel(model, graph, tokenizer), tokenizer, wholes, recipe.batch_size)
     base = unedited(model, tokenizer, records, recipe.batch_size)
     bits = sum(stored_bits(one, other) for one, other in zip(found, base, strict=True) if one.exact)
-    numbers = graph.learned_numbers
+    numbers = graph.n_trainable_parameters
     return {
         "recovery": sum(one.exact for one in found) / len(found),
         "accuracy": sum(sum(one.right) for one in found) / sum(len(one.right) for one in found),
         "bits": bits,
-        "learned_numbers": numbers,
+        "n_trainable_parameters": numbers,
         "bits_per_number": bits / numbers if numbers else float("nan"),
         "steps": outcome.steps,
         "stopped": outcome.stopped,

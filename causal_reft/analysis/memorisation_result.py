@@ -57,7 +57,7 @@ class MemorisationResult:
         """For each text, edit and seed the largest length that came back whole (0 where none did): `longest`."""
         known = self.table.dropna(subset=["recovery"])
         whole = known.assign(longest=known["n"].where(known["recovery"] == 1, 0))
-        keys = [*KEYS, "layer", "learned_numbers", "seed"]
+        keys = [*KEYS, "layer", "n_trainable_parameters", "seed"]
         return whole.groupby(keys, dropna=False, sort=False)["longest"].max().reset_index()
 
     def figure(self, value: str = "recovery") -> np.ndarray:
@@ -78,7 +78,7 @@ class MemorisationResult:
                 "place: MemorisationResult(table[(table['rank'] == 1) | table['layer'].isna()])."
             )
         first = edits.iloc[0]
-        numbers = int(edits["learned_numbers"].dropna().iloc[0])
+        numbers = int(edits["n_trainable_parameters"].dropna().iloc[0])
         name = NAMES[first["method"]]
         title = f"{value.replace('_', ' ').capitalize()}: {name} of rank {first['rank']}, {numbers:,} learned numbers"
         axes = panel_grid(edits, "n", "layer", value, "text", title=title)

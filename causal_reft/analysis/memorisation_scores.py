@@ -104,7 +104,7 @@ def unedited(model: nn.Module, tokenizer: Any, records: Sequence[Record], batch_
     return recall(IntervenedModel(model, InterventionGraph(), tokenizer), tokenizer, records, batch_size)
 
 
-def scores(found: Recall, base: Recall, learned_numbers: int, tokenizer: Any) -> dict[str, Any]:
+def scores(found: Recall, base: Recall, n_trainable_parameters: int, tokenizer: Any) -> dict[str, Any]:
     """The columns of a table: everything in the formulas above, counts beside shares."""
     characters, length = character_prefix(found, tokenizer)
     bits = stored_bits(found, base)
@@ -118,8 +118,8 @@ def scores(found: Recall, base: Recall, learned_numbers: int, tokenizer: Any) ->
         "loss": sum(found.nats) / len(found.nats),
         "exact": found.exact,
         "bits": bits,
-        "learned_numbers": learned_numbers,
-        "bits_per_number": bits / learned_numbers if learned_numbers else math.nan,
+        "n_trainable_parameters": n_trainable_parameters,
+        "bits_per_number": bits / n_trainable_parameters if n_trainable_parameters else math.nan,
     }
 
 

@@ -21,7 +21,7 @@ from causal_reft.causal.counterfactuals import PROMPT, TEXT
 from causal_reft.data import Embedded
 from causal_reft.demo.page import Page
 from causal_reft.featurizers import Subspace
-from causal_reft.sites import grid
+from causal_reft.sites import site_grid
 
 FIRST_WORDS = {"german": "Bald", "english": "Soon"}
 RANK = 2
@@ -83,7 +83,7 @@ def show_alignment(
         small.tokenizer,
         task=task,
         variable="language",
-        sites=grid(layers, ["line", "last"]),
+        sites=site_grid(layers, ["line", "last"]),
         featurizer=Subspace.of_rank(RANK),
         seeds=range(2),
         folder=page.folder / "alignment",

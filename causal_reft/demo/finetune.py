@@ -19,7 +19,7 @@ from causal_reft.demo.page import Page
 from causal_reft.execution import IntervenedModel
 from causal_reft.graph.presets import loreft
 from causal_reft.reft import as_examples, completions, generate_texts
-from causal_reft.sites import find_blocks, grid, model_config
+from causal_reft.sites import find_blocks, model_config, site_grid
 from causal_reft.training import fit
 
 PAIRS = (
@@ -36,7 +36,7 @@ def show_finetuning(
     page.heading("The same edit with a learned source: LoReFT finetuning")
     config = model_config(model)
     assert config is not None
-    sites = grid(range(len(find_blocks(model).modules) - 1), "f3+l3")
+    sites = site_grid(range(len(find_blocks(model).modules) - 1), "f3+l3")
     reft = IntervenedModel(model, loreft(sites, config.hidden_size, rank=8), tokenizer)
     learned, base = reft.count_parameters()
     page.block(repr(reft.graph))

@@ -28,7 +28,11 @@ def show_memory(page: Page, small: Embedded) -> pd.DataFrame:
     rows = []
     for name, edit in EDITS.items():
         found = memorise(small.model, small.tokenizer, story, N_TOKENS, edit, prompt)
-        counted = {"recalled": found.row["tokens"], "of": N_TOKENS, "learned numbers": found.row["learned_numbers"]}
+        counted = {
+            "recalled": found.row["tokens"],
+            "of": N_TOKENS,
+            "learned numbers": found.row["n_trainable_parameters"],
+        }
         rows.append({"edit": name, **counted, "what came out": found.recalled})
     table = pd.DataFrame(rows)
     page.table("memory", table)

@@ -108,8 +108,8 @@ def _differentiable(args: tuple[Any, ...]) -> tuple[Any, ...]:
 def _refuse_lost_gradients(watch: Watch, ports: list[PortWork]) -> None:
     """Reentrant checkpointing runs its first forward without a graph, so what is collected in it has no gradient."""
     for port in ports:
-        if port.reads or port.keeps:
-            site = (*port.reads, *port.keeps)[0][0]
+        if port.reads or port.collects:
+            site = (*port.reads, *port.collects)[0][0]
             raise GraphError(
                 f"Run {watch.visit.run!r} collects {site!r} inside a layer under reentrant gradient checkpointing, "
                 "which would lose its gradient. Enable checkpointing with use_reentrant=False, or wrap the call in "

@@ -38,7 +38,7 @@ def named_cells(visit: Visit, work: Sequence[PortWork], width: int) -> Bool[Tens
     """The first `width` columns of the texts, true where a node of these ports names a token."""
     named = torch.zeros(visit.frame.inputs.batch, width, dtype=torch.bool)
     edited = [node.site for port in work for _, node, _ in port.edits]
-    seen = [site for port in work for site, _ in (*port.reads, *port.keeps)]
+    seen = [site for port in work for site, _ in (*port.reads, *port.collects)]
     for where in dict.fromkeys(site.where for site in (*edited, *seen)):
         named |= visit.frame.named(where, width, width)[:, :width]
     return named

@@ -73,7 +73,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Reads:
+class TargetPositions:
     """The logits that a loss reads: at (rows, columns), expecting `targets`. `columns` is `None` without a position
     axis.
     """
@@ -83,7 +83,7 @@ class Reads:
     targets: Int[Tensor, " read"]
 
     @staticmethod
-    def of(examples: Examples) -> Reads:
+    def of(examples: Examples) -> TargetPositions:
         """From the labels of a batch.
 
         Raises:
@@ -94,8 +94,8 @@ class Reads:
         if labels.ndim == 1:
             rows = torch.arange(len(labels))
             if isinstance(base, Tensor) or mask is None:
-                return Reads(rows, None, labels)
-            return Reads(rows, _last_prompt_columns(base, mask), labels)
+                return TargetPositions(rows, None, labels)
+            return TargetPositions(rows, _last_prompt_columns(base, mask), labels)
         if mask is None or labels.shape != mask.shape:
             raise DataError(f"labels of shape {tuple(labels.shape)} need base tokens of the same shape.")
         read = labels[:, 1:] != IGNORED_LABEL
@@ -104,7 +104,7 @@ class Reads:
                 f"Row {int((~read.any(1)).nonzero()[0])} has no label that is read (all are {IGNORED_LABEL})."
             )
         rows, columns = read.nonzero(as_tuple=True)
-        return Reads(rows, columns, labels[rows, columns + 1])
+        return TargetPositions(rows, columns, labels[rows, columns + 1])
 
     def take(self, logits: Tensor) -> Tensor:
         """The logits that are read, (read, classes), from (row, classes) or (row, column, classes)."""

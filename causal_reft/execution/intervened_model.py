@@ -19,33 +19,33 @@ from torch import nn
 
 from causal_reft.errors import GraphError, RunError, nearest
 from causal_reft.execution import storage
+from causal_reft.execution.backend import Backend, HookBackend
 from causal_reft.execution.checkpointing import enable_checkpointing, recomputes
-from causal_reft.execution.executor import Executor, HookExecutor
 from causal_reft.execution.generation import GENERATION_INPUTS, check_generation, padded_left
 from causal_reft.execution.inputs import OURS, Inputs, RunInputs, check_keywords, forward_arguments, parse_inputs
+from causal_reft.execution.locating import is_trainable, move_to_sites
 from causal_reft.execution.transform import States, in_batch_shape
-from causal_reft.execution.wiring import is_trainable, settle
 from causal_reft.featurizers import computed_once
 from causal_reft.graph import Collect, InterventionGraph
 from causal_reft.tensors import Tensor
 
-EXECUTORS = ("hooks", "nnsight")
+BACKENDS = ("hooks", "nnsight")
 
 
 class IntervenedModel(nn.Module):
     """A model and a graph; the model stays the user's own object, unchanged.
 
     Args:
-        model: a transformers model, or any `nn.Module` whose sites are named by path. The nnsight executor also takes
+        model: a transformers model, or any `nn.Module` whose sites are named by path. The nnsight backend also takes
             a repo id, a folder, and nnsight's own objects (a `TransformersModel`, an `NNsight`).
         graph: the interventions; their tensors go to the device of their site.
         tokenizer: kept for saving and for conveniences that need text.
-        executor: "hooks" (default) or "nnsight".
-        remote: with the nnsight executor, where it runs: False here, True on NDIF, "local" as a rehearsal of that.
+        backend: "hooks" (default) or "nnsight".
+        remote: with the nnsight backend, where it runs: False here, True on NDIF, "local" as a rehearsal of that.
 
     Raises:
         SiteError: a site that the model does not have.
-        GraphError: an unknown executor, or a model that it does not take.
+        GraphError: an unknown backend, or a model that it does not take.
     """
 
     def __init__(
@@ -53,19 +53,19 @@ class IntervenedModel(nn.Module):
         model: Any,
         graph: InterventionGraph,
         tokenizer: Any = None,
-        executor: str = "hooks",
+        backend: str = "hooks",
         remote: bool | str = False,
     ) -> None:
         super().__init__()
-        if executor not in EXECUTORS:
-            raise GraphError(f"executor={executor!r} does not exist. {nearest(executor, EXECUTORS)}")
-        if executor == "hooks" and (remote or not isinstance(model, nn.Module)):
+        if backend not in BACKENDS:
+            raise GraphError(f"backend={backend!r} does not exist. {nearest(backend, BACKENDS)}")
+        if backend == "hooks" and (remote or not isinstance(model, nn.Module)):
             given = f"remote={remote!r}" if remote else f"a {type(model).__name__} as model"
             raise GraphError(
-                f"The hooks executor runs a torch module here, and was given {given}. Write executor='nnsight'."
+                f"The hooks backend runs a torch module here, and was given {given}. Write backend='nnsight'."
             )
-        self.executor_name, self.remote, self._envoy = executor, remote, None
-        if executor == "nnsight":
+        self.backend_name, self.remote, self._envoy = backend, remote, None
+        if backend == "nnsight":
             from causal_reft.execution.nnsight import opened
 
             self._envoy = opened(model, tokenizer, remote)
@@ -81,19 +81,19 @@ class IntervenedModel(nn.Module):
     def _use(self, graph: InterventionGraph) -> None:
         self.graph = graph
         self.interventions = graph.modules
-        self.executor: Executor = self._executor(graph)
-        settle(graph, self.base_model)
+        self.backend: Backend = self._backend(graph)
+        move_to_sites(graph, self.base_model)
 
-    def _executor(self, graph: InterventionGraph) -> Executor:
+    def _backend(self, graph: InterventionGraph) -> Backend:
         if self._envoy is None:
-            return HookExecutor(self.base_model, graph)
-        from causal_reft.execution.nnsight import NNsightExecutor
+            return HookBackend(self.base_model, graph)
+        from causal_reft.execution.nnsight import NNsightBackend
 
-        return NNsightExecutor(self._envoy, graph, self.remote)
+        return NNsightBackend(self._envoy, graph, self.remote)
 
     def with_graph(self, graph: InterventionGraph) -> IntervenedModel:
         """The same model object under another graph: `both.with_graph(both.graph.only("german"))`."""
-        return IntervenedModel(self._envoy or self.base_model, graph, self.tokenizer, self.executor_name, self.remote)
+        return IntervenedModel(self._envoy or self.base_model, graph, self.tokenizer, self.backend_name, self.remote)
 
     def forward(self, base: RunInputs | None = None, **keywords: Any) -> Any:
         """The base model's own output for the base run, with `.collected` beside it.
@@ -138,7 +138,7 @@ class IntervenedModel(nn.Module):
         base_inputs = runs.pop("base")
         with _stateless(self), computed_once():
             _, states = self._execute(runs, wants_output=False)
-            return self.executor.generate(base_inputs, states, **options)
+            return self.backend.generate(base_inputs, states, **options)
 
     def train(self, mode: bool = True) -> IntervenedModel:
         """Training mode of the *edits* (dropout on edits, soft masks); the base model keeps the mode that its owner
@@ -154,7 +154,7 @@ class IntervenedModel(nn.Module):
 
     def count_parameters(self) -> tuple[int, int]:
         """(learned numbers of the graph, parameters of the base model)."""
-        return self.graph.learned_numbers, sum(p.numel() for p in self.base_model.parameters())
+        return self.graph.n_trainable_parameters, sum(p.numel() for p in self.base_model.parameters())
 
     def print_trainable_parameters(self) -> None:
         """One line, as peft prints it."""
@@ -199,7 +199,7 @@ class IntervenedModel(nn.Module):
 
     @staticmethod
     def from_pretrained(
-        folder: str | os.PathLike[str], model: nn.Module | None = None, tokenizer: Any = None, executor: str = "hooks"
+        folder: str | os.PathLike[str], model: nn.Module | None = None, tokenizer: Any = None, backend: str = "hooks"
     ) -> IntervenedModel:
         """Load what `save_pretrained` wrote (a folder or a hub id), onto `model` or the recorded base model.
 
@@ -209,14 +209,14 @@ class IntervenedModel(nn.Module):
             StorageError: unreadable folder, or a base model of another shape.
         """
         graph, model, tokenizer = storage.load(folder, model, tokenizer)
-        return IntervenedModel(model, graph, tokenizer, executor).train(False)
+        return IntervenedModel(model, graph, tokenizer, backend).train(False)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         """Upload what `save_pretrained` writes; `options` go to `huggingface_hub.upload_folder`."""
         return storage.push(self.graph, self.base_model, repo_id, **options)
 
     def __repr__(self) -> str:
-        return f"IntervenedModel({type(self.base_model).__name__}, executor={self.executor_name!r})\n{self.graph!r}"
+        return f"IntervenedModel({type(self.base_model).__name__}, backend={self.backend_name!r})\n{self.graph!r}"
 
     def _parse(
         self, base: RunInputs | None, keywords: Mapping[str, Any], needs: set[str] | None = None
@@ -281,7 +281,7 @@ class IntervenedModel(nn.Module):
                 if run not in runs:
                     continue
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self._differentiates(run, runs)):
-                    result = self.executor.forward(
+                    result = self.backend.forward(
                         run, runs[run], states, training=self.training, wants_output=wants_output and run == "base"
                     )
                 output = result if run == "base" else output

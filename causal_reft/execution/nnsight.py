@@ -1,4 +1,4 @@
-"""The nnsight executor: the same visits inside one library-side trace, so that a graph also runs where nnsight runs.
+"""The nnsight backend: the same visits inside one library-side trace, so that a graph also runs where nnsight runs.
 
 Each port is a worker of its own (`tracer.invoke()` without input sees the whole batch), so ports need no order. What
 it can and hooks cannot: values inside a forward (`Site.at(path, port="source:<operation>")`), a model that lives
@@ -28,19 +28,19 @@ from nnsight.intervention.source import SourceNotAvailable
 from torch import nn
 
 from causal_reft.errors import GraphError, RunError, SiteError, nearest
+from causal_reft.execution.backend import Backend, check_weights, eagerly, offloaded
 from causal_reft.execution.checkpointing import recomputes
-from causal_reft.execution.executor import Executor, check_weights, eagerly, offloaded
 from causal_reft.execution.inputs import Inputs
+from causal_reft.execution.locating import locate_graph
 from causal_reft.execution.transform import States
 from causal_reft.execution.visit import PortWork, Visit, find_input
-from causal_reft.execution.wiring import wire
 from causal_reft.graph import InterventionGraph
 from causal_reft.sites import unwrapped
 
 _OPERATION = re.compile(r"^source:(?P<names>[\w.]+)(\[(?P<item>\d+)\])?$")
 
 
-class NNsightExecutor(Executor):
+class NNsightBackend(Backend):
     """Runs a graph inside traces of an nnsight model.
 
     Args:
@@ -58,7 +58,7 @@ class NNsightExecutor(Executor):
         self.envoy = opened(model)
         self.model: nn.Module = self.envoy._module
         self.graph, self.remote = graph, remote
-        self.work: dict[str, tuple[PortWork, ...]] = wire(graph, self.model)
+        self.work: dict[str, tuple[PortWork, ...]] = locate_graph(graph, self.model)
         for port in {port.location.key: port for ports in self.work.values() for port in ports}.values():
             _check_operation(self.envoy, port)
         if remote:
@@ -94,12 +94,12 @@ class NNsightExecutor(Executor):
             raise GraphError(
                 f"Gradient checkpointing recomputes the layer around {inside[0]!r} during backward, when nnsight's "
                 "trace is over: the recomputation would miss the edit and the gradient would be wrong. Use "
-                "executor='hooks', or turn it off."
+                "backend='hooks', or turn it off."
             )
         if offloaded(self.model):
             raise GraphError(
                 "accelerate moves this model's weights around each forward, which nnsight's traces do not follow. "
-                "Use executor='hooks'."
+                "Use backend='hooks'."
             )
 
 
@@ -252,7 +252,7 @@ def portable(work: tuple[PortWork, ...]) -> tuple[PortWork, ...]:
             light(port.location),
             tuple((name, node, light(where)) for name, node, where in port.edits),
             tuple((site, light(where)) for site, where in port.reads),
-            tuple((site, light(where)) for site, where in port.keeps),
+            tuple((site, light(where)) for site, where in port.collects),
         )
         for port in work
     )

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 import torch
 
-from causal_reft.execution.examples import Examples, Reads
+from causal_reft.execution.examples import Examples, TargetPositions
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.tensors import Float, Int, Tensor
 
 
 @dataclass(frozen=True)
-class Scored:
+class TargetLogits:
     """The logits that the loss reads for some rows: `reads.targets[i]` is expected at `logits[i]`."""
 
     logits: Float[Tensor, "read classes"]
-    reads: Reads
+    reads: TargetPositions
 
     @property
     def targets(self) -> Int[Tensor, " read"]:
@@ -40,7 +40,7 @@ class Passes(ABC):
     """Abstract: a model under a graph, and the examples it is fitted to or scored on."""
 
     @abstractmethod
-    def scored(self, rows: Int[Tensor, " row"]) -> Scored:
+    def scored(self, rows: Int[Tensor, " row"]) -> TargetLogits:
         """The logits that the loss reads for these rows of the examples; rows in the result count within the batch."""
 
     @abstractmethod
@@ -49,7 +49,7 @@ class Passes(ABC):
 
     @property
     @abstractmethod
-    def dead(self) -> Mapping[str, str]:
+    def ineffective(self) -> Mapping[str, str]:
         """Edits that are known to change nothing that the loss reads, and why."""
 
 
@@ -59,19 +59,19 @@ class FullPasses(Passes):
     def __init__(self, model: IntervenedModel, examples: Examples) -> None:
         self.model, self.examples = model, examples
 
-    def scored(self, rows: Int[Tensor, " row"]) -> Scored:
+    def scored(self, rows: Int[Tensor, " row"]) -> TargetLogits:
         batch = self.examples.rows(rows)
-        reads = Reads.of(batch)
+        reads = TargetPositions.of(batch)
         runs = {run: _on_device(inputs, self.model) for run, inputs in batch.runs.items()}
         base = runs.pop("base")
         output = self.model(base, **{run: inputs for run, inputs in runs.items() if run in self.model.graph.runs})
-        return Scored(reads.take(logits_of(output)), reads)
+        return TargetLogits(reads.take(logits_of(output)), reads)
 
     def explain(self) -> str:
         return f"every run in full for every batch: {' -> '.join(self.model.graph.runs)}"
 
     @property
-    def dead(self) -> Mapping[str, str]:
+    def ineffective(self) -> Mapping[str, str]:
         return {}
 
 

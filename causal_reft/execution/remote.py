@@ -20,10 +20,10 @@ from torch import nn
 from causal_reft.errors import GraphError
 from causal_reft.execution.inputs import Inputs, RunInputs, parse_inputs
 from causal_reft.execution.intervened_model import IntervenedModel
-from causal_reft.execution.nnsight import NNsightExecutor, portable, traced, visit_port
+from causal_reft.execution.locating import locate_graph
+from causal_reft.execution.nnsight import NNsightBackend, portable, traced, visit_port
 from causal_reft.execution.transform import States, in_batch_shape
 from causal_reft.execution.visit import PortWork, Visit
-from causal_reft.execution.wiring import wire
 from causal_reft.graph import InterventionGraph
 from causal_reft.tensors import Tensor
 
@@ -44,7 +44,7 @@ def train_in_session(
     """Adam over the batches in one nnsight session; the graph's tensors are replaced by the trained ones.
 
     Args:
-        model: with executor="nnsight"; its `remote` says where the session runs.
+        model: with backend="nnsight"; its `remote` says where the session runs.
         batches: one step each: run -> inputs (labels among the base run's, for the model's own loss).
         learning_rate: of Adam.
         loss: from the base run's output; sent along with its source.
@@ -53,18 +53,17 @@ def train_in_session(
         The loss before each step.
 
     Raises:
-        GraphError: another executor.
+        GraphError: another backend.
     """
-    if not isinstance(model.executor, NNsightExecutor):
+    if not isinstance(model.backend, NNsightBackend):
         raise GraphError(
-            f"train_in_session trains inside nnsight, but this model has executor={model.executor_name!r}. Use "
-            "fit(...)."
+            f"train_in_session trains inside nnsight, but this model has backend={model.backend_name!r}. Use fit(...)."
         )
-    envoy: Any = model.executor.envoy
+    envoy: Any = model.backend.envoy
     options = {"remote": model.remote} if model.remote else {}
     runs, modules = model.graph.runs, model.graph.modules
     steps = [{run: parse_inputs(run, inputs, model.base_model) for run, inputs in batch.items()} for batch in batches]
-    work = {run: portable(ports) for run, ports in model.executor.work.items()}
+    work = {run: portable(ports) for run, ports in model.backend.work.items()}
     losses, trained = [], []
     with envoy.session(**options):
         losses, trained = train(envoy, runs, modules, work, steps, learning_rate, loss)
@@ -133,7 +132,11 @@ def apply(
     """
     module = model._module
     visit = Visit(
-        run, in_order(wire(graph, module)[run], module), parse_inputs(run, inputs, module), dict(states or {}), False
+        run,
+        in_order(locate_graph(graph, module)[run], module),
+        parse_inputs(run, inputs, module),
+        dict(states or {}),
+        False,
     )
     for port in visit.work:
         visit_port(model, visit, port)

@@ -23,7 +23,7 @@ from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.featurizers import Featurizer, Identity, Projection, Subspace
 from causal_reft.featurizers.featurizer import add_in
 from causal_reft.graph import Constant, Interchange, InterventionGraph, LearnedSource, PerRow, Shift
-from causal_reft.graph.sources import ACTIVATIONS, Given
+from causal_reft.graph.sources import ACTIVATIONS, EditContext
 from causal_reft.sites import Site
 from causal_reft.tensors import Coordinates, Float, Hidden, Int, Tensor
 
@@ -144,7 +144,7 @@ class StackedSource(PerRow):
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
 
-    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
+    def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
         assert isinstance(featurizer, StackedFeaturizer)
         structure = self.stack.structure
         x = h.to(torch.promote_types(h.dtype, self.stack.offset.dtype))
@@ -153,7 +153,7 @@ class StackedSource(PerRow):
             z = z + featurizer.times(featurizer.W, x)
         if structure.activation is not None:
             z = ACTIVATIONS[structure.activation](z)
-        return z + featurizer.read(given.now) if structure.shifted else z
+        return z + featurizer.read(context.now) if structure.shifted else z
 
 
 class Served:

@@ -1,4 +1,4 @@
-"""The one meaning of a node, for every executor: given the value at a module's port, what comes out and what is kept.
+"""The one meaning of a node, for every backend: given the value at a module's port, what comes out and what is kept.
 
     states <- what edits of this run read here, here or later              (before the edits)
     for each edit, in graph order:   h <- F.write(h, source)               (every source sees the value before the
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from causal_reft.errors import FeaturizerError, GraphError, PositionError, RunError
-from causal_reft.graph import Collect, Given, Interchange
+from causal_reft.graph import Collect, EditContext, Interchange
 from causal_reft.graph.intervention_graph import held_modules
 from causal_reft.sites import Location, Site, Tokens
 from causal_reft.tensors import Float, Hidden, Int, Tensor
@@ -72,7 +72,7 @@ def transform(
     run: str,
     edits: Sequence[Edit],
     reads: Sequence[Place],
-    keeps: Sequence[Place],
+    collects: Sequence[Place],
     states: Mapping[tuple[str, Site], State],
     training: bool = False,
 ) -> tuple[Float[Tensor, "batch pos width"], States]:
@@ -81,7 +81,7 @@ def transform(
     Args:
         stream: the value at the port.
         run: the run that is executed.
-        edits, reads, keeps: what to change; what edits of this run read before; what is collected after.
+        edits, reads, collects: what to change; what edits of this run read before; what is collected after.
         states: everything collected so far.
         training: whether dropout on edits is on.
 
@@ -92,7 +92,7 @@ def transform(
     after = stream
     for edit in edits:
         after = _edited(edit, stream, after, {**states, **before}, training)
-    kept: States = {(run, place.site): _kept(place, after) for place in keeps}
+    kept: States = {(run, place.site): _kept(place, after) for place in collects}
     return after, {**before, **kept}
 
 
@@ -150,7 +150,7 @@ def _check_width(edit: Edit, h: Hidden) -> None:
         )
 
 
-class _States(Given):
+class _States(EditContext):
     """The collected states, matched to the tokens of one edit: same row, same place in the row's list of tokens."""
 
     def __init__(self, states: Mapping[tuple[str, Site], State], edit: Edit, now: Hidden) -> None:

@@ -1,7 +1,7 @@
 """One forward (or one `generate`) of one run, port by port: find the tensor there, name its tokens, `transform`, put
 it back.
 
-Every executor visits the same way; they differ in how they get at a port. A value may be a tensor, a tuple or mapping
+Every backend visits the same way; they differ in how they get at a port. A value may be a tensor, a tuple or mapping
 that starts with one (decided from the value), have no position axis, or have rows and positions in one axis.
 """
 
@@ -29,7 +29,7 @@ class PortWork:
     location: Location
     edits: tuple[tuple[str, Interchange, Location], ...] = ()
     reads: tuple[tuple[Site, Location], ...] = ()
-    keeps: tuple[tuple[Site, Location], ...] = ()
+    collects: tuple[tuple[Site, Location], ...] = ()
 
 
 class Visit:
@@ -66,7 +66,7 @@ class Visit:
             self.run,
             [Edit(name, node, place(name, node.site, where), repeats) for name, node, where in port.edits],
             [place(None, site, where) for site, where in port.reads],
-            [place(None, site, where) for site, where in port.keeps],
+            [place(None, site, where) for site, where in port.collects],
             self.states,
             self.training,
         )

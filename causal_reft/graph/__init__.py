@@ -2,7 +2,7 @@
 
 from causal_reft.graph.interchange import Interchange
 from causal_reft.graph.intervention_graph import InterventionGraph, Node
-from causal_reft.graph.sources import Collect, Constant, Given, LearnedSource, Noise, PerRow, Shift, Source
+from causal_reft.graph.sources import Collect, Constant, EditContext, LearnedSource, Noise, PerRow, Shift, Source
 from causal_reft.graph.storage import (
     graph_from_data,
     graph_to_data,
@@ -16,7 +16,7 @@ from causal_reft.graph.storage import (
 __all__ = [
     "Collect",
     "Constant",
-    "Given",
+    "EditContext",
     "Interchange",
     "InterventionGraph",
     "LearnedSource",

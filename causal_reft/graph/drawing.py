@@ -57,7 +57,7 @@ def draw_graph(graph: InterventionGraph, ax: Axes | None = None) -> Axes:
         (_draw_box if isinstance(item.node, Interchange) else _draw_circle)(ax, layout, item, scale)
     edits, collected = len(graph.edits), len(graph.collects)
     counts = [f"{edits} edit{'s' * (edits != 1)}", f"{collected} collected" if collected else ""]
-    heading(ax, f"{', '.join(filter(None, counts))}, {graph.learned_numbers:,} learned numbers")
+    heading(ax, f"{', '.join(filter(None, counts))}, {graph.n_trainable_parameters:,} learned numbers")
     _draw_legend(ax, layout, scale)
     return ax
 

@@ -128,14 +128,14 @@ class InterventionGraph:
     __hash__ = None  # type: ignore[assignment]
 
     @property
-    def learned_numbers(self) -> int:
+    def n_trainable_parameters(self) -> int:
         """How many trainable numbers the graph holds, shared ones counted once."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def __repr__(self) -> str:
         head = (
             f"InterventionGraph: {len(self.edits)} edits, {len(self.collects)} collects, runs "
-            f"{' -> '.join(self.runs)}, {self.learned_numbers:,} learned numbers"
+            f"{' -> '.join(self.runs)}, {self.n_trainable_parameters:,} learned numbers"
         )
         width = max((len(name) for name in self._nodes), default=0)
         return "\n".join([head, *(f"  {name:<{width}}  {node!r}" for name, node in self._nodes.items())])

@@ -59,8 +59,8 @@ class Collect:
         """This collect with its site filled in where it was left open."""
         return self if self.site is not None else replace(self, site=site)
 
-    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
-        reader, state = self.featurizer or featurizer, given.state(self)
+    def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
+        reader, state = self.featurizer or featurizer, context.state(self)
         if state.shape[-1] != reader.d_model:
             raise GraphError(
                 f"{self!r} gives states of width {state.shape[-1]}, but they are read by {reader!r}. "
@@ -80,7 +80,7 @@ class Collect:
         return f"Collect({', '.join(parts)})"
 
 
-class Given(ABC):
+class EditContext(ABC):
     """What an executor hands to a source for the tokens of one edit."""
 
     @abstractmethod
@@ -121,16 +121,16 @@ class Constant:
         assert isinstance(self.value, Tensor)
         return self.value
 
-    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
+    def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
         value = self.tensor.to(h.device)
         if value.ndim and value.shape[-1] != featurizer.rank:
             raise GraphError(f"{self!r} has width {value.shape[-1]}, but {featurizer!r} has rank {featurizer.rank}.")
         if value.ndim == 2:
-            if len(given.ordinal) and int(given.ordinal.max()) >= len(value):
+            if len(context.ordinal) and int(context.ordinal.max()) >= len(value):
                 raise GraphError(
-                    f"{self!r} holds {len(value)} positions, but a row names {int(given.ordinal.max()) + 1} tokens."
+                    f"{self!r} holds {len(value)} positions, but a row names {int(context.ordinal.max()) + 1} tokens."
                 )
-            value = value[given.ordinal].reshape(*h.shape[:-1], featurizer.rank)
+            value = value[context.ordinal].reshape(*h.shape[:-1], featurizer.rank)
         dtype = torch.promote_types(computing(h), value.dtype)
         return value.to(dtype).expand(*h.shape[:-1], featurizer.rank)
 
@@ -156,13 +156,13 @@ class Noise:
         if self.std < 0:
             raise GraphError(f"Noise(std={self.std}): a standard deviation is not negative.")
 
-    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
+    def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
         generator = torch.Generator().manual_seed(derive(self.seed, "noise"))
-        count = int(given.ordinal.max()) + 1 if len(given.ordinal) else 0
+        count = int(context.ordinal.max()) + 1 if len(context.ordinal) else 0
         draws = [torch.randn(featurizer.rank, generator=generator, dtype=torch.float64) for _ in range(count)]
         table = torch.stack(draws) if draws else torch.zeros(0, featurizer.rank, dtype=torch.float64)
         values = (self.std * table).to(h.device, computing(h))
-        return values[given.ordinal].reshape(*h.shape[:-1], featurizer.rank)
+        return values[context.ordinal].reshape(*h.shape[:-1], featurizer.rank)
 
     def needs(self) -> tuple[Collect, ...]:
         return ()
@@ -255,8 +255,8 @@ class LearnedSource(nn.Module):
                 self.weight.copy_(rows)
         self.started = True
 
-    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
-        read = h if self.reads is None else given.state(self.reads)
+    def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
+        read = h if self.reads is None else context.state(self.reads)
         if read.shape[-1] != self.d_model:
             raise GraphError(
                 f"{self!r} reads states of width {read.shape[-1]}. Build it with d_model={read.shape[-1]}."
@@ -297,9 +297,9 @@ class Shift:
 
     source: Collect | Constant | Noise | LearnedSource
 
-    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
-        change = self.source.coordinates(h, featurizer, given)
-        return featurizer.read(given.now).to(change.dtype) + change
+    def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
+        change = self.source.coordinates(h, featurizer, context)
+        return featurizer.read(context.now).to(change.dtype) + change
 
     def needs(self) -> tuple[Collect, ...]:
         return self.source.needs()
@@ -311,7 +311,7 @@ class PerRow(ABC):
     """
 
     @abstractmethod
-    def coordinates(self, h: Hidden, featurizer: Featurizer, given: Given) -> Coordinates:
+    def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
         """The coordinates for the edited tokens, (token, rank)."""
 
     def needs(self) -> tuple[Collect, ...]:

@@ -100,7 +100,7 @@ class Site:
         if port not in ("output", "input") and not port.startswith("source:"):
             raise SiteError(
                 f"Site.at({self.path!r}, port={self.port!r}): a port is 'output', 'input' or 'source:<name>' "
-                f"(a value inside the forward, nnsight executor only). Write Site.at({self.path!r}, port='output')."
+                f"(a value inside the forward, nnsight backend only). Write Site.at({self.path!r}, port='output')."
             )
         if self.layer is not None or self.head is not None:
             raise SiteError(f"Site.at({self.path!r}) names a module by its path, so it takes no layer and no head.")
@@ -139,7 +139,7 @@ class Site:
         return f"Site({', '.join(parts)})"
 
 
-def grid(
+def site_grid(
     layers: Iterable[int],
     positions: Iterable[PositionsLike] | PositionsLike = ("all",),
     components: Iterable[str] = ("block_output",),

@@ -12,7 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from causal_reft.errors import DataError
-from causal_reft.execution import Examples, IntervenedModel, JointPlan, Passes, Scored
+from causal_reft.execution import Examples, IntervenedModel, JointPlan, Passes, TargetLogits
 from causal_reft.featurizers import Mask, computed_once
 from causal_reft.seeds import derive
 from causal_reft.tensors import Tensor
@@ -28,18 +28,18 @@ class Data:
     """Examples, how the logits of all graphs are computed for some of their rows, and edits that cannot matter."""
 
     examples: Examples
-    scored: Callable[[Tensor], Sequence[Scored]]
-    dead: Mapping[int, Mapping[str, str]]
+    scored: Callable[[Tensor], Sequence[TargetLogits]]
+    ineffective: Mapping[int, Mapping[str, str]]
 
     @staticmethod
     def of(examples: Examples, passes: Passes) -> Data:
         """For one graph."""
-        return Data(examples, lambda rows: [passes.scored(rows)], {0: passes.dead} if passes.dead else {})
+        return Data(examples, lambda rows: [passes.scored(rows)], {0: passes.ineffective} if passes.ineffective else {})
 
     @staticmethod
     def jointly(examples: Examples, joint: JointPlan) -> Data:
         """For several."""
-        return Data(examples, joint.scored, joint.dead)
+        return Data(examples, joint.scored, joint.ineffective)
 
 
 class Learner:
@@ -65,7 +65,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.value = 0.0
 
-    def objective(self, scored: Scored, share: float) -> Tensor:
+    def objective(self, scored: TargetLogits, share: float) -> Tensor:
         """What one batch, `share` of the step's reads, adds to what is minimised."""
         value = self.loss(scored.logits, scored.targets).mean()
         self.value += float(value.detach()) * share
@@ -104,12 +104,12 @@ class Learner:
 
 
 def train(learners: Sequence[Learner], data: Data, validation: Data | None, progress: bool) -> list[History]:
-    """All epochs; Ctrl-C keeps what was learned.
+    """All epochs; Ctrl-C collects what was learned.
 
     Raises:
         DataError: a graph none of whose edits can change what the loss reads.
     """
-    _refuse_dead(learners, data)
+    _refuse_ineffective(learners, data)
     recipe = learners[0].recipe
     generator = torch.Generator().manual_seed(derive(recipe.seed, "data order"))
     try:
@@ -172,7 +172,7 @@ def _validate(learners: Sequence[Learner], running: Sequence[Learner], validatio
 
 
 def _mean_losses(
-    scored: Callable[[Tensor], Sequence[Scored]], examples: Examples, losses: Sequence[Loss], batch_size: int
+    scored: Callable[[Tensor], Sequence[TargetLogits]], examples: Examples, losses: Sequence[Loss], batch_size: int
 ) -> list[float]:
     totals, count = [0.0] * len(losses), 0
     with torch.no_grad(), computed_once():
@@ -184,10 +184,10 @@ def _mean_losses(
     return [total / count for total in totals]
 
 
-def _refuse_dead(learners: Sequence[Learner], data: Data) -> None:
-    for number, dead in data.dead.items():
-        if set(dead) >= set(learners[number].model.graph.edits):
-            name, reason = next(iter(dead.items()))
+def _refuse_ineffective(learners: Sequence[Learner], data: Data) -> None:
+    for number, ineffective in data.ineffective.items():
+        if set(ineffective) >= set(learners[number].model.graph.edits):
+            name, reason = next(iter(ineffective.items()))
             raise DataError(
                 f"Node {name!r} cannot be trained: {reason}, so its gradient is exactly zero. Name a position "
                 f"that the loss reads ('last'), or an earlier layer."

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from causal_reft.alignment import Alignment, Tensors
+from causal_reft.alignment import Alignment
 from causal_reft.causal import CausalModel, CounterfactualDataset
 from causal_reft.featurizers import Subspace
 from causal_reft.graph import Collect, Interchange, InterventionGraph
@@ -91,7 +91,7 @@ def _tensor(frame: pd.DataFrame) -> Tensor:
     return torch.from_numpy(np.concatenate([np.stack(list(frame[name])) for name in ("a", "b", "c")], 1)).float()
 
 
-ENCODING = Tensors(inputs, output="answer")
+ENCODING = TensorEncoding(inputs, output="answer")
 
 
 def alignment(rank: int = 1, seed: int = 0, site: Site = SITE) -> Alignment:

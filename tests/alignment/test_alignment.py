@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from causal_reft.alignment import Alignment, Tensors, Texts, mixed
+from causal_reft.alignment import Alignment, mixed
 from causal_reft.alignment.encoding import CHOICES, as_encoding
 from causal_reft.alignment.rows import target_settings
 from causal_reft.alignment.scoring import score_rows
@@ -27,7 +27,7 @@ from tests.alignment import planted
 
 BOTH = hypothesis("both relations")
 NETWORK = EqualityNetwork(seed=3)
-ENCODING = Tensors(lambda data: equality_inputs(data, seed=0), output="answer")
+ENCODING = TensorEncoding(lambda data: equality_inputs(data, seed=0), output="answer")
 LAYER = Site.at("blocks.0")
 PAIRS = BOTH.causal_model.counterfactuals(("left", "right"), 30, seed=0)
 ALONE = BOTH.causal_model.counterfactuals("right", 20, seed=1)
@@ -61,7 +61,7 @@ def test_a_mixture_scores_each_row_as_its_own_dataset_does():
 
 
 def _log_odds(data, inputs) -> np.ndarray:
-    examples = Tensors(lambda _: inputs, output="answer").examples(data)
+    examples = TensorEncoding(lambda _: inputs, output="answer").examples(data)
     return score_rows(NETWORK, both().graph_for(data), examples)["log_odds"]
 
 
@@ -127,7 +127,7 @@ def test_what_cannot_encode_is_answered():
     with pytest.raises(DataError, match="Pass a fast tokenizer"):
         as_encoding(len)
     with pytest.raises(DataError, match="no such variable"):
-        Tensors(lambda data: equality_inputs(data, 0), output="anser").examples(PAIRS)
+        TensorEncoding(lambda data: equality_inputs(data, 0), output="anser").examples(PAIRS)
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +148,10 @@ def test_batch_size_and_padding_side_change_no_answer(stories, positions):
     model, tokenizer = stories
     where = [parse_positions(positions)]
     data = pronouns().counterfactuals("gender", 40, seed=0)
-    data = data[Texts(tokenizer).pairs_up(data, where)][:24]
+    data = data[TextEncoding(tokenizer).equal_token_counts(data, where)][:24]
     alignment = gender(positions, Subspace(64, 24, seed=1))
     runs = [
-        alignment.records(model, data, Texts(tokenizer, side), batch_size=size)
+        alignment.records(model, data, TextEncoding(tokenizer, side), batch_size=size)
         for side in ("right", "left")
         for size in (1, 7, 64)
     ]
@@ -167,7 +167,7 @@ def test_answers_of_several_tokens_are_what_greedy_decoding_writes(stories):
     show = {0: "girl named Lily.", 1: "girl named Sue.", 2: "boy named Tim."}
     task = Task("tails", causal, Template("Once there was a {n}", show={"n": show}), answers=dict(enumerate(tail)))
     data = task.counterfactuals("n", None, 0, "exhaustive")
-    own = Texts(tokenizer).own(data, "base")
+    own = TextEncoding(tokenizer).clean_run(data, "base")
     assert own.labels.ndim == 2
     found = score_rows(model, InterventionGraph(), own)["iia"]
     for prompt, text, right in zip(data.base["prompt"], data.base["text"], found, strict=True):
@@ -175,16 +175,16 @@ def test_answers_of_several_tokens_are_what_greedy_decoding_writes(stories):
         length = len(tokenizer(prompt + text)["input_ids"]) - ids["input_ids"].shape[1]
         written = model.generate(**ids, max_new_tokens=length, do_sample=False, pad_token_id=0)[0].tolist()
         assert (written == tokenizer(prompt + text)["input_ids"]) == bool(right)
-    examples = Texts(tokenizer).examples(data)
+    examples = TextEncoding(tokenizer).examples(data)
     assert len(examples) == 9
     with pytest.raises(DataError, match="not single tokens"):
-        Texts(tokenizer, choices=tuple(tail)).examples(data)
+        TextEncoding(tokenizer, choices=tuple(tail)).examples(data)
 
 
 def test_choices_are_the_tokens_that_continue_each_prompt(stories):
     _, tokenizer = stories
     data = pronouns().counterfactuals("gender", 5, seed=0)
-    found = Texts(tokenizer, choices=(" She", " He")).examples(data).info[CHOICES]
+    found = TextEncoding(tokenizer, choices=(" She", " He")).examples(data).info[CHOICES]
     assert found == [(338, 346)] * 5
 
 
@@ -193,7 +193,7 @@ def test_an_answer_that_does_not_continue_its_prompt_is_answered(stories):
     data = pronouns().counterfactuals("gender", 3, seed=0)
     wrong = replace(data, labels=data.labels.assign(text=["", "", ""]))
     with pytest.raises(DataError, match="does not continue"):
-        Texts(tokenizer).examples(wrong)
+        TextEncoding(tokenizer).examples(wrong)
 
 
 @pytest.mark.parametrize(("d_model", "rank"), [(7, 3), (8, 8), (2, 1)])

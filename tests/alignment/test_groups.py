@@ -19,7 +19,7 @@ from causal_reft.alignment.cell import CONTROLS, FIT, PERMUTED, Cell, Group, gro
 from causal_reft.alignment.store import Store
 from causal_reft.alignment.work import run_group
 from causal_reft.featurizers import Subspace
-from causal_reft.sites import grid
+from causal_reft.sites import site_grid
 from causal_reft.tasks.pronouns import pronouns
 from causal_reft.training import Recipe
 
@@ -32,7 +32,7 @@ def make(shared: Path, folder: Path) -> Study:
         AutoTokenizer.from_pretrained(model),
         task=pronouns(),
         variable="gender",
-        sites=grid(range(5), ["gender", "last"]),
+        sites=site_grid(range(5), ["gender", "last"]),
         featurizer=Subspace.of_rank(4),
         seeds=range(2),
         folder=folder,

@@ -9,14 +9,14 @@ import torch
 
 from causal_reft.alignment.metrics import log_odds, row_kinds, row_kl, row_metrics, summary
 from causal_reft.causal import CausalModel
-from causal_reft.execution import Reads, Scored
+from causal_reft.execution import TargetLogits, TargetPositions
 
 LOGITS = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ROWS = torch.tensor([0, 0, 1, 2, 2])
 
 
 def scored(targets, logits=LOGITS, rows=ROWS):
-    return Scored(logits, Reads(rows, torch.zeros_like(rows), torch.tensor(targets)))
+    return TargetLogits(logits, TargetPositions(rows, torch.zeros_like(rows), torch.tensor(targets)))
 
 
 def test_an_answer_of_several_tokens_is_right_only_as_a_whole():

@@ -143,13 +143,13 @@ def test_prompt_embedding_is_inputs_embeds(make) -> None:
     for number in range(2):
         embeds[0, 2 + number] = graph.edits[f"vector_{number}"].source.offset.to(embeds.dtype)
     torch.testing.assert_close(found, model(inputs_embeds=embeds).logits, rtol=1e-12, atol=1e-12)
-    assert graph.learned_numbers == 2 * D_MODEL
+    assert graph.n_trainable_parameters == 2 * D_MODEL
 
 
 def test_learned_numbers_are_those_of_the_table() -> None:
     model, d = llama(), D_MODEL
     numbers = {
-        edit: edit.graph(model, 0).learned_numbers
+        edit: edit.graph(model, 0).n_trainable_parameters
         for edit in (Edit("consreft", 3, (0,)), Edit("loreft", 3, (0,)), Edit("loreft", 3, (0, 2)))
     }
     assert list(numbers.values()) == [3 * d + 3, 6 * d + 3, 2 * (6 * d + 3)]

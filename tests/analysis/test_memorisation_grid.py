@@ -116,7 +116,7 @@ def test_longest_is_the_largest_length_that_came_back_whole() -> None:
         "layers": "0",
         "positions": "last",
         "layer": 0,
-        "learned_numbers": 9,
+        "n_trainable_parameters": 9,
     }
     found = {0: (1.0, 1.0, 0.5), 1: (0.5, 0.25, 0.0)}
     rows = [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import causal_reft as cr
 from causal_reft.errors import DataError, RunError
-from causal_reft.execution import Reads
+from causal_reft.execution import TargetPositions
 from tests.models import D_MODEL as D
 from tests.models import gpt2, prompts
 
@@ -36,7 +36,7 @@ def test_token_labels_say_where_prompts_end(side: str) -> None:
         edit=cr.Interchange(cr.Site(1, positions="last"), cr.Identity(D), cr.Constant(0.0))))  # fmt: skip
     scored = cr.FullPasses(under, examples).scored(torch.arange(4))
     base = {key: examples.runs["base"][key] for key in ("input_ids", "attention_mask")}
-    in_call = Reads.of(examples).take(under(**base, labels=examples.labels).logits)
+    in_call = TargetPositions.of(examples).take(under(**base, labels=examples.labels).logits)
     torch.testing.assert_close(scored.logits, in_call, rtol=0, atol=1e-12)
 
 
@@ -64,7 +64,7 @@ def test_some_rows_are_those_rows_without_common_padding(index: list[int], left:
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_loss_reads_the_logits_before_each_labelled_token(side: str) -> None:
     examples, model = answered(side), gpt2()
-    reads = Reads.of(examples)
+    reads = TargetPositions.of(examples)
     assert reads.rows.tolist() == [row for row, n in enumerate(ANSWERS) for _ in range(n)]
     base = {key: examples.runs["base"][key] for key in ("input_ids", "attention_mask")}
     output = model(**base, labels=examples.labels)
@@ -77,9 +77,11 @@ def test_the_loss_reads_the_logits_before_each_labelled_token(side: str) -> None
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_one_class_a_row_is_read_at_the_last_prompt_token(side: str) -> None:
     base = prompts(LENGTHS, side)
-    reads = Reads.of(cr.Examples({"base": base}, torch.tensor([1, 2, 3, 4])))
+    reads = TargetPositions.of(cr.Examples({"base": base}, torch.tensor([1, 2, 3, 4])))
     assert reads.columns.tolist() == ([6] * 4 if side == "left" else [length - 1 for length in LENGTHS])
-    given_ = Reads.of(cr.Examples({"base": {**base, "prompt_lengths": [1, 2, 3, 4]}}, torch.tensor([1, 2, 3, 4])))
+    given_ = TargetPositions.of(
+        cr.Examples({"base": {**base, "prompt_lengths": [1, 2, 3, 4]}}, torch.tensor([1, 2, 3, 4]))
+    )
     starts = base["attention_mask"].argmax(1).tolist()
     assert given_.columns.tolist() == [start + n - 1 for start, n in zip(starts, [1, 2, 3, 4], strict=True)]
 
@@ -87,7 +89,9 @@ def test_one_class_a_row_is_read_at_the_last_prompt_token(side: str) -> None:
 def test_a_plain_module_is_read_row_by_row() -> None:
     examples = cr.Examples({"base": torch.randn(3, 6)}, torch.tensor([2, 0, 1]))
     logits = torch.arange(9.0).reshape(3, 3)
-    assert Reads.of(examples).columns is None and torch.equal(Reads.of(examples).take(logits), logits)
+    assert TargetPositions.of(examples).columns is None and torch.equal(
+        TargetPositions.of(examples).take(logits), logits
+    )
 
 
 def test_batches_cover_the_order_once() -> None:
@@ -127,6 +131,6 @@ def test_labels_that_read_nothing_or_do_not_fit_are_refused() -> None:
     base, labels = prompts([4, 4], "none"), torch.full((2, 4), -100)
     labels[0, 3] = 1
     with pytest.raises(DataError, match="Row 1 has no label that is read"):
-        Reads.of(cr.Examples({"base": base}, labels))
+        TargetPositions.of(cr.Examples({"base": base}, labels))
     with pytest.raises(DataError, match=r"labels of shape \(2, 3\) need base tokens of the same shape"):
-        Reads.of(cr.Examples({"base": base}, labels[:, 1:]))
+        TargetPositions.of(cr.Examples({"base": base}, labels[:, 1:]))

@@ -224,8 +224,8 @@ def test_a_tensor_as_base_takes_no_further_arguments() -> None:
 
 
 def test_graphs_that_a_model_cannot_run_are_refused_when_it_is_built() -> None:
-    with pytest.raises(GraphError, match=r"executor='hook' does not exist\. Did you mean 'hooks'\?"):
-        cr.IntervenedModel(gpt2(), ablate(), executor="hook")
+    with pytest.raises(GraphError, match=r"backend='hook' does not exist\. Did you mean 'hooks'\?"):
+        cr.IntervenedModel(gpt2(), ablate(), backend="hook")
     with pytest.raises(GraphError, match="run is called 'input_ids', which is an argument"):
         cr.IntervenedModel(gpt2(), cr.patch(cr.Site(1), D, source="input_ids"))
 

@@ -1,4 +1,4 @@
-"""The nnsight executor gives what the hook executor gives, and reaches what hooks do not."""
+"""The nnsight backend gives what the hook backend gives, and reaches what hooks do not."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def widths(name: str) -> dict[str, int]:
     return {c: got[f"n{i}"].shape[-1] for i, c in enumerate(components(name))}
 
 
-def outcomes(model, graph: cr.InterventionGraph, base: dict, executor: str, **runs) -> list[torch.Tensor]:
+def outcomes(model, graph: cr.InterventionGraph, base: dict, backend: str, **runs) -> list[torch.Tensor]:
     """Logits, collected values, gradients."""
     graph.modules.double().zero_grad()
-    output = cr.IntervenedModel(model, graph, executor=executor)(base, **runs)
+    output = cr.IntervenedModel(model, graph, backend=backend)(base, **runs)
     logits = output_of(output)
     seen = [torch.nan_to_num(value) for value in output.collected.values()]
     (torch.nan_to_num(logits).pow(2).mean() + sum(value.pow(2).mean() for value in seen)).backward()
@@ -103,9 +103,9 @@ def test_generation_is_that_of_hooks(name, options):
         ),
     }
     texts = []
-    for model, executor in ((model_of(name), "hooks"), (wrapped(name), "nnsight")):
+    for model, backend in ((model_of(name), "hooks"), (wrapped(name), "nnsight")):
         torch.manual_seed(0)
-        reft = cr.IntervenedModel(model, cr.InterventionGraph(**edits), executor=executor)
+        reft = cr.IntervenedModel(model, cr.InterventionGraph(**edits), backend=backend)
         texts.append(reft.generate(**inputs, max_new_tokens=5, pad_token_id=0, **options))
     assert torch.equal(*texts)
     torch.manual_seed(0)
@@ -122,7 +122,7 @@ def test_a_collect_stops_at_its_deepest_site():
     model = wrapped("llama")
     handle = model._module.lm_head.register_forward_hook(lambda *_: reached.append(1))
     try:
-        reft = cr.IntervenedModel(model, cr.InterventionGraph(seen=cr.Collect("base", cr.Site(0))), executor="nnsight")
+        reft = cr.IntervenedModel(model, cr.InterventionGraph(seen=cr.Collect("base", cr.Site(0))), backend="nnsight")
         wanted = cr.IntervenedModel(model_of("llama"), reft.graph).collect(inputs_of("llama"))
         torch.testing.assert_close(reft.collect(inputs_of("llama")), wanted, rtol=0, atol=0, equal_nan=True)
     finally:
@@ -138,7 +138,7 @@ def test_a_plain_module_and_edits_stored_in_an_nnsight_model():
         edit=cr.Interchange(cr.Site.at("0"), cr.Identity(4), cr.Shift(cr.Constant(1.0))),
     )
     nn_model = NNsight(net)
-    reft = cr.IntervenedModel(nn_model, graph, executor="nnsight")
+    reft = cr.IntervenedModel(nn_model, graph, backend="nnsight")
     torch.testing.assert_close(reft(x), net[2](torch.tanh(net[0](x) + 1)), rtol=0, atol=0)
     with nn_model.edit(inplace=True):
         nn_model[1].output = nn_model[1].output * 0
@@ -159,7 +159,7 @@ def test_the_query_after_the_rotary_embedding():
         value=cr.Collect("base", cr.Site(1, "attention_value")),
         out=cr.Collect("base", cr.Site(1, "attention_head_output")),
     )
-    got = cr.IntervenedModel(wrapped("llama"), graph, executor="nnsight")(inputs).collected
+    got = cr.IntervenedModel(wrapped("llama"), graph, backend="nnsight")(inputs).collected
     value = got["value"].view(2, 5, 2, 4).repeat_interleave(2, 2)
     means = value.cumsum(1) / torch.arange(1, 6).view(1, 5, 1, 1)
     torch.testing.assert_close(got["out"], means.flatten(2), rtol=0, atol=1e-7)
@@ -171,7 +171,7 @@ def test_the_rotary_query_of_the_first_token_is_the_projection_itself():
         after=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply_rotary_pos_emb_0[0]")),
         before=cr.Collect("base", cr.Site(1, "attention_query")),
     )
-    got = cr.IntervenedModel(wrapped("llama"), graph, executor="nnsight").collect(inputs)
+    got = cr.IntervenedModel(wrapped("llama"), graph, backend="nnsight").collect(inputs)
     torch.testing.assert_close(got["after"][:, 0], got["before"][:, 0], rtol=0, atol=0)
     assert (got["after"][0, 1] - got["before"][0, 1]).abs().max() > 1e-3
 
@@ -181,13 +181,13 @@ def test_the_attention_pattern_inside_the_attention_function():
     model.set_attn_implementation("eager")
     inputs = inputs_of("llama", lengths=(5, 5))
     pattern = cr.Site.at(ATTENTION, "source:attention_interface_1[1]", positions="last")
-    got = cr.IntervenedModel(model, cr.InterventionGraph(p=cr.Collect("base", pattern)), executor="nnsight").collect(
+    got = cr.IntervenedModel(model, cr.InterventionGraph(p=cr.Collect("base", pattern)), backend="nnsight").collect(
         inputs
     )["p"]
     wanted = model(**inputs, output_attentions=True).attentions[1][:, :, -1].flatten(1)
     torch.testing.assert_close(got[:, 0], wanted, rtol=0, atol=0)
     inner = cr.Site.at(ATTENTION, "source:attention_interface_1.torch_matmul_0", positions="last")
-    scores = cr.IntervenedModel(model, cr.InterventionGraph(p=cr.Collect("base", inner)), executor="nnsight").collect(
+    scores = cr.IntervenedModel(model, cr.InterventionGraph(p=cr.Collect("base", inner)), backend="nnsight").collect(
         inputs
     )["p"]
     torch.testing.assert_close((scores.view(2, 4, 5) / 2).softmax(-1).flatten(1), wanted, rtol=0, atol=1e-6)
@@ -199,24 +199,24 @@ def test_what_a_forward_offers_is_listed_and_anything_else_refused():
         cr.IntervenedModel(
             wrapped("llama"),
             cr.InterventionGraph(p=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply_rotary_emb_0"))),
-            executor="nnsight",
+            backend="nnsight",
         )
     with pytest.raises(SiteError, match=r"port='source:apply rotary' is not readable.*'source:operation_0\[1\]'"):
         cr.IntervenedModel(
             wrapped("llama"),
             cr.InterventionGraph(p=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply rotary"))),
-            executor="nnsight",
+            backend="nnsight",
         )
     with pytest.raises(SiteError, match="no module"):
         operations(wrapped("llama"), "model.nowhere")
-    with pytest.raises(SiteError, match="executor='nnsight'"):
+    with pytest.raises(SiteError, match="backend='nnsight'"):
         cr.IntervenedModel(
             model_of("llama"),
             cr.InterventionGraph(p=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply_rotary_pos_emb_0"))),
         )
     ambiguous = cr.InterventionGraph(p=cr.Collect("base", cr.Site.at(ATTENTION, "source:apply_rotary_pos_emb_0[0]")))
     with pytest.raises(PositionError, match="two axes"):
-        cr.IntervenedModel(wrapped("llama"), ambiguous, executor="nnsight").collect(inputs_of("llama", lengths=(4, 4)))
+        cr.IntervenedModel(wrapped("llama"), ambiguous, backend="nnsight").collect(inputs_of("llama", lengths=(4, 4)))
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -231,29 +231,29 @@ def test_checkpointed_layers_are_refused_with_the_reason():
     reft = cr.IntervenedModel(
         model,
         cr.InterventionGraph(edit=cr.Interchange(cr.Site(1, "mlp_output"), cr.Identity(16), cr.Constant(0.0))),
-        executor="nnsight",
+        backend="nnsight",
     )
-    with pytest.raises(GraphError, match=r"recomput.*executor='hooks'"):
+    with pytest.raises(GraphError, match=r"recomput.*backend='hooks'"):
         reft(inputs_of("llama"))
 
 
 def test_a_model_that_accelerate_moves_about_is_refused():
     accelerate = pytest.importorskip("accelerate")
     model = accelerate.cpu_offload(deepcopy(model_of("llama")), execution_device="cpu")
-    with pytest.raises(GraphError, match=r"accelerate moves.*executor='hooks'"):
-        cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), executor="nnsight")(inputs_of("llama"))
+    with pytest.raises(GraphError, match=r"accelerate moves.*backend='hooks'"):
+        cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), backend="nnsight")(inputs_of("llama"))
 
 
 def test_remote_needs_a_model_that_a_server_can_load():
     graph = cr.InterventionGraph(seen=cr.Collect("base", cr.Site(0)))
     with pytest.raises(RunError, match="TransformersModel"):
-        cr.IntervenedModel(model_of("llama"), graph, executor="nnsight", remote=True)
-    with pytest.raises(GraphError, match="executor='nnsight'"):
+        cr.IntervenedModel(model_of("llama"), graph, backend="nnsight", remote=True)
+    with pytest.raises(GraphError, match="backend='nnsight'"):
         cr.IntervenedModel(model_of("llama"), graph, remote=True)
-    with pytest.raises(GraphError, match="executor='nnsight'"):
+    with pytest.raises(GraphError, match="backend='nnsight'"):
         cr.IntervenedModel(wrapped("llama"), graph)
     with pytest.raises(GraphError, match="Did you mean 'nnsight'"):
-        cr.IntervenedModel(model_of("llama"), graph, executor="nnsigt")
+        cr.IntervenedModel(model_of("llama"), graph, backend="nnsigt")
 
 
 # --- behind nnsight: a rehearsal of a server, and a user's own trace -------------------------------------------------
@@ -280,7 +280,7 @@ def steps():
     scored = tokens["attention_mask"].cumsum(1) > 1
     return [{"base": {**tokens, "labels": torch.where(scored, tokens["input_ids"] + i, -100)}} for i in range(5)]
 
-ways = {"here": {}, "nnsight": {"executor": "nnsight"}, "remote": {"executor": "nnsight", "remote": "local"}}
+ways = {"here": {}, "nnsight": {"backend": "nnsight"}, "remote": {"backend": "nnsight", "remote": "local"}}
 for where, options in ways.items():
     base = model if options else model._module
     collect = cr.IntervenedModel(base, cr.InterventionGraph(seen=seen["seen"]), **options).collect(tokens)["seen"]
@@ -344,7 +344,7 @@ net, graph = torch.nn.Sequential(torch.nn.Linear(3, 3)), cr.patch(cr.Site.at("0"
 cr.IntervenedModel(net, graph)
 assert "nnsight" not in sys.modules, "who uses hooks waits for no other library"
 {first}
-cr.IntervenedModel(net, graph, executor="nnsight")
+cr.IntervenedModel(net, graph, backend="nnsight")
 import beartype
 print("both")
 """
@@ -365,5 +365,5 @@ def test_whoever_has_imported_nnsight_already_is_served_too(module, repository):
 
 
 def test_training_in_a_session_needs_nnsight():
-    with pytest.raises(GraphError, match="executor='hooks'"):
+    with pytest.raises(GraphError, match="backend='hooks'"):
         train_in_session(cr.IntervenedModel(model_of("llama"), cr.InterventionGraph()), [])

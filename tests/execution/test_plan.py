@@ -258,10 +258,10 @@ def test_the_check_sees_a_wrong_gradient() -> None:
 def test_dead_edits_are_refused() -> None:
     data = examples("gpt2", "right")
     passes = plan(das(2, -2), data)
-    assert "changes only its own tokens" in passes.dead["edit"]
+    assert "changes only its own tokens" in passes.ineffective["edit"]
     assert "changes nothing that the loss reads" in passes.explain()
-    assert not plan(das(2, -2, "attention_key"), data).dead
-    assert not plan(das(1, -2), data).dead
+    assert not plan(das(2, -2, "attention_key"), data).ineffective
+    assert not plan(das(1, -2), data).ineffective
     scored = FullPasses(das(2, -2), data).scored(torch.arange(2))
     assert not scored.logits.requires_grad or not any(
         bool(g.any())
@@ -340,7 +340,7 @@ def test_bfloat16_keeps_are_close_and_said() -> None:
 
 def test_fit_uses_the_plan_and_full_passes_agree() -> None:
     data = examples("mistral", "left")
-    graphs = [double(cr.loreft(cr.grid([1, 2], ["last"]), D, 3)) for _ in range(2)]
+    graphs = [double(cr.loreft(cr.site_grid([1, 2], ["last"]), D, 3)) for _ in range(2)]
     models = [IntervenedModel(three_blocks("mistral"), graph) for graph in graphs]
     fast = fit(models[0], data, epochs=4, lr=1e-2, progress=False)
     full = fit(models[1], data, epochs=4, lr=1e-2, progress=False, passes=FullPasses)

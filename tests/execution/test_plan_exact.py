@@ -16,7 +16,7 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 import causal_reft as cr
-from causal_reft.execution import Examples, FullPasses, IntervenedModel, Scored, plan, plan_all
+from causal_reft.execution import Examples, FullPasses, IntervenedModel, TargetLogits, plan, plan_all
 from causal_reft.execution.planning.together import Together
 from causal_reft.featurizers import computed_once
 from tests.families import DECODERS, VOCABULARY, inputs_of, model_of
@@ -85,7 +85,11 @@ def gradients(models: Sequence[IntervenedModel], losses: Sequence[torch.Tensor])
 
 
 def assert_equal(
-    models: Sequence[IntervenedModel], data: Examples, fast: Sequence[Scored], rows: torch.Tensor, bound: float = BOUND
+    models: Sequence[IntervenedModel],
+    data: Examples,
+    fast: Sequence[TargetLogits],
+    rows: torch.Tensor,
+    bound: float = BOUND,
 ) -> None:
     """Loss and gradient of every model within the bound of full passes."""
     full = [FullPasses(model, data).scored(rows) for model in models]
@@ -180,9 +184,9 @@ KINDS = {
     ),
     "boundless": lambda d: cr.boundless_das(cr.Site(1, positions="last"), d),
     "mask of neurons": lambda d: cr.dbm(cr.Site(1, "mlp_output", positions=-2), cr.Identity(d)),
-    "loreft": lambda d: cr.loreft(cr.grid([0, 1, 2], ["f2+l2"]), d, 3, init="random"),
-    "loreft, suffix": lambda d: cr.loreft(cr.grid([0, 1, 2], ["l2"]), d, 3, init="random"),
-    "direft": lambda d: cr.direft(cr.grid([1, 2], ["last"]), d, 3, init="random"),
+    "loreft": lambda d: cr.loreft(cr.site_grid([0, 1, 2], ["f2+l2"]), d, 3, init="random"),
+    "loreft, suffix": lambda d: cr.loreft(cr.site_grid([0, 1, 2], ["l2"]), d, 3, init="random"),
+    "direft": lambda d: cr.direft(cr.site_grid([1, 2], ["last"]), d, 3, init="random"),
     "embeddings": lambda d: cr.das(cr.Site(component="embeddings", positions=-2), d, 3),
     "block input": lambda d: cr.das(cr.Site(2, "block_input", positions=-2), d, 3),
     "final norm": lambda d: cr.das(cr.Site(component="final_norm", positions="last"), d, 3),
@@ -217,7 +221,7 @@ def test_several_answer_tokens(padding: str) -> None:
     labels = torch.where(real > 4, data.runs["base"]["input_ids"], -100)
     runs = {run: {**inputs, "prompt_lengths": [4, 4, 4, 4]} for run, inputs in data.runs.items()}
     check_alone(
-        three_blocks("qwen2"), cr.loreft(cr.grid([0, 1], ["f1+l1"]), 16, 3, init="random"), Examples(runs, labels)
+        three_blocks("qwen2"), cr.loreft(cr.site_grid([0, 1], ["f1+l1"]), 16, 3, init="random"), Examples(runs, labels)
     )
     check_alone(three_blocks("qwen2"), cr.das(cr.Site(1, positions="last"), 16, 3), Examples(runs, labels))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import causal_reft as cr
 from causal_reft.errors import PositionError
-from causal_reft.execution import Examples, FullPasses, IntervenedModel, Scored, plan_all
+from causal_reft.execution import Examples, FullPasses, IntervenedModel, TargetLogits, plan_all
 from causal_reft.featurizers import computed_once
 from tests.execution.test_plan_exact import (
     LENGTHS,
@@ -99,7 +99,7 @@ def test_random_graphs(question: Question) -> None:
         torch.testing.assert_close(gradient(model, mine), gradient(model, wanted), rtol=1e-9, atol=1e-10)
 
 
-def gradient(model: IntervenedModel, scored: Scored) -> torch.Tensor:
+def gradient(model: IntervenedModel, scored: TargetLogits) -> torch.Tensor:
     """Of the loss at the reads that the model itself leaves defined; zeros where no path leads to an edit."""
     defined, parameters = ~scored.logits.isnan().any(1), list(model.trainable_parameters())
     loss = torch.nn.functional.cross_entropy(scored.logits[defined], scored.targets[defined])

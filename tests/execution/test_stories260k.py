@@ -1,4 +1,4 @@
-"""Everything on a real model that wrote stories before it came here: every executor, generation, wrappers, serving."""
+"""Everything on a real model that wrote stories before it came here: every backend, generation, wrappers, serving."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def scored(inputs: Batch) -> torch.Tensor:
     return torch.where(read, inputs["input_ids"], -100)
 
 
-def outcome(model: nn.Module, graph: cr.InterventionGraph, executor: str, base: Batch, **runs: Batch):
+def outcome(model: nn.Module, graph: cr.InterventionGraph, backend: str, base: Batch, **runs: Batch):
     """Logits, collected states and gradients."""
     graph.modules.double().zero_grad()
-    output = cr.IntervenedModel(model, graph, executor=executor)(base, **runs)
+    output = cr.IntervenedModel(model, graph, backend=backend)(base, **runs)
     output.logits.pow(2).mean().backward()
     return [output.logits.detach(), dict(output.collected), [p.grad.clone() for p in graph.parameters()]]
 

@@ -25,7 +25,7 @@ def das_graph() -> cr.InterventionGraph:
 
 
 def loreft_on_four_layers() -> cr.InterventionGraph:
-    return cr.loreft(cr.grid([3, 9, 18, 24], "f5+l5"), D, 4)
+    return cr.loreft(cr.site_grid([3, 9, 18, 24], "f5+l5"), D, 4)
 
 
 def path_patching() -> cr.InterventionGraph:
@@ -53,7 +53,7 @@ def reading_another_site() -> cr.InterventionGraph:
 
 
 def crowd() -> cr.InterventionGraph:
-    return cr.das(cr.grid(range(12), "last"), D, 4)
+    return cr.das(cr.site_grid(range(12), "last"), D, 4)
 
 
 def watched() -> cr.InterventionGraph:
@@ -182,7 +182,7 @@ def test_boxes_name_their_featurizer_and_the_title_counts():
 
 
 def test_what_all_sites_share_is_said_once():
-    names, shared = site_names(cr.grid([3, 9], "f5+l5"))
+    names, shared = site_names(cr.site_grid([3, 9], "f5+l5"))
     assert names == ["layer 3", "layer 9"] and shared == "block output, tokens: f5+l5"
     names, shared = site_names([cr.Site(3), cr.Site(9, positions="last")])
     assert names == ["layer 3\nblock output\ntokens: all", "layer 9\nblock output\ntokens: last"] and shared == ""

@@ -69,7 +69,7 @@ def test_only_keeps_nodes_in_order_and_shares_their_parameters() -> None:
     german = both.only("german")
     assert list(german) == ["german"] and german["german"] is both["german"]
     assert list(both.only("instruct", "german")) == ["german", "instruct"]
-    assert both.learned_numbers == 5 * D + 5 * D + 5 and german.learned_numbers == 5 * D + 2 * D + 2
+    assert both.n_trainable_parameters == 5 * D + 5 * D + 5 and german.n_trainable_parameters == 5 * D + 2 * D + 2
     assert len(list(both.parameters())) == 5, "the shared rotation counts once"
 
 
@@ -134,11 +134,11 @@ def test_the_html_is_a_table_and_escapes_names() -> None:
 
 
 def test_every_seed_of_a_preset_is_used_once() -> None:
-    graph = cr.loreft(cr.grid(range(3)), D, 2, seed=1)
+    graph = cr.loreft(cr.site_grid(range(3)), D, 2, seed=1)
     assert list(graph) == ["edit_0", "edit_1", "edit_2"]
     rows = [graph[name].featurizer.rotation for name in graph]
     assert not torch.equal(rows[0], rows[1]) and not torch.equal(rows[1], rows[2])
-    assert graph == cr.loreft(cr.grid(range(3)), D, 2, seed=1) != cr.loreft(cr.grid(range(3)), D, 2, seed=2)
+    assert graph == cr.loreft(cr.site_grid(range(3)), D, 2, seed=1) != cr.loreft(cr.site_grid(range(3)), D, 2, seed=2)
 
 
 D7B = 4096
@@ -155,11 +155,11 @@ D7B = 4096
         (lambda: cr.direft(cr.Site(0), D7B, 4), 32_772),
         (lambda: cr.noreft(cr.Site(0), D7B, 4), 32_772),
         (lambda: cr.nodireft(cr.Site(0), D7B, 4), 32_772),
-        (lambda: cr.loreft(cr.grid(range(3), ["f5", "l5"]), D7B, 2), 98_316),
+        (lambda: cr.loreft(cr.site_grid(range(3), ["f5", "l5"]), D7B, 2), 98_316),
     ],
 )
 def test_learned_numbers_are_those_of_the_papers(graph: Any, numbers: int) -> None:
-    assert graph().learned_numbers == numbers
+    assert graph().n_trainable_parameters == numbers
 
 
 def test_several_edits_at_one_site_all_read_the_state_before_any() -> None:

@@ -97,7 +97,7 @@ def test_shared_parts_stay_shared(tmp_path: Path) -> None:
     assert again["one"].featurizer is again["three"].featurizer and again["two"].featurizer is again["seen"].featurizer
     assert again["one"].featurizer.basis is again["two"].featurizer.basis
     assert again["one"].source is again["two"].source
-    assert again.learned_numbers == 4 * D + 2 * D + 2
+    assert again.n_trainable_parameters == 4 * D + 2 * D + 2
 
 
 @pytest.mark.parametrize("method", METHODS)

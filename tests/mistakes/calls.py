@@ -164,10 +164,10 @@ RUNS = (
     ),
     Mistake(
         e.RunError, "A live module for a remote run",
-        'cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), executor="nnsight", remote=True)',
+        'cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), backend="nnsight", remote=True)',
         "a model that a server can load",
         "A server loads the model by its name.",
-        'cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), executor="nnsight")',
+        'cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), backend="nnsight")',
     ),
 )  # fmt: skip
 

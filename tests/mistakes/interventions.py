@@ -187,16 +187,16 @@ GRAPHS = (
         'cr.direft(cr.Site(1), 16, 2, activation="relu", init="random")',
     ),
     Mistake(
-        e.GraphError, "A misspelt executor",
-        'cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), executor="nnsigt")', "Did you mean 'nnsight'",
+        e.GraphError, "A misspelt backend",
+        'cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), backend="nnsigt")', "Did you mean 'nnsight'",
         "There are two.",
-        'cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), executor="nnsight")',
+        'cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), backend="nnsight")',
     ),
     Mistake(
         e.GraphError, "A remote run with hooks",
-        "cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), remote=True)", "executor='nnsight'",
+        "cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), remote=True)", "backend='nnsight'",
         "Hooks are for models in this process.",
-        'cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), executor="nnsight")',
+        'cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), backend="nnsight")',
     ),
     Mistake(
         e.GraphError, "An alignment of what is no variable",

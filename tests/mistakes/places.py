@@ -148,11 +148,11 @@ SITES = (
         site = cr.Site.at("model.layers.1.self_attn", "source:apply_rotary_pos_emb_0[0]")
         cr.IntervenedModel(model, cr.patch(site, 16))
         """,
-        "executor='nnsight'",
+        "backend='nnsight'",
         "Hooks see what goes into a module and what comes out. nnsight also reads the lines between.",
         """
         site = cr.Site.at("model.layers.1.self_attn", "source:apply_rotary_pos_emb_0[0]")
-        cr.IntervenedModel(model, cr.patch(site, 16), executor="nnsight")
+        cr.IntervenedModel(model, cr.patch(site, 16), backend="nnsight")
         """,
     ),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import causal_reft as cr
 from causal_reft.errors import DataError
-from causal_reft.execution import Reads
+from causal_reft.execution import TargetPositions
 
 PAIRS = [("who is it", "the cat"), ("a dog sees", "the old grey owl"), ("what", "it is a dog")]
 
@@ -39,7 +39,7 @@ def test_training_positions_are_generation_positions(tokenizer, model):
 
 def test_the_reads_of_examples_are_the_completion_tokens(tokenizer):
     examples = cr.as_examples(cr.completions(PAIRS, tokenizer), tokenizer)
-    reads = Reads.of(examples)
+    reads = TargetPositions.of(examples)
     ids = examples.runs["base"]["input_ids"]
     assert torch.equal(ids[reads.rows, reads.columns + 1], reads.targets)
     assert torch.equal(torch.bincount(reads.rows), torch.tensor([3, 5, 5]))

@@ -25,7 +25,7 @@ def arguments(folder, **changes):
 
 
 def reft_of(model, tokenizer, seed=0):
-    return cr.IntervenedModel(model, cr.loreft(cr.grid(range(2), "f1+l1"), 16, 4, seed=seed), tokenizer)
+    return cr.IntervenedModel(model, cr.loreft(cr.site_grid(range(2), "f1+l1"), 16, 4, seed=seed), tokenizer)
 
 
 def test_it_learns_and_leaves_the_base_as_it_was(tokenizer, model, tmp_path):

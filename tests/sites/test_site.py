@@ -73,11 +73,13 @@ def test_unreadable_positions_are_refused_when_the_site_is_written() -> None:
 
 
 def test_a_grid_is_layers_by_components_by_alternatives() -> None:
-    sites = cr.grid(range(2), ["gender", -1], ["block_output", "mlp_output"])
+    sites = cr.site_grid(range(2), ["gender", -1], ["block_output", "mlp_output"])
     assert [(s.layer, s.component, str(s.where)) for s in sites[:3]] == [
         (0, "block_output", "'gender'"), (0, "block_output", "-1"), (0, "mlp_output", "'gender'"),
     ]  # fmt: skip
-    assert len(sites) == 8 and cr.grid([1], "last") == [cr.Site(1, positions="last")] == cr.grid([1], ["last"])
+    assert len(sites) == 8 and cr.site_grid([1], "last") == [cr.Site(1, positions="last")] == cr.site_grid(
+        [1], ["last"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from functools import cached_property, lru_cache
 import torch
 from torch import nn
 
+from causal_reft.execution.backend import HookBackend
 from causal_reft.execution.examples import Examples
-from causal_reft.execution.executor import HookExecutor
 from causal_reft.execution.inputs import Inputs, RunInputs, parse_inputs
+from causal_reft.execution.locating import is_trainable
 from causal_reft.execution.transform import State, States
-from causal_reft.execution.wiring import is_trainable
 from causal_reft.featurizers import Mask, computed_once
 from causal_reft.graph import Collect, InterventionGraph
 from causal_reft.graph.intervention_graph import held_modules
@@ -118,7 +118,7 @@ class Lender:
     def __init__(self, model: nn.Module, graph: InterventionGraph) -> None:
         self.model, self.graph = model, graph
         self.wanted = tuple((node.run, node.site) for node in graph.collects.values() if node.site is not None)
-        self.executor = HookExecutor(model, graph)
+        self.backend = HookBackend(model, graph)
 
     @staticmethod
     def of(model: nn.Module, graph: InterventionGraph) -> Lender:
@@ -143,7 +143,7 @@ class Lender:
         with computed_once():
             for run in self.graph.runs:
                 if run in runs:
-                    self.executor.forward(run, runs[run], states, training=False, wants_output=False)
+                    self.backend.forward(run, runs[run], states, training=False, wants_output=False)
         return {key: Kept(states[key].h.detach(), states[key].tokens.counts.cpu()) for key in self.wanted}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from causal_reft.errors import SiteError
+from causal_reft.execution.backend import offloaded
 from causal_reft.execution.cut import TEXT_ARGUMENTS, directions
-from causal_reft.execution.executor import offloaded
 from causal_reft.execution.kernels import chains
 from causal_reft.sites import Blocks, Location, find_blocks
 

@@ -34,10 +34,10 @@ def explanation(plan: JointPlan) -> str:
         if kept and plan.lent[kept[0]].plain:
             what = "states of other runs and all that is computed before the first edit are kept"
         notes.append(f"{_graphs(len(numbers))}: {what}; no blocks are skipped: {reason}")
-    for number, dead in plan.dead.items():
+    for number, ineffective in plan.ineffective.items():
         notes += [
             f"graph {number}, node {name!r} changes nothing that the loss reads: {reason}"
-            for name, reason in dead.items()
+            for name, reason in ineffective.items()
         ]
     if plan.options.check:
         notes.append(_checks(plan))

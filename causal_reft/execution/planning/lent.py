@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from causal_reft.execution.backend import HookBackend
 from causal_reft.execution.cells import forward_is
-from causal_reft.execution.examples import Examples, Reads
-from causal_reft.execution.executor import HookExecutor
+from causal_reft.execution.examples import Examples, TargetPositions
 from causal_reft.execution.inputs import parse_inputs
 from causal_reft.execution.intervened_model import IntervenedModel
-from causal_reft.execution.passes import Passes, Scored, logits_of
+from causal_reft.execution.passes import Passes, TargetLogits, logits_of
 from causal_reft.execution.planning.collected import (
     Kept,
     Key,
@@ -43,7 +43,7 @@ class LentPasses(Passes):
         self.model, self.examples, self.memory = model, examples, memory
         self.lender = Lender.of(model.base_model, model.graph)
         edits = {name: node for name, node in model.graph.edits.items() if node.run == "base"}
-        self.executor = HookExecutor(model.base_model, InterventionGraph(**edits))
+        self.backend = HookBackend(model.base_model, InterventionGraph(**edits))
         self.plain = isinstance(examples.runs["base"], Tensor)
         self.kept: dict[Key, Kept] | None = None
         self.early: dict[nn.Module, Tensor] = {}
@@ -54,7 +54,7 @@ class LentPasses(Passes):
         """Why nothing can be kept; empty where it can."""
         return why_not_kept(model.graph)
 
-    def scored(self, rows: Int[Tensor, " row"]) -> Scored:
+    def scored(self, rows: Int[Tensor, " row"]) -> TargetLogits:
         if self.kept is None and not self.rebuilds:
             self._build()
         lent, index = (self.kept, rows) if self.kept is not None else (self._collect(rows), torch.arange(len(rows)))
@@ -64,15 +64,15 @@ class LentPasses(Passes):
         with _returned(
             {module: values.index_select(0, rows.to(values.device)) for module, values in self.early.items()}
         ):
-            output = self.executor.forward("base", inputs, states, training=self.model.training, wants_output=True)
-        reads = Reads.of(batch)
-        return Scored(reads.take(logits_of(output)), reads)
+            output = self.backend.forward("base", inputs, states, training=self.model.training, wants_output=True)
+        reads = TargetPositions.of(batch)
+        return TargetLogits(reads.take(logits_of(output)), reads)
 
     def explain(self) -> str:
         return "states of other runs once for every example, the base run for every batch"
 
     @property
-    def dead(self) -> Mapping[str, str]:
+    def ineffective(self) -> Mapping[str, str]:
         return {}
 
     def forget(self) -> None:
@@ -102,7 +102,7 @@ class LentPasses(Passes):
     @torch.no_grad()
     def _early(self, order: Tensor) -> dict[nn.Module, Tensor]:
         """The outputs of all outermost modules that finish before the first edited port."""
-        ports = {(port.location.module, port.location.port) for port in self.executor.work["base"]}
+        ports = {(port.location.module, port.location.port) for port in self.backend.work["base"]}
         parts: list[dict[nn.Module, Tensor]] = []
         for rows in order.split(CHUNK):
             inputs = run_inputs(self.model.base_model, self.examples, rows, ("base",))["base"]

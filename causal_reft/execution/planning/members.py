@@ -11,12 +11,12 @@ import torch
 from causal_reft.execution.examples import Examples
 from causal_reft.execution.inputs import Inputs, parse_inputs
 from causal_reft.execution.intervened_model import IntervenedModel
+from causal_reft.execution.locating import locate_graph
 from causal_reft.execution.planning.collected import why_not_kept
 from causal_reft.execution.planning.decoder import Decoder
 from causal_reft.execution.planning.stages import Tables
 from causal_reft.execution.planning.window import ReadTable, Table, Windows, named_columns
 from causal_reft.execution.visit import PortWork
-from causal_reft.execution.wiring import wire
 from causal_reft.graph import InterventionGraph
 from causal_reft.sites import Positions
 
@@ -29,7 +29,7 @@ class Member:
         entry: the deepest block whose output no edit changes, -1 for the embeddings.
         touched: tokens that edits change up to the inputs of the attention behind the entry.
         windows: the tokens of every row that are computed.
-        dead: edits that no logit which the loss reads can feel, and why.
+        ineffective: edits that no logit which the loss reads can feel, and why.
     """
 
     model: IntervenedModel
@@ -38,7 +38,7 @@ class Member:
     entry: int
     touched: Table
     windows: Windows
-    dead: Mapping[str, str]
+    ineffective: Mapping[str, str]
 
 
 @dataclass
@@ -78,7 +78,7 @@ def enter(model: IntervenedModel, decoder: Decoder, data: TextData) -> Member | 
     if reason := why_not_kept(graph):
         return reason
     edits = {name: node for name, node in graph.edits.items() if node.run == "base"}
-    work = wire(InterventionGraph(**edits), model.base_model)["base"] if edits else ()
+    work = locate_graph(InterventionGraph(**edits), model.base_model)["base"] if edits else ()
     entries = []
     for port in work:
         entry = decoder.entry(port.location)
@@ -91,7 +91,7 @@ def enter(model: IntervenedModel, decoder: Decoder, data: TextData) -> Member | 
         tables |= {(None, site.where): data.table(None, site.where) for site, _ in port.reads}
     entry = min(entries, default=decoder.n_blocks - 1)
     touched = _touched(work, entry + 1, data)
-    return Member(model, work, tables, entry, touched, _windows(tables, data), _dead(work, decoder, data))
+    return Member(model, work, tables, entry, touched, _windows(tables, data), _ineffective(work, decoder, data))
 
 
 def _touched(work: tuple[PortWork, ...], block: int, data: TextData) -> Table:
@@ -114,7 +114,7 @@ def _windows(tables: Tables, data: TextData) -> Windows:
     return Windows(text, start, last + 1)
 
 
-def _dead(work: tuple[PortWork, ...], decoder: Decoder, data: TextData) -> dict[str, str]:
+def _ineffective(work: tuple[PortWork, ...], decoder: Decoder, data: TextData) -> dict[str, str]:
     """Edits without any path to a logit that is read."""
     width = data.inputs.width
     assert width is not None

@@ -20,7 +20,7 @@ from causal_reft.errors import CausalReftWarning, GraphError
 from causal_reft.execution.examples import Examples
 from causal_reft.execution.inputs import OURS
 from causal_reft.execution.intervened_model import IntervenedModel
-from causal_reft.execution.passes import FullPasses, Passes, Scored
+from causal_reft.execution.passes import FullPasses, Passes, TargetLogits
 from causal_reft.execution.planning.decoder import find_decoder
 from causal_reft.execution.planning.explain import explanation
 from causal_reft.execution.planning.lent import LentPasses
@@ -81,7 +81,7 @@ class JointPlan:
             n: LentPasses(self.models[n], examples, options.memory) for n in self.refused if not self._only_full(n)
         }
 
-    def scored(self, rows: Int[Tensor, " row"]) -> list[Scored]:
+    def scored(self, rows: Int[Tensor, " row"]) -> list[TargetLogits]:
         """The logits that the loss reads for these rows, for every graph."""
         if self.why_full():
             return [passes.scored(rows) for passes in self.full]
@@ -100,9 +100,9 @@ class JointPlan:
         return ""
 
     @property
-    def dead(self) -> dict[int, Mapping[str, str]]:
+    def ineffective(self) -> dict[int, Mapping[str, str]]:
         """For each graph that holds such, the edits that no logit which is read can feel, and why."""
-        return {n: member.dead for n, member in self.members.items() if member.dead}
+        return {n: member.ineffective for n, member in self.members.items() if member.ineffective}
 
     def explain(self) -> str:
         """What is run, how often, what it costs, and why a shortcut is not taken."""
@@ -120,7 +120,7 @@ class JointPlan:
         for number, model in enumerate(self.models):
             if number in self.refused:
                 continue
-            reason = model.executor_name != "hooks" and f"the {model.executor_name} executor runs the model"
+            reason = model.backend_name != "hooks" and f"the {model.backend_name} backend runs the model"
             entered = reason or (
                 decoder if isinstance(decoder, str) or isinstance(data, str) else enter(model, decoder, data)
             )
@@ -136,10 +136,10 @@ class JointPlan:
 
     def _only_full(self, number: int) -> bool:
         model = self.models[number]
-        return model.executor_name != "hooks" or bool(LentPasses.refused(model))
+        return model.backend_name != "hooks" or bool(LentPasses.refused(model))
 
-    def _fast(self, rows: Tensor) -> list[Scored]:
-        found: dict[int, Scored] = {}
+    def _fast(self, rows: Tensor) -> list[TargetLogits]:
+        found: dict[int, TargetLogits] = {}
         if self.together is not None:
             training = [self.models[n].training for n in self.members]
             found |= dict(zip(self.members, self.together.scored(rows, training), strict=True))
@@ -201,16 +201,16 @@ class Plan(Passes):
     def __init__(self, joint: JointPlan) -> None:
         self.joint = joint
 
-    def scored(self, rows: Int[Tensor, " row"]) -> Scored:
+    def scored(self, rows: Int[Tensor, " row"]) -> TargetLogits:
         return self.joint.scored(rows)[0]
 
     def explain(self) -> str:
         return self.joint.explain()
 
     @property
-    def dead(self) -> Mapping[str, str]:
+    def ineffective(self) -> Mapping[str, str]:
         """Edits that no logit which is read can feel, and why."""
-        return self.joint.dead.get(0, {})
+        return self.joint.ineffective.get(0, {})
 
     __repr__ = __str__ = explain
 

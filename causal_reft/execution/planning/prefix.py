@@ -1,7 +1,7 @@
 """Keys and values of the tokens before a window: recorded once, then read by every step and changed by none.
 
 Both caches are transformers' own `Cache`, so the model's own attention, masks, rotary embeddings and sliding windows
-read them as they read any other. `update` of a `PrefixLayer` returns prefix and new tokens side by side and keeps
+read them as they read any other. `update` of a `PrefixLayer` returns prefix and new tokens side by side and collects
 nothing, so one prefix serves many steps and autograd sees a plain concatenation.
 """
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from causal_reft.execution.intervened_model import IntervenedModel
-from causal_reft.execution.passes import Scored
+from causal_reft.execution.passes import TargetLogits
 from causal_reft.featurizers import computed_once
 from causal_reft.tensors import Tensor
 
@@ -43,8 +43,8 @@ class Check:
 
 def compare(
     models: Sequence[IntervenedModel],
-    fast: Callable[[], Sequence[Scored]],
-    full: Callable[[], Sequence[Scored]],
+    fast: Callable[[], Sequence[TargetLogits]],
+    full: Callable[[], Sequence[TargetLogits]],
     rows: int,
 ) -> list[Check]:
     """One check for each model; dropout on edits is off meanwhile."""
@@ -70,7 +70,9 @@ def without_dropout(models: Sequence[IntervenedModel]) -> Iterator[None]:
             model.training = mode
 
 
-def _difference(fast: Scored, full: Scored, mine: Tensor | None, theirs: Tensor | None) -> tuple[float, float, float]:
+def _difference(
+    fast: TargetLogits, full: TargetLogits, mine: Tensor | None, theirs: Tensor | None
+) -> tuple[float, float, float]:
     """Relative differences of logits and gradient, and how much is allowed; reads that the model itself leaves
     undefined aside."""
     a, b = fast.logits.detach(), full.logits.detach()
@@ -85,7 +87,7 @@ def _difference(fast: Scored, full: Scored, mine: Tensor | None, theirs: Tensor 
     return logits, float((mine - theirs).norm()) / (float(theirs.norm()) + noise / tolerance), tolerance
 
 
-def _gradients(models: Sequence[IntervenedModel], scored: Sequence[Scored]) -> list[Tensor | None]:
+def _gradients(models: Sequence[IntervenedModel], scored: Sequence[TargetLogits]) -> list[Tensor | None]:
     """For each model, the gradient of all its trained numbers side by side; one backward pass for all models.
 
     Rotations of this step are shared with the step itself, so their graph is kept.

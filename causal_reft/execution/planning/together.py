@@ -17,7 +17,7 @@ from causal_reft.execution.cells import worth_it
 from causal_reft.execution.examples import Examples
 from causal_reft.execution.finish import alone_modules
 from causal_reft.execution.inputs import Inputs
-from causal_reft.execution.passes import Scored
+from causal_reft.execution.passes import TargetLogits
 from causal_reft.execution.planning.beginning import known_at_entry
 from causal_reft.execution.planning.collected import Kept, Key, Lender, lending_runs, rows_by_length, run_inputs
 from causal_reft.execution.planning.decoder import Decoder
@@ -87,12 +87,12 @@ class Together:
         self.rebuilds: bool | None = None
         self.bytes_per_row = 0.0
 
-    def scored(self, rows: Int[Tensor, " row"], training: Sequence[bool]) -> list[Scored]:
+    def scored(self, rows: Int[Tensor, " row"], training: Sequence[bool]) -> list[TargetLogits]:
         """The logits that the loss reads, for every member in the given order."""
         rows = rows.cpu()
         recorded, lent, index = self._recorded(rows)
         reads = self.data.reads.reads(rows)
-        found: dict[int, Scored] = {}
+        found: dict[int, TargetLogits] = {}
         for number, group in self._parts(rows):
             windows = self._windows(group.windows).rows(rows)
             tokens = WindowTokens(rows, windows.start, windows.width, self._device)
@@ -114,7 +114,7 @@ class Together:
             arguments = self._arguments(rows, windows, len(guests), recorded, index)
             assert reads.columns is not None
             logits = stage.logits(arguments, reads.rows, reads.columns - windows.start[reads.rows]).unbind(0)
-            found |= {n: Scored(logits[i], reads) for i, n in enumerate(group.numbers)}
+            found |= {n: TargetLogits(logits[i], reads) for i, n in enumerate(group.numbers)}
         return [found[n] for n in range(len(self.members))]
 
     def _parts(self, rows: Tensor) -> Iterator[tuple[int, Group]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from causal_reft.execution.examples import Examples, Reads
+from causal_reft.execution.examples import Examples, TargetPositions
 from causal_reft.execution.inputs import Inputs
 from causal_reft.sites import Positions, Tokens, resolve
 from causal_reft.tensors import Bool, Int, Tensor
@@ -75,7 +75,7 @@ class ReadTable:
     @staticmethod
     def of(examples: Examples, width: int) -> ReadTable:
         """From the labels of text examples."""
-        reads = Reads.of(examples)
+        reads = TargetPositions.of(examples)
         assert reads.columns is not None
         rows, columns = reads.rows.cpu(), reads.columns.cpu()
         named = torch.zeros(len(examples), width, dtype=torch.bool)
@@ -85,10 +85,10 @@ class ReadTable:
         targets = torch.zeros_like(table.columns).index_put((rows, ordinal), reads.targets.cpu())
         return ReadTable(table, targets)
 
-    def reads(self, rows: Int[Tensor, " batch"]) -> Reads:
+    def reads(self, rows: Int[Tensor, " batch"]) -> TargetPositions:
         """What is read in a batch; columns count within the whole text."""
         tokens = self.columns.tokens(rows)
-        return Reads(tokens.rows, tokens.columns, self.targets[rows][tokens.rows, tokens.ordinal])
+        return TargetPositions(tokens.rows, tokens.columns, self.targets[rows][tokens.rows, tokens.ordinal])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an executor is: it runs the model once for one run, hands every value at a site to `transform`, and no more."""
+"""What a backend is: it runs the model once for one run, hands every value at a site to `transform`, and no more."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from causal_reft.execution.finish import finishing_at_reads
 from causal_reft.execution.hooks import StopForward, Watch, follow_windows, watching
 from causal_reft.execution.inputs import Inputs
 from causal_reft.execution.kernels import chains, in_one_kernel
+from causal_reft.execution.locating import locate_graph
 from causal_reft.execution.transform import States
 from causal_reft.execution.visit import PortWork, Visit
-from causal_reft.execution.wiring import wire
 from causal_reft.graph import InterventionGraph
 from causal_reft.sites import Blocks, find_blocks, unwrapped
 
 
-class Executor(ABC):
+class Backend(ABC):
     """Abstract: runs one run of a graph on a model."""
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Executor(ABC):
         """The model's own `generate` on the base run under its edits."""
 
 
-class HookExecutor(Executor):
+class HookBackend(Backend):
     """Torch hooks on the user's own model object.
 
     Raises:
@@ -50,12 +50,12 @@ class HookExecutor(Executor):
 
     def __init__(self, model: nn.Module, graph: InterventionGraph) -> None:
         self.model, self.graph = model, graph
-        self.work: dict[str, tuple[PortWork, ...]] = wire(graph, model)
+        self.work: dict[str, tuple[PortWork, ...]] = locate_graph(graph, model)
         for port in (port for ports in self.work.values() for port in ports):
             if port.location.port not in ("input", "output"):
                 raise SiteError(
                     f"{port.location.path!r}, port {port.location.port!r}: a value inside a forward is reached by the "
-                    "nnsight executor only. Write IntervenedModel(..., executor='nnsight')."
+                    "nnsight backend only. Write IntervenedModel(..., backend='nnsight')."
                 )
 
     @cached_property

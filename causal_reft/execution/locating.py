@@ -10,7 +10,7 @@ from causal_reft.graph.intervention_graph import held_modules
 from causal_reft.sites import Location, Site, locate
 
 
-def wire(graph: InterventionGraph, model: nn.Module) -> dict[str, tuple[PortWork, ...]]:
+def locate_graph(graph: InterventionGraph, model: nn.Module) -> dict[str, tuple[PortWork, ...]]:
     """For each run, its ports in the order of the graph.
 
     Raises:
@@ -35,16 +35,16 @@ def wire(graph: InterventionGraph, model: nn.Module) -> dict[str, tuple[PortWork
     for name, node in graph.nodes.items():
         if isinstance(node, Collect):
             assert node.site is not None
-            add(node.run, node.site, "keeps", (node.site, find(node.site)))
+            add(node.run, node.site, "collects", (node.site, find(node.site)))
             continue
         add(node.run, node.site, "edits", (name, node, find(node.site)))
         for need in node.needs():
             assert need.site is not None
-            add(need.run, need.site, "reads" if need.run == node.run else "keeps", (need.site, find(need.site)))
+            add(need.run, need.site, "reads" if need.run == node.run else "collects", (need.site, find(need.site)))
     return {run: tuple(found.values()) for run, found in ports.items()}
 
 
-def settle(graph: InterventionGraph, model: nn.Module) -> None:
+def move_to_sites(graph: InterventionGraph, model: nn.Module) -> None:
     """Move the tensors of each node to the device of its site, where the model has devices and the node is elsewhere.
 
     A model without weights here (on `meta`) moves nothing.
@@ -61,7 +61,7 @@ def settle(graph: InterventionGraph, model: nn.Module) -> None:
 
 
 def _roles(port: PortWork) -> dict[str, tuple]:
-    return {"edits": port.edits, "reads": port.reads, "keeps": port.keeps}
+    return {"edits": port.edits, "reads": port.reads, "collects": port.collects}
 
 
 def is_trainable(node: Interchange | Collect) -> bool:
