@@ -23,7 +23,7 @@ from causal_reft.execution.planning.decoder import Decoder, find_decoder
 from causal_reft.featurizers import Identity
 from causal_reft.graph import Interchange, InterventionGraph, LearnedSource, presets
 from causal_reft.seeds import derive
-from causal_reft.sites import Prompt, Site, locate, model_config, resolve
+from causal_reft.sites import Prompt, Site, locate, model_config, resolve, site_grid
 
 NONE, PROMPT_EMBEDDING = "none", "prompt_embedding"
 CONTROLS = (NONE, PROMPT_EMBEDDING)
