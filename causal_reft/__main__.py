@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands.add_parser("memorise", add_help=False, help="one edit recalls the start of a text: a grid over layers")
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["memorise"]:
-        from causal_reft.analysis.memorisation_command import main as memorise
+        from causal_reft.experiments.memorisation.command import main as memorise
 
         sys.exit(memorise(words[1:]))
     _run(parser.parse_args(words))
@@ -45,15 +45,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(given: argparse.Namespace) -> None:
     if given.command == "demo":
-        from causal_reft.demo import run_demo
+        from causal_reft.experiments.demo import run_demo
 
         run_demo(given.folder, given.model)
     if given.command == "equality":
-        from causal_reft.demo.equality import equality_command
+        from causal_reft.experiments.demo.equality import equality_command
 
         equality_command(given.networks, given.das_seeds, given.folder)
     if given.command == "compose":
-        from causal_reft.demo.compose import compose_command
+        from causal_reft.experiments.demo.composition import compose_command
 
         compose_command(given)
 

@@ -26,10 +26,10 @@ from causal_reft.analysis.composition import (
     subset_name,
     subsets,
 )
-from causal_reft.analysis.composition_table import METHODS, Experiment, run_composition
 from causal_reft.data import embedded_folder
-from causal_reft.demo.compose import experiment_of
 from causal_reft.errors import DataError, GraphError
+from causal_reft.experiments.composition.table import METHODS, Experiment, run_composition
+from causal_reft.experiments.demo.composition import experiment_of
 
 CATS = Skill("cats", [("who is it", "cat"), ("what is that", "cat"), ("it sees", "cat")], rank=2)
 OWLS = Skill("owls", [("who hears it", "owl"), ("what is in it", "owl")], rank=3)

@@ -15,12 +15,12 @@ from causal_reft.analysis.geometry import (
     token_overlap,
     unembedding,
 )
-from causal_reft.analysis.geometry_text import projections, push, states_at, steered
+from causal_reft.analysis.steering import projections, push, states_at, steered
 from causal_reft.errors import CausalReftWarning, DataError
 from causal_reft.execution import IntervenedModel
 from causal_reft.featurizers import Flow, Projection, Subspace
 from causal_reft.graph import presets
-from causal_reft.sites import Site, grid
+from causal_reft.sites import Site, site_grid
 from tests.analysis.memory_models import PROMPT, TEXT, tokenizer
 from tests.models import ARCHITECTURES, D_MODEL, llama
 
@@ -140,7 +140,7 @@ def test_steering_towards_a_token_makes_the_model_say_it() -> None:
 
 
 def test_subspaces_of_graphs_by_name() -> None:
-    one, two = presets.das(Site(1), D_MODEL, 2), presets.loreft(grid([0, 1]), D_MODEL, 2)
+    one, two = presets.das(Site(1), D_MODEL, 2), presets.loreft(site_grid([0, 1]), D_MODEL, 2)
     assert [name for name, _ in learned_subspaces({"das": one, "reft": two})] == ["das", "reft edit_0", "reft edit_1"]
     assert angle_table(dict(learned_subspaces({"das": one, "reft": two})))["angle"].between(0, 90).all()
     assert angle_table({"free": Projection(D_MODEL, 2), "das": Subspace(D_MODEL, 2)}).shape == (2, 5)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from causal_reft.analysis import Edit, MemoryRecipe, equal_prompt_embedding, layer_edits, memorise
-from causal_reft.analysis.memorisation import memories, prompt_tokens, record, started
-from causal_reft.analysis.memorisation_edits import prompt_embedding, reach
-from causal_reft.analysis.memorisation_texts import target_ids
-from causal_reft.analysis.memorisation_training import Lesson, learn, side_by_side
+from causal_reft.analysis.memorisation.edits import prompt_embedding, reach
+from causal_reft.analysis.memorisation.memorise import memories, prompt_tokens, record, started
+from causal_reft.analysis.memorisation.targets import target_ids
+from causal_reft.analysis.memorisation.training import Lesson, learn, side_by_side
 from causal_reft.errors import CausalReftWarning, DataError
 from causal_reft.execution import FullPasses, IntervenedModel
 from tests.analysis.memory_models import PROMPT, TEXT, tokenizer

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from causal_reft.analysis import Edit, MemoryRecipe, memorise, read_text
-from causal_reft.analysis.memorisation import PROMPT
+from causal_reft.analysis.memorisation.memorise import PROMPT
 
 
 def test_loreft_in_four_layers_remembers_forty_tokens(shared: Path) -> None:

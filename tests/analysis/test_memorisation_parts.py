@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from causal_reft.analysis import Edit, MemoryRecipe, read_text
-from causal_reft.analysis.memorisation import prompt_tokens, record, started
-from causal_reft.analysis.memorisation_ids import access_ids, distinct_words, id_records
-from causal_reft.analysis.memorisation_scores import Recall, scores, unedited
-from causal_reft.analysis.memorisation_texts import readable_tokens, target_ids
-from causal_reft.analysis.memorisation_training import MARGIN, Lesson, learn, margin
+from causal_reft.analysis.memorisation.memorise import prompt_tokens, record, started
+from causal_reft.analysis.memorisation.recall import Recall, scores, unedited
+from causal_reft.analysis.memorisation.targets import readable_tokens, target_ids
+from causal_reft.analysis.memorisation.training import MARGIN, Lesson, learn, margin
 from causal_reft.errors import DataError
+from causal_reft.experiments.memorisation.ids import access_ids, distinct_words, id_records
 from tests.analysis.memory_models import PROMPT, TEXT, WORDS, tokenizer
 from tests.models import llama
 

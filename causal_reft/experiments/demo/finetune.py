@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from causal_reft.demo.page import Page
 from causal_reft.execution import IntervenedModel
+from causal_reft.experiments.page import Page
 from causal_reft.graph.presets import loreft
 from causal_reft.reft import as_examples, completions, generate_texts
 from causal_reft.sites import find_blocks, model_config, site_grid
@@ -83,7 +83,7 @@ def _compared(prompt: str, answer: str, old: str, new: str) -> dict[str, object]
 
 @torch.no_grad()
 def _equal_elsewhere(page: Page, reft: IntervenedModel, pairs: Sequence[tuple[str, str]]) -> bool:
-    """Run `python -m causal_reft.demo.reload` on the saved folder and compare."""
+    """Run `python -m causal_reft.experiments.demo.reload` on the saved folder and compare."""
     base_folder, exchange = page.folder / "base_model", page.folder / "logits.safetensors"
     reft.base_model.save_pretrained(base_folder)  # type: ignore[operator]
     ids = reft.tokenizer(pairs[0][0], return_tensors="pt")["input_ids"]
@@ -91,7 +91,7 @@ def _equal_elsewhere(page: Page, reft: IntervenedModel, pairs: Sequence[tuple[st
     command = [
         sys.executable,
         "-m",
-        "causal_reft.demo.reload",
+        "causal_reft.experiments.demo.reload",
         str(page.folder / "reft"),
         str(base_folder),
         str(exchange),

@@ -7,16 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from causal_reft.analysis import (
-    Edit,
-    MemorisationGrid,
-    MemorisationResult,
-    MemoryRecipe,
-    layer_edits,
-    memorisation_grid,
-)
-from causal_reft.analysis.memorisation_command import main
+from causal_reft.analysis import Edit, MemoryRecipe, layer_edits
 from causal_reft.errors import CausalReftWarning, DataError, StudyError
+from causal_reft.experiments.memorisation import MemorisationGrid, MemorisationResult
+from causal_reft.experiments.memorisation import grid as memorisation_grid
+from causal_reft.experiments.memorisation.command import main
 from tests.analysis.memory_models import PROMPT, TEXT, tokenizer
 from tests.models import llama
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from causal_reft.demo.page import Page
-from causal_reft.tasks.equality_alignment import Effort, alignment_distribution, summary
+from causal_reft.experiments.equality import Effort, alignment_distribution, summary
+from causal_reft.experiments.page import Page
 
 
 def show_equality(page: Page, n_networks: int = 3, n_das_seeds: int = 2) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from causal_reft.analysis.memorisation_edits import CONTROLS, NONE, PROMPT_EMBEDDING
+from causal_reft.analysis.memorisation.edits import CONTROLS, NONE, PROMPT_EMBEDDING
 from causal_reft.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class MemorisationResult:
     """The finished cells of a grid.
 
     Attributes:
-        table: one row for each target (text, n, seed) and edit; columns as in `memorisation_scores`.
+        table: one row for each target (text, n, seed) and edit; columns as in `analysis.memorisation.recall`.
         settings: what all rows have in common.
         complete: False after an interruption.
     """

@@ -1,5 +1,6 @@
-"""A new process that loads a saved intervened model and computes logits: `python -m causal_reft.demo.reload REFT
-BASE FILE`.
+"""A new process that loads a saved intervened model and computes logits.
+
+python -m causal_reft.experiments.demo.reload REFT BASE FILE
 """
 
 from __future__ import annotations

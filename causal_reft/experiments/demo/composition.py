@@ -13,11 +13,11 @@ import pandas as pd
 
 from causal_reft.analysis.behaviours import Behaviour, WordLists, continuations, language_and_answers, rates
 from causal_reft.analysis.composition import Skill, learn_together, subset_name, subsets
-from causal_reft.analysis.composition_table import Experiment, run_composition
 from causal_reft.data import Embedded, load_embedded
-from causal_reft.demo.page import Page
 from causal_reft.errors import DataError
 from causal_reft.execution import IntervenedModel
+from causal_reft.experiments.composition.table import Experiment, run_composition
+from causal_reft.experiments.page import Page
 from causal_reft.sites import Site
 
 MIDDLE_LAYER = 1

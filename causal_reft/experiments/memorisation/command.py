@@ -10,12 +10,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from causal_reft.analysis.memorisation import PROMPT
-from causal_reft.analysis.memorisation_edits import REFT, layer_edits
-from causal_reft.analysis.memorisation_grid import MemorisationGrid
-from causal_reft.analysis.memorisation_ids import TEMPLATE, access_ids
-from causal_reft.analysis.memorisation_texts import KINDS, read_text
-from causal_reft.analysis.memorisation_training import LOSSES, MemoryRecipe
+from causal_reft.analysis.memorisation.edits import REFT, layer_edits
+from causal_reft.analysis.memorisation.memorise import PROMPT
+from causal_reft.analysis.memorisation.targets import KINDS, read_text
+from causal_reft.analysis.memorisation.training import LOSSES, MemoryRecipe
+from causal_reft.experiments.memorisation.grid import MemorisationGrid
+from causal_reft.experiments.memorisation.ids import TEMPLATE, access_ids
 
 DESCRIPTION = (
     "Teach one edit of a frozen model to spell out the first n tokens of a text: layers x lengths x texts x seeds."

@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from causal_reft.analysis.memorisation import check_context, prompt_tokens, record, started, warn_of_last_block
-from causal_reft.analysis.memorisation_edits import Edit, reach
-from causal_reft.analysis.memorisation_scores import recall, stored_bits, unedited
-from causal_reft.analysis.memorisation_texts import known, tokenised
-from causal_reft.analysis.memorisation_training import Lesson, MemoryRecipe, learn
+from causal_reft.analysis.memorisation.edits import Edit, reach
+from causal_reft.analysis.memorisation.memorise import check_context, prompt_tokens, record, started, warn_of_last_block
+from causal_reft.analysis.memorisation.recall import recall, stored_bits, unedited
+from causal_reft.analysis.memorisation.targets import known, tokenised
+from causal_reft.analysis.memorisation.training import Lesson, MemoryRecipe, learn
 from causal_reft.errors import DataError
 from causal_reft.execution import IntervenedModel
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from causal_reft.analysis.memorisation_texts import UNREADABLE
+from causal_reft.analysis.memorisation.targets import UNREADABLE
 from causal_reft.execution import Examples, FullPasses, IntervenedModel
 from causal_reft.featurizers import computed_once
 from causal_reft.graph import InterventionGraph

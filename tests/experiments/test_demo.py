@@ -9,8 +9,8 @@ import torch
 import causal_reft as cr
 from causal_reft.alignment import Controls
 from causal_reft.causal.counterfactuals import PROMPT, TEXT
-from causal_reft.demo.align import FIRST_WORDS, language_task, show_alignment
-from causal_reft.demo.page import Page
+from causal_reft.experiments.demo.align import FIRST_WORDS, language_task, show_alignment
+from causal_reft.experiments.page import Page
 
 
 def test_the_language_task_is_the_models_own_behaviour() -> None:

@@ -19,7 +19,7 @@ from causal_reft.causal import CausalModel, Task, Template
 from causal_reft.causal.columns import Column
 from causal_reft.causal.counterfactuals import PROMPT, TEXT
 from causal_reft.data import Embedded
-from causal_reft.demo.page import Page
+from causal_reft.experiments.page import Page
 from causal_reft.featurizers import Subspace
 from causal_reft.sites import site_grid
 

@@ -29,12 +29,12 @@ from tqdm.auto import tqdm
 import causal_reft
 from causal_reft.alignment.network_source import digest_of
 from causal_reft.alignment.store import CELLS, Store, write_whole
-from causal_reft.analysis.memorisation import PROMPT, check_context, memories, prompt_tokens
-from causal_reft.analysis.memorisation_edits import Edit, causal_decoder, context_limit
-from causal_reft.analysis.memorisation_result import MemorisationResult
-from causal_reft.analysis.memorisation_texts import KINDS, Ids, target_ids
-from causal_reft.analysis.memorisation_training import MemoryRecipe
+from causal_reft.analysis.memorisation.edits import Edit, causal_decoder, context_limit
+from causal_reft.analysis.memorisation.memorise import PROMPT, check_context, memories, prompt_tokens
+from causal_reft.analysis.memorisation.targets import KINDS, Ids, target_ids
+from causal_reft.analysis.memorisation.training import MemoryRecipe
 from causal_reft.errors import CausalReftWarning, StudyError
+from causal_reft.experiments.memorisation.result import MemorisationResult
 
 SCHEMA = 1
 BEYOND = "beyond the context"

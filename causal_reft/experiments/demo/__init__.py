@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from causal_reft.demo.page import Page
+from causal_reft.experiments.page import Page
 
 
 def run_demo(folder: Path, model: str | None = None) -> Path:
@@ -20,7 +20,7 @@ def run_demo(folder: Path, model: str | None = None) -> Path:
     if model is None:
         _everything(page)
     else:
-        from causal_reft.demo.finetune import show_finetuning
+        from causal_reft.experiments.demo.finetune import show_finetuning
 
         show_finetuning(page, *_load(model))
     target = page.write("causal_reft: the demo")
@@ -33,11 +33,11 @@ def _everything(page: Page) -> None:
 
     torch.set_num_threads(1)  # the models are so small that a second thread only waits
     from causal_reft.data import load_embedded
-    from causal_reft.demo.align import show_alignment
-    from causal_reft.demo.compose import show_composition
-    from causal_reft.demo.equality import show_equality
-    from causal_reft.demo.finetune import show_finetuning
-    from causal_reft.demo.memory import show_memory
+    from causal_reft.experiments.demo.align import show_alignment
+    from causal_reft.experiments.demo.composition import show_composition
+    from causal_reft.experiments.demo.equality import show_equality
+    from causal_reft.experiments.demo.finetune import show_finetuning
+    from causal_reft.experiments.demo.memory import show_memory
 
     show_equality(page)
     small = load_embedded()

@@ -3,7 +3,7 @@
     memory = memorise(model, tokenizer, text, n=12, edit=Edit("consreft", 1, (3,)), prompt="Recall:")
     memory.recalled, memory.row["recovery"], memory.model.generate(...)
 
-One cell of the grid of `memorisation_grid`, which sweeps layers, lengths, kinds of text and seeds. What can look like a
+One cell of a `MemorisationGrid`, which sweeps layers, lengths, kinds of text and seeds. What can look like a
 limit of memory and is none is refused or named: a text beyond the model's context, an edit behind the last attention.
 """
 
@@ -16,10 +16,10 @@ from typing import Any
 
 from torch import nn
 
-from causal_reft.analysis.memorisation_edits import Edit, context_limit, reach
-from causal_reft.analysis.memorisation_scores import Recall, recall, scores, unedited
-from causal_reft.analysis.memorisation_texts import Ids, known, target_ids
-from causal_reft.analysis.memorisation_training import Lesson, MemoryRecipe, Outcome, learn
+from causal_reft.analysis.memorisation.edits import Edit, context_limit, reach
+from causal_reft.analysis.memorisation.recall import Recall, recall, scores, unedited
+from causal_reft.analysis.memorisation.targets import Ids, known, target_ids
+from causal_reft.analysis.memorisation.training import Lesson, MemoryRecipe, Outcome, learn
 from causal_reft.errors import CausalReftWarning, DataError
 from causal_reft.execution import IntervenedModel
 from causal_reft.execution.inputs import IGNORED_LABEL
@@ -36,7 +36,7 @@ class Memory:
 
     Attributes:
         model: the user's model under the trained graph.
-        row: the columns of a table; see `causal_reft.analysis.memorisation_scores` for the formulas.
+        row: the columns of a table; see `causal_reft.analysis.memorisation.recall` for the formulas.
         recall: token ids of the target and of what greedy decoding gave back.
         recalled, target: the same as text.
     """

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from causal_reft.analysis.memorisation import memorise
-from causal_reft.analysis.memorisation_edits import Edit
+from causal_reft.analysis.memorisation.edits import Edit
+from causal_reft.analysis.memorisation.memorise import memorise
 from causal_reft.data import Embedded
-from causal_reft.demo.page import Page
+from causal_reft.experiments.page import Page
 
 EDITS = {
     "one vector at the last token (rank-1 ConsReFT)": Edit("consreft", 1, (1,)),
