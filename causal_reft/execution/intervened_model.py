@@ -71,6 +71,7 @@ class IntervenedModel(nn.Module):
             self._envoy = opened(model, tokenizer, remote)
             model, tokenizer = self._envoy._module, tokenizer or getattr(self._envoy, "tokenizer", None)
         self.base_model, self.tokenizer = model, tokenizer
+        self.trained_base: tuple[str, ...] = ()  # parameters of the base model that were trained beside the graph
         if taken := (set(graph.runs) - {"base"}) & self._accepted():
             raise GraphError(
                 f"A run is called {sorted(taken)[0]!r}, which is an argument of the model's own forward. Rename the "
@@ -194,8 +195,10 @@ class IntervenedModel(nn.Module):
         return next(self.base_model.parameters()).device
 
     def save_pretrained(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the graph and what it was made for; never the base model's weights. See `load_graph` for the files."""
-        storage.save(self.graph, self.base_model, folder, overwrite)
+        """Write the graph, what it was made for, and those parameters of the base model that were trained with it (a
+        classification head, an adapter); never the frozen ones. See `load_graph` for the files.
+        """
+        storage.save(self.graph, self.base_model, folder, overwrite, self.trained_base)
 
     @staticmethod
     def from_pretrained(
@@ -208,12 +211,14 @@ class IntervenedModel(nn.Module):
         Raises:
             StorageError: unreadable folder, or a base model of another shape.
         """
-        graph, model, tokenizer = storage.load(folder, model, tokenizer)
-        return IntervenedModel(model, graph, tokenizer, backend).train(False)
+        graph, model, tokenizer, trained_base = storage.load(folder, model, tokenizer)
+        found = IntervenedModel(model, graph, tokenizer, backend).train(False)
+        found.trained_base = trained_base
+        return found
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         """Upload what `save_pretrained` writes; `options` go to `huggingface_hub.upload_folder`."""
-        return storage.push(self.graph, self.base_model, repo_id, **options)
+        return storage.push(self.graph, self.base_model, repo_id, self.trained_base, **options)
 
     def __repr__(self) -> str:
         return f"IntervenedModel({type(self.base_model).__name__}, backend={self.backend_name!r})\n{self.graph!r}"

@@ -7,9 +7,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from causal_reft.errors import StorageError
@@ -17,20 +20,32 @@ from causal_reft.graph import InterventionGraph, graph_to_data, load_graph, writ
 from causal_reft.sites import model_config
 
 SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
-DESCRIPTION = "intervened_model.json"
+DESCRIPTION, BASE_WEIGHTS = "intervened_model.json", "base_weights.safetensors"
 
 
-def save(graph: InterventionGraph, model: nn.Module, folder: str | os.PathLike[str], overwrite: bool) -> None:
-    """Write graph.json, weights.safetensors and intervened_model.json, all or nothing."""
+def save(
+    graph: InterventionGraph,
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    overwrite: bool,
+    trained_base: Sequence[str] = (),
+) -> None:
+    """Write graph.json, weights.safetensors and intervened_model.json, all or nothing; with `trained_base` also
+    base_weights.safetensors, the named parameters of the base model.
+    """
     data, tensors = graph_to_data(graph)
-    documents = {"graph.json": data, DESCRIPTION: _described(model)}
-    write_folder(folder, documents, {"weights.safetensors": tensors}, overwrite)
+    documents = {"graph.json": data, DESCRIPTION: {**_described(model), "trained_base": list(trained_base)}}
+    files = {"weights.safetensors": tensors}
+    if trained_base:
+        named = dict(model.named_parameters())
+        files[BASE_WEIGHTS] = {name: named[name].detach().contiguous() for name in trained_base}
+    write_folder(folder, documents, files, overwrite)
 
 
 def load(
     folder: str | os.PathLike[str], model: nn.Module | None, tokenizer: Any
-) -> tuple[InterventionGraph, nn.Module, Any]:
-    """The graph, and the base model (given, or loaded from where it was) with its tokenizer.
+) -> tuple[InterventionGraph, nn.Module, Any, tuple[str, ...]]:
+    """The graph; the base model (given, or loaded from where it was) with its tokenizer; what was trained of it.
 
     Raises:
         StorageError: no such folder or files; the given model has another shape; no model to load.
@@ -41,17 +56,43 @@ def load(
     if model is None:
         model, tokenizer = _base(described, path, tokenizer)
     _check_shape(described, _described(model), path)
-    return graph, model, tokenizer
+    return graph, model, tokenizer, load_trained_base(model, path)
 
 
-def push(graph: InterventionGraph, model: nn.Module, repo_id: str, **options: Any) -> Any:
+def load_trained_base(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Copy what was trained of the base model into it; returns the names of these parameters.
+
+    Raises:
+        StorageError: the model lacks a parameter, or has another shape of it.
+    """
+    path = Path(folder) / BASE_WEIGHTS
+    if not path.is_file():
+        return ()
+    saved, named = load_file(path), dict(model.named_parameters())
+    for name, value in saved.items():
+        if name not in named or named[name].shape != value.shape:
+            found = "no such parameter" if name not in named else f"shape {tuple(named[name].shape)}"
+            raise StorageError(
+                f"{path} holds {name!r} of shape {tuple(value.shape)}, which was trained with the graph, but this "
+                f"{type(model).__name__} has {found}. Wrap the base model as it was in training (the same adapters, "
+                "the same number of labels) and pass it: from_pretrained(folder, model=...)."
+            )
+    with torch.no_grad():
+        for name, value in saved.items():
+            named[name].copy_(value)
+    return tuple(saved)
+
+
+def push(
+    graph: InterventionGraph, model: nn.Module, repo_id: str, trained_base: Sequence[str] = (), **options: Any
+) -> Any:
     """Save to a temporary folder and upload that."""
     from huggingface_hub import HfApi
 
     api = HfApi()
     api.create_repo(repo_id, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        save(graph, model, Path(scratch) / "graph", overwrite=True)
+        save(graph, model, Path(scratch) / "graph", overwrite=True, trained_base=trained_base)
         return api.upload_folder(repo_id=repo_id, folder_path=str(Path(scratch) / "graph"), **options)
 
 
@@ -76,9 +117,15 @@ def _base(described: dict[str, Any], path: Path, tokenizer: Any) -> tuple[nn.Mod
         raise StorageError(
             f"{path} does not say which base model it belongs to. Pass it: from_pretrained({str(path)!r}, model=...)."
         )
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    import transformers
 
-    return AutoModelForCausalLM.from_pretrained(name), tokenizer or AutoTokenizer.from_pretrained(name)
+    kind = getattr(transformers, str(described.get("class")), None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise StorageError(
+            f"{path} was made for a {described.get('class')!r}, which transformers {transformers.__version__} has no "
+            f"class for. Load it and pass it: from_pretrained({str(path)!r}, model=...)."
+        )
+    return kind.from_pretrained(name), tokenizer or transformers.AutoTokenizer.from_pretrained(name)
 
 
 def _check_shape(saved: dict[str, Any], found: dict[str, Any], path: Path) -> None:

@@ -1,73 +1,110 @@
-"""`transformers.Trainer` for a model under a graph: same arguments, checkpoints that hold the graph alone, a frozen
-base.
+"""`transformers.Trainer` for a model under a graph: same arguments, same logs, a frozen base, small checkpoints.
 
-ReftTrainer(reft, args=TrainingArguments(...), train_dataset=completions(pairs, tokenizer)).train()
+    ReftTrainer(reft, args=TrainingArguments(...), train_dataset=completions(pairs, tokenizer)).train()
+
+In supervised training of a causal language model the loss comes from a plan of the dataset: logits without a label,
+blocks below the first edit and tokens before it take no part in a step, and what every epoch would compute again is
+kept. The first step compares the plan with full passes and with the model's own loss, so it costs about three steps.
 """
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+from transformers.utils.generic import find_labels
 
 from causal_reft.errors import CausalReftWarning, DataError
-from causal_reft.execution import Examples, IntervenedModel, plan
-from causal_reft.execution.inputs import IGNORED_LABEL
+from causal_reft.execution import IntervenedModel, plan
+from causal_reft.execution.cells import forward_is
+from causal_reft.execution.inputs import before_labels
+from causal_reft.execution.storage import load_trained_base
 from causal_reft.graph import load_weights
 from causal_reft.reft.data import ReftCollator, pad_id
-from causal_reft.training import cross_entropy, frozen
+from causal_reft.reft.options import check_options, recomputing_blocks, trained_base
+from causal_reft.reft.planned import MOST_TOKENS, PlannedDataset, as_examples, token_losses
+from causal_reft.sites import unwrapped
+from causal_reft.training import frozen
+
+logger = logging.getLogger(__name__)
 
 
 class ReftTrainer(Trainer):
     """Trains the graph's parameters on records of `completions` (or on any batches that the model's forward takes).
 
     Args:
-        model: the `IntervenedModel`.
-        args: as for `Trainer`; `remove_unused_columns` is switched off, because the columns are ours.
+        model: the `IntervenedModel`; or `None` with `model_init=`, a function that returns one.
+        args: as for `Trainer`; a copy is used, with `remove_unused_columns` off, because the columns are ours.
         train_dataset, eval_dataset: records; anything that `Trainer` takes.
-        train_base: whether parameters of the base model that ask for gradients (LoRA, say) are trained too. By default
-            the base is frozen for the time of training and left as it was found.
+        train_base: what else is trained, in the base model: names of modules (`["score"]`), or True for every
+            parameter that asks for gradients (LoRA, say). By default the head of a classification model, which starts
+            from random numbers, and nothing of any other. What is trained is saved beside the graph; the rest of the
+            base is frozen for the time of training and left as it was found.
+        memory: bytes that the plan of a dataset may keep from step to step.
         options: further arguments of `Trainer`.
 
+    Attributes:
+        why_full: why steps are computed in full, in words; empty where the plan is used.
+
     Raises:
-        DataError: the graph has nothing to train; records without a collator and without a tokenizer to pad.
+        DataError: nothing to train; edits that cannot change what the loss reads; records without a collator and
+            without a tokenizer to pad; options that cannot work with a frozen base.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        args: TrainingArguments,
+        model: Any = None,
+        args: TrainingArguments | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
-        train_base: bool = False,
+        train_base: bool | Sequence[str] | None = None,
+        memory: int = 2 << 30,
         **options: Any,
     ) -> None:
-        if not isinstance(model, IntervenedModel):
-            raise DataError(
-                f"ReftTrainer trains an IntervenedModel, not a {type(model).__name__}. Write IntervenedModel(model, "
-                f"graph, tokenizer)."
-            )
-        if not train_base and not list(model.trainable_parameters()):
+        args = copy.copy(TrainingArguments("tmp_trainer") if args is None else args)
+        made = options["model_init"]() if model is None and options.get("model_init") is not None else model
+        check_options(made, args, options)
+        assert isinstance(made, IntervenedModel)
+        base = unwrapped(made.base_model)
+        self.trained_base = trained_base(made, train_base)
+        if not self.trained_base and not list(made.trainable_parameters()):
             raise DataError("The graph has nothing to train. Give it a LearnedSource, a Subspace or a Mask.")
         args.remove_unused_columns = False
-        options.setdefault("processing_class", model.tokenizer)
+        args.label_names = find_labels(type(base)) if args.label_names is None else args.label_names
+        options.setdefault("processing_class", made.tokenizer)
         if options.get("data_collator") is None:
             options["data_collator"] = ReftCollator(_pad(options["processing_class"]))
-        self.train_base, self.checked, self.differs = train_base, False, False
+        self.memory, self.why_full, self._differs, self._checked = memory, "", "", False
+        self._plans: dict[int, PlannedDataset] = {}
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **options)
+        loss = LOSS_MAPPING.get(str(getattr(base, "loss_type", None)))
+        self._loss_shifts_labels = loss is ForCausalLMLoss and not getattr(base.config, "is_encoder_decoder", False)
+        if self.label_smoother is not None:
+            self.label_smoother = partial(self.label_smoother, shift_labels=self._loss_shifts_labels)
 
     def train(self, *args: Any, **options: Any) -> Any:
-        """As `Trainer.train`, with the base model frozen around it."""
-        base = self._intervened.base_model
-        if self.train_base:
+        """As `Trainer.train`, with the base model frozen around it.
+
+        Raises:
+            DataError: no edit of the graph can change what the loss reads.
+        """
+        with self._prepared():
             return super().train(*args, **options)
-        with frozen(base, training=bool(self.args.gradient_checkpointing)):
-            return super().train(*args, **options)
+
+    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
+        """As `Trainer.evaluation_loop`, with the base model's dropout off."""
+        with frozen(self._intervened.base_model):
+            return super().evaluation_loop(*args, **options)
 
     def compute_loss(
         self,
@@ -76,51 +113,165 @@ class ReftTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The model's own loss; in plain training of a causal model, from what a plan of the batch must compute for it.
-
-        Logits where there is no label, blocks below the first edit and tokens before it take no part in a step.
-        """
-        examples = self._planned(model, inputs, return_outputs)
-        if examples is not None and not self.checked:
-            self._check(model, inputs, examples)
-        if examples is None or self.differs:
+        """The model's own loss, by a plan of the dataset where one can give it."""
+        inputs = self._with_prompt_lengths(inputs)
+        why = "" if return_outputs else self._why_full(inputs)
+        if not (return_outputs or why) and not self._checked:
+            self._compare(model, inputs)
+            why = self._differs
+        if why and why != self.why_full:
+            logger.warning("Steps are computed in full: %s.", why)
+        self.why_full = self.why_full if return_outputs else why
+        if return_outputs or why:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        losses = _losses(model, examples)
-        if self.model_accepts_loss_kwargs and num_items_in_batch is not None:
-            return losses.sum() / num_items_in_batch
-        return losses.mean()
+        losses = self._planned_losses(model, inputs)
+        if not self.model_accepts_loss_kwargs or num_items_in_batch is None:
+            return losses.mean()
+        scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return losses.sum() / num_items_in_batch * scale
 
-    @torch.no_grad()
-    def _check(self, model: nn.Module, inputs: dict[str, Any], examples: Examples) -> None:
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Any, Any, Any]:
+        """Logits, or with `predict_with_generate` in the arguments the tokens that the model generates; loss beside."""
+        if prediction_loss_only or not getattr(self.args, "predict_with_generate", False):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        loss, _, labels = super().prediction_step(model, dict(inputs), True, ignore_keys)
+        tokens = self._generated(self._prepare_inputs(inputs))
+        return loss, tokens, inputs["labels"] if labels is None else labels
+
+    # How a step is computed --------------------------------------------------------------------------------------
+
+    def _why_full(self, inputs: Mapping[str, Any]) -> str:
+        """Why a plan cannot give the loss of this batch; empty where it can."""
+        intervened = self._intervened
+        reasons = {
+            "parts of the base model are trained": bool(self.trained_base),
+            "compute_loss_func is the caller's": self.compute_loss_func is not None,
+            "gradient checkpointing recomputes blocks": bool(self.args.gradient_checkpointing),
+            "parameters are sharded": self.is_fsdp_enabled or self.is_deepspeed_enabled,
+            "several devices share one process": self.args.n_gpu > 1,
+            "the base model is in training mode": intervened.base_model.training,
+            "the loss is not that of a causal language model": not self._loss_shifts_labels,
+            "the batch is not input_ids, attention_mask and token labels": as_examples(inputs) is None,
+            self._differs: bool(self._differs),
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
+
+    def _planned_losses(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """One loss for each labelled token. The plan runs inside the wrapped model's own call, which several processes
+        need to average gradients."""
+        intervened = self._intervened
+
+        own = intervened.forward
+
+        def losses() -> torch.Tensor:
+            with forward_is(intervened, own), self.accelerator.autocast():
+                found = self._plan_of(intervened.training).target_logits(inputs)
+            return token_losses(found.logits, found.targets, self.args.label_smoothing_factor)
+
+        with forward_is(intervened, losses):
+            return model()
+
+    def _plan_of(self, training: bool) -> PlannedDataset:
+        """The plan of the dataset that is trained on or evaluated, made once."""
+        records = self.train_dataset if training else self.eval_dataset
+        if id(records) not in self._plans:
+            self._plans[id(records)] = PlannedDataset(self._intervened, self._as_one_batch(records), self.memory)
+        return self._plans[id(records)]
+
+    def _as_one_batch(self, records: Any) -> dict[str, Any] | None:
+        """All records, padded together; `None` where they are not ours, not countable, or too many."""
+        if not isinstance(self.data_collator, ReftCollator) or isinstance(records, Mapping):
+            return None
+        if not hasattr(records, "__len__") or not len(records):
+            return None
+        rows = [records[number] for number in range(len(records))]
+        width = max(len(row["input_ids"]) for row in rows)
+        return None if len(rows) * width > MOST_TOKENS else dict(self.data_collator(rows))
+
+    def _compare(self, model: nn.Module, inputs: dict[str, Any]) -> None:
         """On the first batch: whether the model's own loss is the mean that a plan gives (a mixture of experts, say,
         may add a term)."""
-        model.eval()
-        given: Any = super().compute_loss(model, dict(inputs))
+        self._checked, intervened = True, self._intervened
+        mode = intervened.training
+        intervened.train(False)
+        with torch.no_grad(), self.accelerator.autocast():
+            given: Any = super().compute_loss(intervened, dict(inputs))
+            found = PlannedDataset(intervened, None, self.memory).target_logits(inputs, check=False)
+        intervened.train(mode)
         own = float(given)
-        planned = float(_losses(model, examples, check=True).mean())
-        model.train()
-        self.checked, self.differs = True, abs(own - planned) > 1e-3 * max(abs(own), 1e-3)
-        if self.differs:
+        planned = float(token_losses(found.logits, found.targets, self.args.label_smoothing_factor).mean())
+        bound = 1e-3 if self.accelerator.mixed_precision == "no" and found.logits.dtype.itemsize >= 4 else 2e-2
+        if abs(own - planned) > bound * max(abs(own), 1e-3):
+            self._differs = f"the model's own loss is {own:.6g}, the mean over labelled tokens {planned:.6g}"
             warnings.warn(
-                f"The model's own loss is {own:.6g}, the mean over labelled tokens {planned:.6g}: every batch is "
-                "computed in full from now on, by the model's own loss.",
+                f"{self._differs[0].upper()}{self._differs[1:]}: every batch is computed in full, by the model's own "
+                "loss.",
                 CausalReftWarning,
                 stacklevel=2,
             )
 
-    def _planned(self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool) -> Examples | None:
-        """The batch as examples, where the loss is a plain mean over labelled tokens and nothing wraps the model."""
-        labels = inputs.get("labels")
-        plain = not (return_outputs or self.train_base or self.differs or self.label_smoother or self.compute_loss_func)
-        alone = self.accelerator.num_processes == 1 and self.accelerator.mixed_precision == "no"
-        if not (plain and alone and isinstance(model, IntervenedModel) and model.training):
-            return None
-        if model.base_model.training or not isinstance(labels, torch.Tensor) or labels.ndim != 2:
-            return None
-        if not bool((labels[:, 1:] != IGNORED_LABEL).any(1).all()):
-            return None
-        base = {key: value for key, value in inputs.items() if key != "labels"}
-        return Examples({"base": base}, labels) if "input_ids" in base and "attention_mask" in base else None
+    def _with_prompt_lengths(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Where prompts end, read from the labels before the label smoother takes them away."""
+        labels, mask = inputs.get("labels"), inputs.get("attention_mask")
+        if not self._loss_shifts_labels or labels is None or mask is None or "prompt_lengths" in inputs:
+            return inputs
+        return inputs if labels.shape != mask.shape else {**inputs, "prompt_lengths": before_labels(labels, mask)}
+
+    def _generated(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """The new tokens for the prompts of a batch, padded on the right."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"] != 0
+        lengths = self._with_prompt_lengths(dict(inputs))["prompt_lengths"]
+        prompts = [row[real][: int(n)] for row, real, n in zip(ids, mask, lengths, strict=True)]
+        pad, width = pad_id(self.processing_class), max(map(len, prompts))
+        ids = torch.stack([nn.functional.pad(p, (width - len(p), 0), value=pad) for p in prompts])
+        mask = torch.stack([nn.functional.pad(torch.ones_like(p), (width - len(p), 0)) for p in prompts])
+        options: dict[str, Any] = {"do_sample": False, "pad_token_id": pad}
+        if getattr(self.args, "generation_max_length", None) is not None:
+            options["max_new_tokens"] = self.args.generation_max_length  # type: ignore[attr-defined]
+        if getattr(self.args, "generation_num_beams", None) is not None:
+            options["num_beams"] = self.args.generation_num_beams  # type: ignore[attr-defined]
+        out = self._intervened.generate({"input_ids": ids, "attention_mask": mask}, **options)
+        return out[:, width:]
+
+    # What is trained and saved -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _prepared(self) -> Iterator[None]:
+        """Everything of the base is frozen but what is trained; edits without any effect are refused."""
+        intervened = self._intervened
+        self._refuse_ineffective()
+        self._plans, self._checked, self._differs = {}, False, ""
+        with frozen(intervened.base_model):
+            named = dict(intervened.base_model.named_parameters())
+            for name in self.trained_base:
+                named[name].requires_grad_(True)
+            if self.trained_base:
+                intervened.trained_base = self.trained_base
+            with recomputing_blocks(intervened.base_model) if self.args.gradient_checkpointing else nullcontext():
+                yield
+        self._plans = {}
+
+    def _refuse_ineffective(self) -> None:
+        """
+        Raises:
+            DataError: edits all of which cannot change what the labels of the first records read.
+        """
+        records: Any = self.train_dataset
+        if not self._loss_shifts_labels or self.trained_base or not isinstance(self.data_collator, ReftCollator):
+            return
+        if not hasattr(records, "__len__") or not len(records):
+            return
+        batch = self.data_collator([records[number] for number in range(min(len(records), 64))])
+        examples = as_examples(batch)
+        found = {} if examples is None else plan(self._intervened, examples).ineffective
+        if found and set(found) >= set(self._intervened.graph.edits):
+            name, reason = next(iter(found.items()))
+            raise DataError(
+                f"Node {name!r} cannot be trained: {reason}, so its gradient is exactly zero. Name a position "
+                "that the loss reads ('last'), or an earlier layer."
+            )
 
     @property
     def _intervened(self) -> IntervenedModel:
@@ -129,7 +280,7 @@ class ReftTrainer(Trainer):
         return model
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
-        """The graph, never the base model's weights."""
+        """The graph and what was trained of the base, never the frozen weights."""
         folder = output_dir or self.args.output_dir
         assert folder is not None
         self._intervened.save_pretrained(folder, overwrite=True)
@@ -139,17 +290,11 @@ class ReftTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self._intervened.graph, resume_from_checkpoint)
+        load_trained_base(self._intervened.base_model, resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
-        load_weights(self._intervened.graph, self.state.best_model_checkpoint)
-
-
-def _losses(model: nn.Module, examples: Examples, check: bool = False) -> torch.Tensor:
-    """One loss for each labelled token of a batch, by the cheapest exact passes."""
-    assert isinstance(model, IntervenedModel)
-    scored = plan(model, examples, check=check).scored(torch.arange(len(examples)))
-    return cross_entropy(scored.logits, scored.targets)
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 def _pad(tokenizer: Any) -> int:

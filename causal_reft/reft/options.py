@@ -1,0 +1,92 @@
+"""What a `ReftTrainer` is given, checked; which parameters of the base model it trains; blocks that are recomputed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from transformers import Trainer, TrainingArguments
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from causal_reft.errors import DataError, nearest
+from causal_reft.execution import IntervenedModel
+from causal_reft.sites import unwrapped
+
+CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
+
+
+def check_options(model: Any, args: TrainingArguments, options: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        DataError: another kind of model; an option that a model under a graph cannot take.
+    """
+    if not isinstance(model, IntervenedModel):
+        raise DataError(
+            f"ReftTrainer trains an IntervenedModel, not a {type(model).__name__}. Write IntervenedModel(model, graph, "
+            "tokenizer)."
+        )
+    if "tokenizer" in options:
+        raise DataError(
+            "ReftTrainer(tokenizer=...) does not exist in transformers 5. Write processing_class=tokenizer, or give "
+            "the tokenizer to the model: IntervenedModel(model, graph, tokenizer)."
+        )
+    known = inspect.signature(Trainer.__init__).parameters
+    for name in options:
+        if name not in known:
+            raise DataError(f"ReftTrainer has no option {name!r}. {nearest(name, known)}")
+    if args.neftune_noise_alpha is not None:
+        raise DataError(
+            "neftune_noise_alpha adds noise to the embeddings of a model in training mode, but ReftTrainer keeps the "
+            "base model frozen and in evaluation mode. Leave it out; dropout on an edit is Interchange(dropout=...)."
+        )
+
+
+def trained_base(model: IntervenedModel, asked: bool | Sequence[str] | None) -> tuple[str, ...]:
+    """The names of the base model's parameters that are trained.
+
+    Raises:
+        DataError: a module that the base model does not have.
+    """
+    base = model.base_model
+    if asked is None and type(unwrapped(base)).__name__.endswith(
+        ("ForSequenceClassification", "ForTokenClassification")
+    ):
+        inner = getattr(unwrapped(base), "base_model_prefix", "")
+        return tuple(name for name, _ in base.named_parameters() if inner not in name.split("."))
+    if asked is None or asked is False:
+        return ()
+    if asked is True:
+        return tuple(name for name, p in base.named_parameters() if p.requires_grad)
+    modules = dict(base.named_modules())
+    for name in asked:
+        if name not in modules:
+            raise DataError(
+                f"train_base={list(asked)}: the base model has no module {name!r}. {nearest(name, modules)}"
+            )
+    return tuple(name for name, _ in base.named_parameters() if any(name.startswith(f"{module}.") for module in asked))
+
+
+@contextmanager
+def recomputing_blocks(model: nn.Module) -> Iterator[None]:
+    """Gradient checkpointing runs in training mode only: blocks are in it, without their dropout."""
+    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    dropouts = [
+        (block, name, value)
+        for block in blocks
+        for name, value in vars(block).items()
+        if "drop" in name and isinstance(value, float)
+    ]
+    try:
+        for block in blocks:
+            block.training = True
+        for block, name, _ in dropouts:
+            setattr(block, name, 0.0)
+        yield
+    finally:
+        for block in blocks:
+            block.training = False
+        for block, name, value in dropouts:
+            setattr(block, name, value)
