@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.trainer import TRAINER_STATE_NAME
 
 from causal_reft.errors import DataError, nearest
 from causal_reft.execution import IntervenedModel
@@ -67,6 +70,25 @@ def trained_base(model: IntervenedModel, asked: bool | Sequence[str] | None) -> 
                 f"train_base={list(asked)}: the base model has no module {name!r}. {nearest(name, modules)}"
             )
     return tuple(name for name, _ in base.named_parameters() if any(name.startswith(f"{module}.") for module in asked))
+
+
+def last_complete_checkpoint(folder: str) -> str | None:
+    """The newest checkpoint in a folder whose last file, the trainer's state, is whole; `None` where there is none."""
+    found = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return next((str(path) for path in found if _is_json(path / TRAINER_STATE_NAME)), None)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def recomputes(args: TrainingArguments) -> bool:
+    """Whether the arguments ask for gradient checkpointing, by either of its names."""
+    return any(getattr(args, name, None) for name in ("activation_checkpointing", "gradient_checkpointing"))
 
 
 @contextmanager

@@ -31,7 +31,13 @@ from causal_reft.execution.inputs import before_labels
 from causal_reft.execution.storage import load_trained_base
 from causal_reft.graph import load_weights
 from causal_reft.reft.data import ReftCollator, pad_id
-from causal_reft.reft.options import check_options, recomputing_blocks, trained_base
+from causal_reft.reft.options import (
+    check_options,
+    last_complete_checkpoint,
+    recomputes,
+    recomputing_blocks,
+    trained_base,
+)
 from causal_reft.reft.planned import MOST_TOKENS, PlannedDataset, as_examples, token_losses
 from causal_reft.sites import unwrapped
 from causal_reft.training import frozen
@@ -92,14 +98,17 @@ class ReftTrainer(Trainer):
         if self.label_smoother is not None:
             self.label_smoother = partial(self.label_smoother, shift_labels=self._loss_shifts_labels)
 
-    def train(self, *args: Any, **options: Any) -> Any:
-        """As `Trainer.train`, with the base model frozen around it.
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
+        """As `Trainer.train`, with the base model frozen around it. `resume_from_checkpoint=True` goes on from the last
+        checkpoint that was written to its end.
 
         Raises:
             DataError: no edit of the graph can change what the loss reads.
         """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir)) or True
         with self._prepared():
-            return super().train(*args, **options)
+            return super().train(resume_from_checkpoint, *args, **options)
 
     def evaluation_loop(self, *args: Any, **options: Any) -> Any:
         """As `Trainer.evaluation_loop`, with the base model's dropout off."""
@@ -148,7 +157,7 @@ class ReftTrainer(Trainer):
         reasons = {
             "parts of the base model are trained": bool(self.trained_base),
             "compute_loss_func is the caller's": self.compute_loss_func is not None,
-            "gradient checkpointing recomputes blocks": bool(self.args.gradient_checkpointing),
+            "gradient checkpointing recomputes blocks": recomputes(self.args),
             "parameters are sharded": self.is_fsdp_enabled or self.is_deepspeed_enabled,
             "several devices share one process": self.args.n_gpu > 1,
             "the base model is in training mode": intervened.base_model.training,
@@ -249,7 +258,7 @@ class ReftTrainer(Trainer):
                 named[name].requires_grad_(True)
             if self.trained_base:
                 intervened.trained_base = self.trained_base
-            with recomputing_blocks(intervened.base_model) if self.args.gradient_checkpointing else nullcontext():
+            with recomputing_blocks(intervened.base_model) if recomputes(self.args) else nullcontext():
                 yield
         self._plans = {}
 
