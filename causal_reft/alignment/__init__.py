@@ -1,12 +1,15 @@
 """DAS as a study: alignments, metrics, controls, uncertainty, the illusion report, and resumable studies."""
 
 from causal_reft.alignment.alignment import Alignment, mixed
+from causal_reft.alignment.controls import random_scores
 from causal_reft.alignment.design import Controls
 from causal_reft.alignment.encoding import Encoding, TensorEncoding, TextEncoding
 from causal_reft.alignment.illusion import IllusionReport
+from causal_reft.alignment.network_source import digest_of
 from causal_reft.alignment.preparation import Sampling
 from causal_reft.alignment.results import StudyResult
 from causal_reft.alignment.score import Score
+from causal_reft.alignment.scoring import score_rows
 from causal_reft.alignment.study import Study
 from causal_reft.alignment.tables import COLUMNS
 
@@ -22,5 +25,8 @@ __all__ = [
     "StudyResult",
     "TensorEncoding",
     "TextEncoding",
+    "digest_of",
     "mixed",
+    "random_scores",
+    "score_rows",
 ]

@@ -93,20 +93,28 @@ def continuations(
 def behaviour_rows(
     model: IntervenedModel, rows: Sequence[Row], behaviours: Sequence[Behaviour], max_new_tokens: int = 24
 ) -> pd.DataFrame:
-    """One row a prompt: `prompt`, `task`, `text`, a column of bool for each behaviour, and `base_loss`.
+    """One row a prompt: the columns of `continuation_rows`, and a column of bool for each behaviour."""
+    return with_behaviours(continuation_rows(model, rows, max_new_tokens), rows, behaviours)
+
+
+def continuation_rows(model: IntervenedModel, rows: Sequence[Row], max_new_tokens: int = 24) -> pd.DataFrame:
+    """One row a prompt: `prompt`, `task`, `text` (the continuation), and `base_loss`.
 
     `base_loss` is the mean loss of the continuation under the unedited model, in nats a token: how unusual the text is.
     """
-    texts = continuations(model, [row["prompt"] for row in rows], max_new_tokens)
-    table = pd.DataFrame(
-        {"prompt": [row["prompt"] for row in rows], "task": [row.get("task", "") for row in rows], "text": texts}
-    )
-    for behaviour in behaviours:
-        table[behaviour.name] = [behaviour.holds(text, row) for text, row in zip(texts, rows, strict=True)]
-    table["base_loss"] = base_losses(
-        model.base_model, model.tokenizer, [(row["prompt"], text + "\n") for row, text in zip(rows, texts, strict=True)]
-    )
-    return table
+    prompts = [row["prompt"] for row in rows]
+    texts = continuations(model, prompts, max_new_tokens)
+    pairs = [(prompt, text + "\n") for prompt, text in zip(prompts, texts, strict=True)]
+    losses = base_losses(model.base_model, model.tokenizer, pairs)
+    tasks = [row.get("task", "") for row in rows]
+    return pd.DataFrame({"prompt": prompts, "task": tasks, "text": texts, "base_loss": losses})
+
+
+def with_behaviours(table: pd.DataFrame, rows: Sequence[Row], behaviours: Sequence[Behaviour]) -> pd.DataFrame:
+    """A table with a `text` for each row of data, and beside it whether each behaviour holds."""
+    texts = table["text"].tolist()
+    found = {b.name: [b.holds(text, row) for text, row in zip(texts, rows, strict=True)] for b in behaviours}
+    return table.assign(**found)
 
 
 @torch.no_grad()

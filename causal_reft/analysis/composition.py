@@ -286,7 +286,8 @@ def _fit(
     progress: bool,
     settings: Mapping[str, Any],
 ) -> None:
-    fit(IntervenedModel(model, graph, tokenizer), examples, seed=seed, progress=progress, **{**DEFAULTS, **settings})
+    model = IntervenedModel(model, graph, tokenizer)
+    fit(model, examples, seed=seed, progress=progress, interruptible=False, **{**DEFAULTS, **settings})
 
 
 def _width(model: nn.Module) -> int:

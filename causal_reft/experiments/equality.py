@@ -9,23 +9,23 @@ replication of Sutter et al. 2025 has "both relations", layer 1, k=8 at 0.842 +-
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
-from tqdm.auto import tqdm
 
-from causal_reft.alignment.controls import random_scores
-from causal_reft.alignment.scoring import score_rows
-from causal_reft.execution import Examples, IntervenedModel
-from causal_reft.featurizers import Subspace
-from causal_reft.graph import Collect, Interchange, InterventionGraph
+import causal_reft as cr
+from causal_reft.alignment import random_scores, score_rows
+from causal_reft.experiments.options import at_least
 from causal_reft.seeds import derive
-from causal_reft.sites import Site
+from causal_reft.sweeps import Result, Store, run, table_of
 from causal_reft.tasks.equality import (
     Hypothesis,
     equality_counterfactuals,
@@ -33,10 +33,10 @@ from causal_reft.tasks.equality import (
     equality_labels,
     hypothesis,
 )
-from causal_reft.tasks.equality_network import EqualityNetwork, Recipe, train_network
-from causal_reft.training import fit
+from causal_reft.tasks.equality_network import EqualityNetwork, Recipe, TrainedNetwork, train_network
 
 TESTED = ("both relations", "left only", "identity of first argument")
+TRAINED, RANDOM = "trained", "random"
 
 
 @dataclass(frozen=True)
@@ -51,82 +51,91 @@ class Effort:
     random_subspaces: int = 100
 
 
-def alignment_graph(what: Hypothesis, layer: int, frame: Subspace) -> InterventionGraph:
+@dataclass(frozen=True)
+class EqualityCell:
+    """One DAS fit: a hypothesis at a layer (1 is the first) of a network, with k rows for every variable."""
+
+    network_seed: int
+    weights: str
+    hypothesis: str
+    layer: int
+    k: int
+    das_seed: int
+
+
+def alignment_graph(what: Hypothesis, layer: int, frame: cr.Subspace) -> cr.InterventionGraph:
     """One node for each variable: its slice of the frame takes the value of that variable's source run."""
     several = len(what.variables) > 1
     parts = frame.split(**dict.fromkeys(what.variables, frame.rank // len(what.variables)))
-    runs = {name: f"source_{name}" if several else "source" for name in what.variables}
-    site = Site.at(f"blocks.{layer}")
-    return InterventionGraph(**{name: Interchange(site, part, Collect(runs[name])) for name, part in parts.items()})
+    sources = {name: cr.Collect(f"source_{name}" if several else "source") for name in what.variables}
+    site = cr.Site.at(f"blocks.{layer - 1}")
+    return cr.InterventionGraph(**{name: cr.Interchange(site, part, sources[name]) for name, part in parts.items()})
 
 
-def counterfactual_examples(what: Hypothesis, n: int, seed: int) -> Examples:
+def counterfactual_examples(what: Hypothesis, n: int, seed: int) -> cr.Examples:
     """Network inputs of every run, and the class that the hypothesis expects."""
     data = equality_counterfactuals(what, n, seed)
-    return Examples(equality_inputs(data, seed), equality_labels(data))
+    return cr.Examples(equality_inputs(data, seed), equality_labels(data))
 
 
 def align(network: nn.Module, what: Hypothesis, layer: int, k: int, seed: int, effort: Effort) -> dict[str, float]:
     """One DAS fit: IIA on fresh counterfactuals, and the spread of random subspaces on the same ones."""
     width = k * len(what.variables)
-    model = IntervenedModel(network, alignment_graph(what, layer, Subspace(EqualityNetwork().width, width, seed)))
+    model = cr.IntervenedModel(network, alignment_graph(what, layer, cr.Subspace(EqualityNetwork().width, width, seed)))
     train = counterfactual_examples(what, effort.train_rows, derive(seed, "train"))
     test = counterfactual_examples(what, effort.test_rows, derive(seed, "test"))
     epochs = -(-effort.steps * effort.batch_size // len(train))
-    fit(
+    cr.fit(
         model, train, epochs=epochs, max_steps=effort.steps, batch_size=effort.batch_size, lr=effort.lr,
-        schedule="cosine", warmup=0.0, seed=seed, progress=False,
+        schedule="cosine", warmup=0.0, seed=seed, progress=False, interruptible=False,
     )  # fmt: skip
-    random = random_scores(network, model.graph, test, effort.random_subspaces, seed, rows_at_once=200_000)["iia"].mean(
-        1
-    )
+    drawn = random_scores(network, model.graph, test, effort.random_subspaces, seed, rows_at_once=200_000)["iia"]
     return {
         "iia": float(score_rows(network, model.graph, test, batch_size=6_400)["iia"].mean()),
-        "random_subspaces_mean": float(random.mean()),
-        "random_subspaces_95": float(np.quantile(random, 0.95)),
+        "random_subspaces_mean": float(drawn.mean(1).mean()),
+        "random_subspaces_95": float(np.quantile(drawn.mean(1), 0.95)),
     }
 
 
 def alignment_distribution(
-    n_networks: int,
-    n_das_seeds: int,
-    folder: str | os.PathLike[str],
+    networks: Sequence[int],
+    das_seeds: Sequence[int],
+    folder: str | os.PathLike[str] | None = None,
     hypotheses: Sequence[str] = TESTED,
-    layers: Sequence[int] = (0, 1, 2),
+    layers: Sequence[int] = (1, 2, 3),
     ranks: Sequence[int] = (8, 2, 1),
-    effort: Effort | None = None,
-    recipe: Recipe | None = None,
+    effort: Effort = Effort(),
+    recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+    progress: bool = True,
 ) -> pd.DataFrame:
-    """A tidy table with one row for each network x hypothesis x layer x k x DAS seed, and random-weight networks
-    beside.
+    """A row for each network x hypothesis x layer x k x DAS seed, and random-weight networks beside.
 
-    Columns: network_seed, weights ("trained" or "random"), task_accuracy, hypothesis, layer (1 is the first), k,
-    das_seed, iia, random_subspaces_mean, random_subspaces_95. Finished networks are kept in `folder` and not computed
-    again.
+    Args:
+        networks, das_seeds: their seeds.
+        folder: where finished fits are kept; the same call goes on there, also with further networks or seeds.
+        hypotheses, layers, ranks: what is fitted where; layer 1 is the first.
+        effort, recipe: of every alignment and of every network's training.
+        progress: whether to show a bar.
+
+    Returns:
+        The fields of `EqualityCell`, task_accuracy, iia, random_subspaces_mean, random_subspaces_95.
     """
-    effort, recipe = effort or Effort(), recipe or Recipe()
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    frames = []
-    for seed in tqdm(range(n_networks), desc="networks"):
-        file = target / f"network{seed}_{_digest(n_das_seeds, hypotheses, layers, ranks, effort, recipe)}.csv"
-        if not file.exists():
-            rows = _one_network(seed, n_das_seeds, hypotheses, layers, ranks, effort, recipe)
-            pd.DataFrame(rows).to_csv(scratch := file.with_suffix(".part"), index=False)
-            os.replace(scratch, file)
-        frames.append(pd.read_csv(file))
-    return pd.concat(frames, ignore_index=True)
+    versions = {"causal_reft": cr.__version__, "torch": str(torch.__version__)}
+    description = {"what": "equality", "versions": versions, "effort": asdict(effort), "recipe": asdict(recipe)}
+    cells = [cell for seed in networks for cell in _cells(seed, das_seeds, hypotheses, layers, ranks)]
+    compute = partial(_compute, effort=effort, recipe=recipe)
+    return table_of(run(cells, compute, Store.claim(folder, description), progress=progress, name="alignments"))
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Mean, spread over networks, range, and controls for each hypothesis, layer and k."""
-    grouped = table.groupby(["weights", "hypothesis", "layer", "k"], sort=False)
-    over_networks = table.groupby(["weights", "hypothesis", "layer", "k", "network_seed"], sort=False)["iia"].mean()
-    spread = over_networks.groupby(level=[0, 1, 2, 3], sort=False).std(ddof=1)
+    keys = ["weights", "hypothesis", "layer", "k"]
+    grouped = table.groupby(keys, sort=False)
+    over_networks = table.groupby([*keys, "network_seed"], sort=False)["iia"].mean()
     return pd.DataFrame(
         {
             "iia": grouped["iia"].mean(),
-            "sd_over_networks": spread,
+            "sd_over_networks": over_networks.groupby(level=keys, sort=False).std(ddof=1),
             "lowest": grouped["iia"].min(),
             "highest": grouped["iia"].max(),
             "random_subspaces_95": grouped["random_subspaces_95"].mean(),
@@ -136,28 +145,49 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
-def _one_network(seed, n_das_seeds, hypotheses, layers, ranks, effort, recipe) -> list[dict[str, object]]:
-    trained = train_network(seed, recipe)
-    rows: list[dict[str, object]] = []
+def _cells(
+    network: int, das_seeds: Sequence[int], hypotheses: Sequence[str], layers: Sequence[int], ranks: Sequence[int]
+) -> Iterator[EqualityCell]:
+    """All fits of a trained network, and one of each hypothesis on a network with random weights."""
     for name in hypotheses:
         for layer in layers:
             for k in ranks:
-                for das_seed in range(n_das_seeds):
-                    scores = align(trained.network, hypothesis(name), layer, k, das_seed, effort)
-                    rows.append(_row(seed, "trained", trained.accuracy, name, layer, k, das_seed, scores))
-    for name in hypotheses:
-        untrained = EqualityNetwork(seed=derive(seed, "random weights"))
-        scores = align(untrained, hypothesis(name), layers[0], ranks[0], 0, effort)
-        rows.append(_row(seed, "random", float("nan"), name, layers[0], ranks[0], 0, scores))
-    return rows
+                yield from (EqualityCell(network, TRAINED, name, layer, k, seed) for seed in das_seeds)
+    yield from (EqualityCell(network, RANDOM, name, layers[0], ranks[0], 0) for name in hypotheses)
 
 
-def _row(seed, weights, accuracy, name, layer, k, das_seed, scores) -> dict[str, object]:
-    settings = {"network_seed": seed, "weights": weights, "task_accuracy": accuracy, "hypothesis": name}
-    return {**settings, "layer": layer + 1, "k": k, "das_seed": das_seed, **scores}
+def _compute(cell: EqualityCell, effort: Effort, recipe: Recipe) -> Result:
+    if cell.weights == TRAINED:
+        trained = _trained(cell.network_seed, recipe)
+        network, accuracy = trained.network, trained.accuracy
+    else:
+        network, accuracy = EqualityNetwork(seed=derive(cell.network_seed, "random weights")), float("nan")
+    found = align(network, hypothesis(cell.hypothesis), cell.layer, cell.k, cell.das_seed, effort)
+    return Result(facts={"rows": [{"task_accuracy": accuracy, **found}]})
 
 
-def _digest(n_das_seeds, hypotheses, layers, ranks, effort: Effort, recipe: Recipe) -> str:
-    """Eight letters that change with every setting, so that a folder never mixes two experiments."""
-    settings = (n_das_seeds, tuple(hypotheses), tuple(layers), tuple(ranks), asdict(effort), asdict(recipe))
-    return f"{derive(0, *settings):016x}"[:8]
+@lru_cache(maxsize=1)
+def _trained(seed: int, recipe: Recipe) -> TrainedNetwork:
+    """Every fit of a network trains it again in a process that has not done so: it takes about a second."""
+    return train_network(seed, recipe)
+
+
+# The command -------------------------------------------------------------------------------------------------------
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m causal_reft equality`."""
+    parser.add_argument("--networks", type=at_least(1), default=10, help="how many networks are trained")
+    parser.add_argument("--seeds", "--das-seeds", type=at_least(1), default=3, help="how many DAS fits of each")
+    parser.add_argument("--steps", type=at_least(1), default=Effort().steps, help="of every DAS fit")
+
+
+def run_command(options: argparse.Namespace) -> Path:
+    """The full distribution: three hypotheses x three layers x k = 8, 2, 1."""
+    effort, folder = Effort(steps=options.steps), Path(options.folder)
+    table = alignment_distribution(range(options.networks), range(options.seeds), folder, effort=effort)
+    found = summary(table)
+    table.to_csv(folder / "fits.csv", index=False)
+    found.to_csv(folder / "summary.csv", index=False)
+    print(found.round(3).to_string(index=False))
+    return folder / "summary.csv"

@@ -28,9 +28,6 @@ class Page:
     folder: Path
     parts: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-
     def heading(self, text: str) -> None:
         """A section heading, also printed."""
         print(f"\n== {text}")
@@ -50,7 +47,7 @@ class Page:
         """A table: printed, shown, and written to `<name>.csv`."""
         rounded = table.round(3)
         print(rounded.to_string(index=False))
-        table.to_csv(self.folder / f"{name}.csv", index=False)
+        table.to_csv(self._file(f"{name}.csv"), index=False)
         self.parts.append(rounded.to_html(index=False, border=0))
 
     def figure(self, name: str, ax: Axes, caption: str) -> None:
@@ -59,7 +56,7 @@ class Page:
 
         figure = ax.get_figure(root=True)
         assert figure is not None
-        figure.savefig(self.folder / f"{name}.png", dpi=150, bbox_inches="tight")
+        figure.savefig(self._file(f"{name}.png"), dpi=150, bbox_inches="tight")
         plt.close(figure)
         self.parts.append(
             f'<p><img src="{name}.png" alt="{html.escape(caption)}"><br><i>{html.escape(caption)}</i></p>'
@@ -67,10 +64,14 @@ class Page:
 
     def write(self, title: str) -> Path:
         """The page with everything so far."""
-        target = self.folder / "index.html"
+        target = self._file("index.html")
         head = (
             "<!doctype html><html lang='en'><meta "
             f"charset='utf-8'><title>{html.escape(title)}</title><style>{STYLE}</style>"
         )
         target.write_text("\n".join([head, f"<h1>{html.escape(title)}</h1>", *self.parts, "</html>"]), encoding="utf-8")
         return target
+
+    def _file(self, name: str) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / name

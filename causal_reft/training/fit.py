@@ -3,7 +3,8 @@
     history = fit(model, examples, epochs=3, lr=1e-3)
     histories = fit_many(models, examples, epochs=3, lr=1e-3)
 
-Data order and initialisation have separate seeds. Ctrl-C stops and keeps what was learned.
+Data order and initialisation have separate seeds. Ctrl-C stops and keeps what was learned; where training is one step
+of something larger, that passes `interruptible=False` and the interrupt goes up.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def fit(
     validation: Examples | None = None,
     progress: bool = True,
     passes: Callable[[IntervenedModel, Examples], Passes] = plan,
+    interruptible: bool = True,
     **settings: object,
 ) -> History:
     """Train the graph's parameters.
@@ -40,6 +42,7 @@ def fit(
         validation: rows whose loss is measured after each epoch; with `patience` the best epoch is kept.
         progress: whether to show a bar.
         passes: how logits are computed; `plan` computes only what must be, `FullPasses` everything.
+        interruptible: whether Ctrl-C ends the training early and returns what was learned; False lets it go up.
         settings: the fields of `Recipe` (epochs, batch_size, lr, schedule, warmup, weight_decay, accumulate, clip,
             penalty on masks, patience in epochs, max_steps, batches at random or by length, seed of the data order).
 
@@ -55,7 +58,7 @@ def fit(
     with frozen(model.base_model), _training([model]):
         data = Data.of(examples, passes(model, examples))
         held_out = None if validation is None else Data.of(validation, passes(model, validation))
-        return train([Learner(model, recipe, len(examples), loss)], data, held_out, progress)[0]
+        return train([Learner(model, recipe, len(examples), loss)], data, held_out, progress, interruptible)[0]
 
 
 def fit_many(
@@ -66,6 +69,7 @@ def fit_many(
     validation: Examples | None = None,
     progress: bool = True,
     passes: Callable[[Sequence[IntervenedModel], Examples], JointPlan] = plan_all,
+    interruptible: bool = True,
     **settings: object,
 ) -> list[History]:
     """Train several independent graphs on one base model at once: the same numbers as one `fit` after the other.
@@ -76,7 +80,7 @@ def fit_many(
 
     Args:
         models: one model object under several graphs that share no parameter.
-        examples, loss, validation, progress, settings: as `fit` takes them.
+        examples, loss, validation, progress, interruptible, settings: as `fit` takes them.
         passes: how the logits of all graphs are computed; `partial(plan_all, memory=...)` sets a budget.
 
     Raises:
@@ -87,7 +91,8 @@ def fit_many(
     with frozen(models[0].base_model), _training(models):
         data = Data.jointly(examples, passes(models, examples))
         held_out = None if validation is None else Data.jointly(validation, passes(models, validation))
-        return train([Learner(model, recipe, len(examples), loss) for model in models], data, held_out, progress)
+        learners = [Learner(model, recipe, len(examples), loss) for model in models]
+        return train(learners, data, held_out, progress, interruptible)
 
 
 @contextmanager

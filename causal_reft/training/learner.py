@@ -103,8 +103,10 @@ class Learner:
         return self.history
 
 
-def train(learners: Sequence[Learner], data: Data, validation: Data | None, progress: bool) -> list[History]:
-    """All epochs; Ctrl-C collects what was learned.
+def train(
+    learners: Sequence[Learner], data: Data, validation: Data | None, progress: bool, interruptible: bool
+) -> list[History]:
+    """All epochs; Ctrl-C collects what was learned (the best state, where one is kept), or goes up.
 
     Raises:
         DataError: a graph none of whose edits can change what the loss reads.
@@ -123,10 +125,11 @@ def train(learners: Sequence[Learner], data: Data, validation: Data | None, prog
                 if validation is not None and running:
                     _validate(learners, running, validation)
     except KeyboardInterrupt:
+        if not interruptible:
+            raise
         for learner in learners:
             learner.history.stopped = "interrupted"
         tqdm.write(f"Interrupted after {len(learners[0].history.steps)} steps; what was learned is kept.")
-        return [learner.history for learner in learners]
     return [learner.close() for learner in learners]
 
 

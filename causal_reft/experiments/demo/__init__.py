@@ -5,50 +5,72 @@ Alignment of trained networks, alignment of a language model, finetuning, two co
 
 from __future__ import annotations
 
+import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from causal_reft.experiments.page import Page
+if TYPE_CHECKING:
+    from causal_reft.experiments.page import Page
 
 
-def run_demo(folder: Path, model: str | None = None) -> Path:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m causal_reft demo`."""
+    parser.add_argument("--model", help="only finetune this language model: a folder or a hub id")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is learned")
+
+
+def run_command(options: argparse.Namespace) -> Path:
+    """The demo, and its page."""
+    return run_demo(options.folder, options.model, options.seed)
+
+
+def run_demo(folder: Path, model: str | None = None, seed: int = 0) -> Path:
     """Everything on the embedded model; with `model` (a folder or hub id) the finetuning on that one. Returns the
     page.
     """
-    started, page = time.perf_counter(), Page(folder)
-    if model is None:
-        _everything(page)
-    else:
-        from causal_reft.experiments.demo.finetune import show_finetuning
+    from causal_reft.experiments.demo.finetune import show_finetuning
+    from causal_reft.experiments.models import load_model
+    from causal_reft.experiments.page import Page
 
-        show_finetuning(page, *_load(model))
+    started, page = time.perf_counter(), Page(folder)
+    if model is not None:
+        show_finetuning(page, *load_model(model), seed=seed)
+    else:
+        with _one_thread():
+            _everything(page, seed)
     target = page.write("causal_reft: the demo")
-    print(f"\n{time.perf_counter() - started:.0f} s. Figures, tables and the page: {target}")
+    print(f"\n{time.perf_counter() - started:.0f} s. Figures and tables are beside the page.")
     return target
 
 
-def _everything(page: Page) -> None:
-    import torch
-
-    torch.set_num_threads(1)  # the models are so small that a second thread only waits
-    from causal_reft.data import load_embedded
+def _everything(page: Page, seed: int) -> None:
+    import causal_reft as cr
     from causal_reft.experiments.demo.align import show_alignment
     from causal_reft.experiments.demo.composition import show_composition
     from causal_reft.experiments.demo.equality import show_equality
     from causal_reft.experiments.demo.finetune import show_finetuning
     from causal_reft.experiments.demo.memory import show_memory
 
-    show_equality(page)
-    small = load_embedded()
-    show_alignment(page, small)
+    show_equality(page, seed=seed)
+    small = cr.load_embedded()
+    show_alignment(page, small, seed=seed)
     pairs = [(row["prompt"], row["continuation"]) for row in small.answer_examples[:3]]
-    show_finetuning(page, small.model, small.tokenizer, pairs)
-    show_composition(page, small)
-    show_memory(page, small)
+    show_finetuning(page, small.model, small.tokenizer, pairs, seed)
+    show_composition(page, small, seed)
+    show_memory(page, small, seed)
 
 
-def _load(name: str) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The models are so small that a second thread only waits."""
+    import torch
 
-    return AutoModelForCausalLM.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -65,6 +65,7 @@ def show_alignment(
     layers: Sequence[int] | None = None,
     rows: tuple[int, int, int] = (96, 48, 48),
     controls: Controls = Controls(random=100, seeds=1, ladder=False),  # noqa: B008 - frozen
+    seed: int = 0,
 ) -> StudyResult:
     """Run the study in the page's folder (it resumes there), and show heat map, grid and headline."""
     page.heading("Where does a language model hold the language in which it will go on?")
@@ -85,7 +86,7 @@ def show_alignment(
         variable="language",
         sites=site_grid(layers, ["line", "last"]),
         featurizer=Subspace.of_rank(RANK),
-        seeds=range(2),
+        seeds=range(seed, seed + 2),
         folder=page.folder / "alignment",
         recipe=RECIPE,
         sampling=Sampling(rows=rows, split_by="line"),

@@ -1,17 +1,15 @@
-"""The demo's first half: networks that solve hierarchical equality, aligned by DAS, controls beside every score."""
+"""The demo's first part: networks that solve hierarchical equality, aligned by DAS, controls beside every score."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
-from causal_reft.experiments.equality import Effort, alignment_distribution, summary
+from causal_reft.experiments.equality import TRAINED, Effort, alignment_distribution, summary
 from causal_reft.experiments.page import Page
 
 
-def show_equality(page: Page, n_networks: int = 3, n_das_seeds: int = 2) -> pd.DataFrame:
-    """Train networks, align three hypotheses with layers 1 and 3, and show the distribution."""
+def show_equality(page: Page, n_networks: int = 3, n_das_seeds: int = 2, seed: int = 0) -> pd.DataFrame:
+    """Train networks, align three hypotheses with every layer, and show the distribution."""
     from causal_reft.plots import curves_with_intervals
 
     page.heading("Does a network compute the variables that we think it computes?")
@@ -21,17 +19,12 @@ def show_equality(page: Page, n_networks: int = 3, n_das_seeds: int = 2) -> pd.D
         "how often the network, with the found subspace swapped in from another input, answers as the hypothesis says; "
         "guessing scores 0.5."
     )
-    table = alignment_distribution(
-        n_networks,
-        n_das_seeds,
-        page.folder / "equality",
-        layers=(0, 1, 2),
-        ranks=(8,),
-        effort=Effort(steps=300, random_subspaces=20),
-    )
+    seeds = range(seed, seed + n_networks), range(seed, seed + n_das_seeds)
+    effort = Effort(steps=300, random_subspaces=20)
+    table = alignment_distribution(*seeds, page.folder / "equality", ranks=(8,), effort=effort)
     found = summary(table)
     page.table("equality", found)
-    trained = found[found["weights"] == "trained"].copy()
+    trained = found[found["weights"] == TRAINED].copy()
     half = 1.96 * trained["sd_over_networks"] / trained["networks"] ** 0.5
     trained["iia_low"], trained["iia_high"] = trained["iia"] - half, (trained["iia"] + half).clip(upper=1)
     title = f"Alignment by layer, {n_networks} networks x {n_das_seeds} DAS seeds, k = 8"
@@ -43,12 +36,3 @@ def show_equality(page: Page, n_networks: int = 3, n_das_seeds: int = 2) -> pd.D
         "IIA by layer and hypothesis, 95 % intervals over networks; dotted: the best 5 % of random subspaces.",
     )
     return table
-
-
-def equality_command(n_networks: int, n_das_seeds: int, folder: Path) -> None:
-    """The full distribution: three hypotheses x three layers x k = 8, 2, 1."""
-    table = alignment_distribution(n_networks, n_das_seeds, folder)
-    found = summary(table)
-    found.to_csv(folder / "summary.csv", index=False)
-    print(found.round(3).to_string(index=False))
-    print(f"Every fit: {folder}; this table: {folder / 'summary.csv'}")

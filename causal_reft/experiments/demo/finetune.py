@@ -30,20 +30,23 @@ PAIRS = (
 
 
 def show_finetuning(
-    page: Page, model: nn.Module, tokenizer: Any, pairs: Sequence[tuple[str, str]] = PAIRS
+    page: Page, model: nn.Module, tokenizer: Any, pairs: Sequence[tuple[str, str]] = PAIRS, seed: int = 0
 ) -> IntervenedModel:
     """Finetune, generate, save, load in a new process, compare the logits."""
     page.heading("The same edit with a learned source: LoReFT finetuning")
     config = model_config(model)
     assert config is not None
     sites = site_grid(range(len(find_blocks(model).modules) - 1), "f3+l3")
-    reft = IntervenedModel(model, loreft(sites, config.hidden_size, rank=8), tokenizer)
+    reft = IntervenedModel(model, loreft(sites, config.hidden_size, rank=8, seed=seed), tokenizer)
     learned, base = reft.count_parameters()
     page.block(repr(reft.graph))
     page.text(f"{learned:,} learned numbers beside {base:,} of the model, which stay as they are.")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     examples = as_examples(completions(pairs, tokenizer, end=tokenizer.eos_token_id is not None), tokenizer)
-    history = fit(reft, examples, epochs=600, batch_size=len(pairs), lr=1e-2, schedule="cosine", warmup=0.0)
+    history = fit(
+        reft, examples, epochs=600, batch_size=len(pairs), lr=1e-2, schedule="cosine", warmup=0.0, seed=seed,
+        interruptible=False,
+    )  # fmt: skip
     page.text(f"Training: {history!r}")
     page.figure("finetuning", history.plot(), "Training loss, nats per token.")
     reft.eval()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from causal_reft.analysis.memorisation.edits import Edit
-from causal_reft.analysis.memorisation.memorise import memorise
+from causal_reft.analysis import Edit, memorise
 from causal_reft.data import Embedded
 from causal_reft.experiments.page import Page
 
@@ -17,7 +16,7 @@ EDITS = {
 N_TOKENS = 12
 
 
-def show_memory(page: Page, small: Embedded) -> pd.DataFrame:
+def show_memory(page: Page, small: Embedded, seed: int = 0) -> pd.DataFrame:
     """Teach three edits of growing size the first tokens of a story, and count what greedy decoding gives back."""
     page.heading("How much of a text does an edit remember?")
     story, prompt = small.stories[0]["text"], small.german_examples[0]["prompt"]
@@ -27,7 +26,7 @@ def show_memory(page: Page, small: Embedded) -> pd.DataFrame:
     )
     rows = []
     for name, edit in EDITS.items():
-        found = memorise(small.model, small.tokenizer, story, N_TOKENS, edit, prompt)
+        found = memorise(small.model, small.tokenizer, story, N_TOKENS, edit, prompt, seed=seed)
         counted = {
             "recalled": found.row["tokens"],
             "of": N_TOKENS,

@@ -1,88 +1,65 @@
 """The command  python -m causal_reft memorise --model <folder or hub id> --text <file>  : grid, table and figure.
 
-It writes `table.csv`, `figure.png` and `report.txt` beside the finished cells in `--folder`, and goes on where it
-stopped.
+It writes `table.csv`, `figure.png` and `report.txt` beside the finished cells.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from causal_reft.analysis.memorisation.edits import REFT, layer_edits
-from causal_reft.analysis.memorisation.memorise import PROMPT
-from causal_reft.analysis.memorisation.targets import KINDS, read_text
-from causal_reft.analysis.memorisation.training import LOSSES, MemoryRecipe
+from causal_reft.analysis.memorisation import KINDS, LOSSES, PROMPT, REFT, MemoryRecipe, layer_edits, read_text
 from causal_reft.experiments.memorisation.grid import MemorisationGrid
 from causal_reft.experiments.memorisation.ids import TEMPLATE, access_ids
-
-DESCRIPTION = (
-    "Teach one edit of a frozen model to spell out the first n tokens of a text: layers x lengths x texts x seeds."
-)
+from causal_reft.experiments.models import load_model
+from causal_reft.experiments.options import above_zero, at_least
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    recipe = MemoryRecipe()
-    parser.description = DESCRIPTION
+    recipe, whole = MemoryRecipe(), at_least(1)
     parser.add_argument("--model", required=True, help="a folder of save_pretrained or a hub id")
     parser.add_argument("--text", required=True, help="any UTF-8 text file")
     parser.add_argument("--start", help="begin at the first occurrence of these words: pass over a title page")
     parser.add_argument("--keep-layout", action="store_true", help="keep line breaks and indentation of the file")
-    parser.add_argument("--prompt", default=PROMPT, help="what the text follows (default: %(default)r)")
-    parser.add_argument("--method", choices=list(REFT), default="consreft", help="default: %(default)s")
-    parser.add_argument("--rank", type=int, default=1)
-    parser.add_argument("--layers", type=int, nargs="+", help="default: all")
-    parser.add_argument("--positions", default="last", help="prompt tokens that are edited, e.g. last or f3+l3")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[4, 8, 12, 16, 24], help="in tokens")
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--ids", type=int, nargs="+", default=[], help="also N access ids that recall one word each")
-    parser.add_argument("--id-template", default=TEMPLATE, help="of their prompts (default: %(default)r)")
-    parser.add_argument("--steps", type=int, default=recipe.steps)
-    parser.add_argument("--lr", type=float, default=recipe.lr)
-    parser.add_argument("--loss", choices=list(LOSSES), default=recipe.loss, help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=recipe.batch_size, help="edits (or ids) in one forward pass")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--prompt", default=PROMPT, help="what the text follows")
+    parser.add_argument("--method", choices=list(REFT), default="consreft", help="what is learned")
+    parser.add_argument("--rank", type=whole, default=1, help="of each layer's subspace")
+    parser.add_argument("--layers", type=at_least(0), nargs="+", help="one edit for each (default: all)")
+    parser.add_argument("--positions", default="last", help="prompt tokens that are edited, e.g. f3+l3")
+    parser.add_argument("--lengths", type=whole, nargs="+", default=[4, 8, 12, 16, 24], help="of the text, in tokens")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="of text")
+    parser.add_argument("--seeds", type=whole, default=3, help="how many")
+    parser.add_argument("--ids", type=whole, nargs="+", default=[], help="also N access ids that recall one word each")
+    parser.add_argument("--id-template", default=TEMPLATE, help="of their prompts")
+    parser.add_argument("--steps", type=whole, default=recipe.steps, help="of every training, at most")
+    parser.add_argument("--lr", type=above_zero, default=recipe.lr, help="learning rate")
+    parser.add_argument("--loss", choices=list(LOSSES), default=recipe.loss, help="of every training")
+    parser.add_argument("--batch-size", type=whole, default=recipe.batch_size, help="edits (or ids) in one pass")
+    parser.add_argument("--device", default="cpu", help="of the model, e.g. cuda")
     parser.add_argument("--dtype", default="auto", help="of the model's weights: auto, float32, bfloat16")
-    parser.add_argument("--folder", default="runs/memorisation", help="finished cells are kept here")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Carry it out; 0 where the grid is finished, 130 where it was interrupted."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype).to(args.device).eval()
-    text = read_text(args.text, args.start, args.keep_layout)
-    recipe = MemoryRecipe(steps=args.steps, lr=args.lr, loss=args.loss, batch_size=args.batch_size)
-    edits = layer_edits(model, args.method, args.rank, args.layers, args.positions)
-    seeds = tuple(range(args.seeds))
-    folder = Path(args.folder)
-    grid = MemorisationGrid(model, tokenizer, text, edits, args.lengths, args.kinds, seeds, args.prompt, recipe, folder)
-    result = grid.run()
-    if not result.complete:
-        return 130
+def run_command(options: argparse.Namespace) -> Path:
+    """The grid, its table, figure and report; then the access ids."""
+    text = read_text(options.text, options.start, options.keep_layout)
+    model, tokenizer = load_model(options.model, options.device, options.dtype)
+    recipe = MemoryRecipe(steps=options.steps, lr=options.lr, loss=options.loss, batch_size=options.batch_size)
+    edits = layer_edits(model, options.method, options.rank, options.layers, options.positions)
+    seeds, folder = tuple(range(options.seeds)), Path(options.folder)
+    lengths, kinds = options.lengths, options.kinds
+    result = MemorisationGrid(
+        model, tokenizer, text, edits, lengths, kinds, seeds, options.prompt, recipe, folder
+    ).run()
     result.table.to_csv(folder / "table.csv", index=False)
     result.figure()[0].figure.savefig(folder / "figure.png", dpi=160)
     (folder / "report.txt").write_text(result.report() + "\n", encoding="utf-8")
     print(result.report())
-    if args.ids:
-        table = access_ids(model, tokenizer, text, args.ids, edits, seeds, args.id_template, recipe, progress=True)
-        table.to_csv(folder / "ids.csv", index=False)
-        print(
-            table.groupby(["ids", "method", "rank", "layers"], sort=False)["recovery"]
-            .agg(["mean", "min", "max"])
-            .round(3)
-            .to_string()
+    if options.ids:
+        table = access_ids(
+            model, tokenizer, text, options.ids, edits, seeds, options.id_template, recipe, folder / "ids"
         )
-    print(f"Table, figure and report: {folder}")
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command by itself."""
-    parser = argparse.ArgumentParser(prog="python -m causal_reft memorise")
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
+        table.to_csv(folder / "ids.csv", index=False)
+        shown = table.groupby(["ids", "method", "rank", "layers"], sort=False)["recovery"].agg(["mean", "min", "max"])
+        print(shown.round(3).to_string())
+    return folder / "report.txt"

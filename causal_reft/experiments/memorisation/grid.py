@@ -4,49 +4,51 @@
     result = grid.run()
     result.table, result.figure(), result.report()
 
-A cell is one target (kind, length, seed) with all edits, which are trained side by side. It is computed by itself from
-its seeds and written as one file, whole or not at all. So an interrupted grid goes on where it stopped and ends with
-the same table, and a folder can be given further lengths, kinds and seeds later.
+A cell of the sweep is one target (kind, length, seed) with all edits, which are trained side by side. A folder can be
+given further lengths, kinds, seeds and edits later.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import nn
-from tqdm.auto import tqdm
 
-import causal_reft
-from causal_reft.alignment.network_source import digest_of
-from causal_reft.alignment.store import CELLS, Store, write_whole
-from causal_reft.analysis.memorisation.edits import Edit, causal_decoder, context_limit
-from causal_reft.analysis.memorisation.memorise import PROMPT, check_context, memories, prompt_tokens
-from causal_reft.analysis.memorisation.targets import KINDS, Ids, target_ids
-from causal_reft.analysis.memorisation.training import MemoryRecipe
+from causal_reft.analysis.memorisation import (
+    KINDS,
+    PROMPT,
+    Edit,
+    Ids,
+    MemoryRecipe,
+    causal_decoder,
+    check_context,
+    context_limit,
+    memories,
+    prompt_tokens,
+    target_ids,
+)
 from causal_reft.errors import CausalReftWarning, StudyError
 from causal_reft.experiments.memorisation.result import MemorisationResult
+from causal_reft.experiments.models import identity_of
+from causal_reft.sweeps import Result, Store, digest_of, run
 
-SCHEMA = 1
 BEYOND = "beyond the context"
 
 
 @dataclass(frozen=True)
 class MemoryCell:
-    """One target: its kind, its length, the seed of its draw and of the edits' start."""
+    """One target: its kind, length and tokens, the seed of its draw and of the edits' start, and the edits."""
 
     kind: str
     n: int
     seed: int
+    target: str
+    edits: str
 
 
 @dataclass(frozen=True)
@@ -86,26 +88,30 @@ class MemorisationGrid:
             if not given or len(set(given)) < len(given):
                 raise StudyError(f"{name}={given}: a grid needs at least one of them, and each once.")
         causal_decoder(self.model)
-        for cell in self.cells:
-            self._target(cell)
-            if not self.beyond_context(cell.n):
-                self._check(cell.n)
+        for kind, n, seed in self.targets:
+            self._target(kind, n, seed)
+            if not self.beyond_context(n):
+                self._check(n)
 
     @property
-    def cells(self) -> list[MemoryCell]:
-        """All cells, short texts first."""
-        return [MemoryCell(kind, n, seed) for n in sorted(self.lengths) for kind in self.kinds for seed in self.seeds]
+    def targets(self) -> list[tuple[str, int, int]]:
+        """The kind, length and seed of every target, short texts first."""
+        return [(kind, n, seed) for n in sorted(self.lengths) for kind in self.kinds for seed in self.seeds]
 
     def run(self, progress: bool = True) -> MemorisationResult:
-        """Compute what is missing. Ctrl-C keeps the finished cells and gives what there is; the same call goes on.
+        """Compute what is missing. Ctrl-C keeps the finished cells and goes up; the same call goes on.
 
         Warns:
             CausalReftWarning: lengths beyond the context; edits that can change only the first new token.
         """
-        if self.folder is None:
-            with tempfile.TemporaryDirectory(prefix="causal_reft-memorisation-") as folder:
-                return self._run(Path(folder), progress)
-        return self._run(Path(self.folder), progress)
+        store = self._store()
+        self._warn_of_context()
+        run(self._cells(), self._compute, store, progress=progress, name="memorisation")
+        return self._result(store)
+
+    def so_far(self) -> MemorisationResult:
+        """What a folder holds already, also while another process computes."""
+        return self._result(self._store())
 
     def beyond_context(self, n: int) -> bool:
         """Whether some edit's prompt and n tokens are more than the model was made for."""
@@ -115,65 +121,49 @@ class MemorisationGrid:
 
     def description(self) -> dict[str, Any]:
         """What all cells of a folder have in common and that determines their numbers."""
-        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
         return {
-            "schema": SCHEMA,
             "what": "memorisation",
-            "causal_reft": causal_reft.__version__,
-            "torch": torch.__version__,
-            "model": {"class": type(self.model).__name__, "weights": digest_of(self.model)},
-            "tokenizer": {"class": type(self.tokenizer).__name__, "vocabulary": _digest(vocabulary)},
-            "text": {"begins": self.text[:80], "digest": _digest(self.text)},
+            **identity_of(self.model, self.tokenizer),
+            "text": {"begins": self.text[:80], "digest": digest_of(self.text)},
             "prompt": self.prompt,
             "recipe": asdict(self.recipe),
         }
 
-    def _run(self, folder: Path, progress: bool) -> MemorisationResult:
-        description = self.description()
-        store = Store(folder)
-        store.open(description, {})
-        rows: list[dict[str, Any]] = []
-        finished = 0
-        self._warn_of_context()
-        try:
-            for cell in tqdm(self.cells, desc="memorisation", disable=not progress):
-                rows += self._cell(cell, folder, description)
-                finished += 1
-        except KeyboardInterrupt:
-            kept = f" They are in {folder}: run the same again to go on." if self.folder else ""
-            tqdm.write(f"Interrupted: {finished} of {len(self.cells)} cells are finished.{kept}")
-        return MemorisationResult(
-            pd.DataFrame(rows),
-            {**description, "edits": [str(edit) for edit in self.edits]},
-            finished == len(self.cells),
-        )
+    def _store(self) -> Store:
+        return Store.claim(self.folder, self.description())
 
-    def _cell(self, cell: MemoryCell, folder: Path, description: dict[str, Any]) -> list[dict[str, Any]]:
-        """The rows of a cell: read from its file, or computed and written."""
-        target = self._target(cell)
-        if self.beyond_context(cell.n):
-            empty = {"target": _digest(json.dumps(target)), "note": BEYOND}
-            return [{"text": cell.kind, "n": cell.n, "seed": cell.seed, **edit.row(), **empty} for edit in self.edits]
-        edits = [asdict(edit) for edit in self.edits]
-        digest = _digest(json.dumps([description, asdict(cell), edits, target, self.tokenizer.decode(target)]))
-        path = folder / CELLS / f"{cell.kind}-n{cell.n}-seed{cell.seed}-{digest}.json"
-        if not path.is_file():
-            rows = self._compute(cell, target)
-            write_whole(path, json.dumps(rows, indent=1).encode())
-        return json.loads(path.read_text(encoding="utf-8"))
+    def _cells(self) -> list[MemoryCell]:
+        """The cells that are computed."""
+        return [self._cell(*target) for target in self.targets if not self.beyond_context(target[1])]
 
-    def _compute(self, cell: MemoryCell, target: Ids) -> list[dict[str, Any]]:
+    def _cell(self, kind: str, n: int, seed: int) -> MemoryCell:
+        target, edits = digest_of(self._target(kind, n, seed)), digest_of([asdict(edit) for edit in self.edits])
+        return MemoryCell(kind, n, seed, target, edits)
+
+    def _compute(self, cell: MemoryCell) -> Result:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", ".*first new token.*", CausalReftWarning
-            )  # `_warn_of_context` said it once
+            warnings.filterwarnings("ignore", ".*first new token.*", CausalReftWarning)  # the table's notes say it
             trials = [(edit, cell.seed) for edit in self.edits]
+            target = self._target(cell.kind, cell.n, cell.seed)
             found = memories(self.model, self.tokenizer, target, trials, self.prompt, self.recipe)
-        told = {"text": cell.kind, "target": _digest(json.dumps(target))}
-        return [{**told, **memory.row, "recalled": memory.recalled, "wanted": memory.target} for memory in found]
+        rows = [{**memory.row, "recalled": memory.recalled, "wanted": memory.target} for memory in found]
+        return Result(facts={"rows": rows})
 
-    def _target(self, cell: MemoryCell) -> Ids:
-        return target_ids(cell.kind, self.text, cell.n, self.tokenizer, cell.seed)
+    def _result(self, store: Store) -> MemorisationResult:
+        """The table of all finished cells, in the grid's order; empty rows where a length is beyond the context."""
+        finished, rows = store.get(self._cells()), []
+        for target in self.targets:
+            cell = self._cell(*target)
+            told = {"text": cell.kind, "target": cell.target}
+            if self.beyond_context(cell.n):
+                rows += [{**told, "n": cell.n, "seed": cell.seed, **edit.row(), "note": BEYOND} for edit in self.edits]
+            elif cell in finished:
+                rows += [{**told, **row} for row in finished[cell].facts["rows"]]
+        settings = {**store.description, "edits": [str(edit) for edit in self.edits]}
+        return MemorisationResult(pd.DataFrame(rows), settings, len(finished) == len(self._cells()))
+
+    def _target(self, kind: str, n: int, seed: int) -> Ids:
+        return target_ids(kind, self.text, n, self.tokenizer, seed)
 
     def _check(self, n: int) -> None:
         length = len(prompt_tokens(self.prompt, self.tokenizer))
@@ -189,9 +179,5 @@ class MemorisationGrid:
                 f"that {type(self.model).__name__} was made for. They are not run: beyond its context a model fails by "
                 f"itself.",
                 CausalReftWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -8,21 +8,49 @@ score is the share of ids whose whole word comes back; an edit that sees nothing
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 from torch import nn
 
-from causal_reft.analysis.memorisation.edits import Edit, reach
-from causal_reft.analysis.memorisation.memorise import check_context, prompt_tokens, record, started, warn_of_last_block
-from causal_reft.analysis.memorisation.recall import recall, stored_bits, unedited
-from causal_reft.analysis.memorisation.targets import known, tokenised
-from causal_reft.analysis.memorisation.training import Lesson, MemoryRecipe, learn
+from causal_reft.analysis.memorisation import (
+    Edit,
+    Lesson,
+    MemoryRecipe,
+    check_context,
+    known,
+    learn,
+    prompt_tokens,
+    reach,
+    recall,
+    record,
+    started,
+    stored_bits,
+    tokenised,
+    unedited,
+    warn_of_last_block,
+)
 from causal_reft.errors import DataError
 from causal_reft.execution import IntervenedModel
+from causal_reft.experiments.models import identity_of
+from causal_reft.sweeps import Result, Store, digest_of, run, table_of
 
 TEMPLATE = "ID {id} :"
+
+
+@dataclass(frozen=True)
+class AccessCell:
+    """How many ids share one edit, the seed of its start, and the fields of the edit."""
+
+    ids: int
+    seed: int
+    method: str
+    rank: int
+    layers: tuple[int, ...]
+    positions: str | int
 
 
 def access_ids(
@@ -34,7 +62,8 @@ def access_ids(
     seeds: Sequence[int] = (0,),
     template: str = TEMPLATE,
     recipe: MemoryRecipe | None = None,
-    progress: bool = False,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """One row for each count, edit and seed: `recovery` is the share of ids whose word comes back whole.
 
@@ -45,6 +74,7 @@ def access_ids(
         edits, seeds: what is learned, and the seeds of its start.
         template: of the prompts, with `{id}`.
         recipe: of the training.
+        folder: where finished rows are kept; the same call goes on there.
         progress: whether to show a bar.
 
     Raises:
@@ -53,15 +83,19 @@ def access_ids(
     Warns:
         CausalReftWarning: an edit that cannot change more than the first token of a word.
     """
-    recipe = recipe or MemoryRecipe()
-    rows = []
-    for count in counts:
-        records = id_records(tokenizer, text, count, template)
-        _warn(model, edits, records)
-        for edit, seed in [(edit, seed) for edit in edits for seed in seeds]:
-            found = _share(model, tokenizer, records, edit, seed, recipe, progress)
-            rows.append({"ids": count, "seed": seed, **edit.row(), **found, "chance": 1 / count})
-    return pd.DataFrame(rows)
+    recipe, records = recipe or MemoryRecipe(), {n: id_records(tokenizer, text, n, template) for n in counts}
+    for some in records.values():
+        _warn(model, edits, some)
+
+    def compute(cell: AccessCell) -> Result:
+        edit = Edit(cell.method, cell.rank, cell.layers, cell.positions)
+        found = _share(model, tokenizer, records[cell.ids], edit, cell.seed, recipe)
+        return Result(facts={"rows": [{**edit.row(), **found, "chance": 1 / cell.ids}]})
+
+    description = {"what": "access ids", **identity_of(model, tokenizer), "recipe": asdict(recipe)}
+    store = Store.claim(folder, {**description, "template": template, "text": digest_of(text)})
+    cells = [AccessCell(n, seed, **asdict(edit)) for n in counts for edit in edits for seed in seeds]
+    return table_of(run(cells, compute, store, progress=progress, name="access ids"))
 
 
 def id_records(tokenizer: Any, text: str, count: int, template: str = TEMPLATE) -> list[dict[str, Any]]:
@@ -108,13 +142,12 @@ def _share(
     edit: Edit,
     seed: int,
     recipe: MemoryRecipe,
-    progress: bool,
 ) -> dict[str, Any]:
     wholes = [_extended(whole, edit) for whole in records]
     for whole in records:
         check_context(model, edit, whole["prompt_lengths"], len(whole["input_ids"]) - whole["prompt_lengths"])
     graph = started(edit, model, seed)
-    outcome = learn(model, tokenizer, [Lesson(graph, wholes)], recipe, progress=progress)[0]
+    outcome = learn(model, tokenizer, [Lesson(graph, wholes)], recipe)[0]
     found = recall(IntervenedModel(model, graph, tokenizer), tokenizer, wholes, recipe.batch_size)
     base = unedited(model, tokenizer, records, recipe.batch_size)
     bits = sum(stored_bits(one, other) for one, other in zip(found, base, strict=True) if one.exact)

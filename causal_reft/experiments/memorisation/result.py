@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from causal_reft.analysis.memorisation.edits import CONTROLS, NONE, PROMPT_EMBEDDING
+from causal_reft.analysis.memorisation import CONTROLS, NONE, PROMPT_EMBEDDING
 from causal_reft.errors import DataError
 
 if TYPE_CHECKING:
