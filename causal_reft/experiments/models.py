@@ -24,7 +24,7 @@ def load_model(name: str | os.PathLike[str], device: str = "cpu", dtype: str = "
         device, dtype: of the weights; "auto" keeps the type that they were saved in.
 
     Raises:
-        DataError: there is no such model.
+        DataError: there is no such model, or no such device.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -37,7 +37,19 @@ def load_model(name: str | os.PathLike[str], device: str = "cpu", dtype: str = "
     except (OSError, ValueError) as error:
         where = "holds no model" if Path(given).is_dir() else "is no folder here, and no model that the hub gives us"
         raise DataError(f"{given!r} {where}: {' '.join(str(error).split())[:200]}") from error
-    return model.to(device).eval(), tokenizer
+    return on_device(model.eval(), device), tokenizer
+
+
+def on_device(model: Any, device: str) -> Any:
+    """The model, moved.
+
+    Raises:
+        DataError: there is no such device.
+    """
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(f"device={device!r} cannot be used: {' '.join(str(error).split())[:200]}") from error
 
 
 def identity_of(model: nn.Module, tokenizer: Any) -> dict[str, Any]:

@@ -43,14 +43,16 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        hidden = action.default is argparse.SUPPRESS or action.default in (None, False, [])
-        return text if hidden or "%(default)" in text or "default" in text else f"{text} (default: %(default)s)"
+        if "default" in text or action.default is argparse.SUPPRESS or action.default in (None, False, []):
+            return text
+        shown = " ".join(map(str, action.default)) if isinstance(action.default, list) else action.default
+        return f"{text} (default: {shown})".replace("%", "%%")
 
 
-def at_least(least: float, kind: type = int) -> Callable[[str], float]:
+def at_least(least: int | float, kind: type = int) -> Callable[[str], int | float]:
     """An argparse type: a number that is not smaller."""
 
-    def number(text: str) -> float:
+    def number(text: str) -> int | float:
         try:
             value = kind(text)
         except ValueError:
@@ -62,7 +64,7 @@ def at_least(least: float, kind: type = int) -> Callable[[str], float]:
     return number
 
 
-def above_zero(text: str) -> float:
+def above_zero(text: str) -> int | float:
     """An argparse type: a positive number, such as a learning rate."""
     value = at_least(0, float)(text)
     if value == 0:

@@ -1,9 +1,6 @@
-"""Composing subspaces: rows of other skills stay untouched, ways of combining mean what they say, tables resume."""
+"""Composing subspaces: rows of other skills stay untouched, ways of combining mean what they say."""
 
 from __future__ import annotations
-
-from argparse import Namespace
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -26,10 +23,7 @@ from causal_reft.analysis.composition import (
     subset_name,
     subsets,
 )
-from causal_reft.data import embedded_folder
 from causal_reft.errors import DataError, GraphError
-from causal_reft.experiments.composition.table import METHODS, Experiment, run_composition
-from causal_reft.experiments.demo.composition import experiment_of
 
 CATS = Skill("cats", [("who is it", "cat"), ("what is that", "cat"), ("it sees", "cat")], rank=2)
 OWLS = Skill("owls", [("who hears it", "owl"), ("what is in it", "owl")], rank=3)
@@ -191,66 +185,11 @@ def test_rates_are_means_over_seeds_with_their_t_interval():
     assert (found["units"], found["prompts"]) == (3, 2)
 
 
-# The table ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def experiment(model, tokenizer):
-    prompts = [{"prompt": "the cat", "task": "t"}, {"prompt": "a dog is", "task": "t"}]
-    behaviours = (
-        Behaviour("says cat", lambda text, row: "cat" in text),
-        Behaviour("says owl", lambda text, row: "owl" in text),
-    )
-    return Experiment(model, tokenizer, [CATS, OWLS], prompts, behaviours, SITE, FEW, max_new_tokens=3)
-
-
-def test_every_method_fills_its_rows(experiment, tmp_path):
-    table = run_composition(experiment, tmp_path, seeds=[0])
-    assert set(table["method"]) == set(METHODS)
-    for method, rows in table.groupby("method"):
-        assert len(rows) == len(experiment.prompts) * rows["subset"].nunique(), method
-        assert "cats + owls" in set(rows["subset"])
-    unedited = table[table["subset"] == "unedited"]
-    assert unedited.groupby("prompt")["text"].nunique().eq(1).all()
-
-
-def test_a_finished_cell_is_read_back_and_another_experiment_is_not(experiment, tmp_path, monkeypatch):
-    method = "one joint edit"
-    first = run_composition(experiment, tmp_path, seeds=[0], methods=[method])
-    monkeypatch.setitem(METHODS, method, lambda *_: (_ for _ in ()).throw(RuntimeError("computed again")))
-    pd.testing.assert_frame_equal(first, run_composition(experiment, tmp_path, seeds=[0], methods=[method]))
-    with pytest.raises(RuntimeError, match="computed again"):
-        run_composition(replace(experiment, settings={**FEW, "max_steps": 7}), tmp_path, seeds=[0], methods=[method])
-
-
-def test_training_prompts_are_no_test_prompts(experiment):
-    with pytest.raises(DataError, match="training prompts too"):
-        replace(experiment, prompts=[{"prompt": "who is it"}])
-
-
-def test_an_unknown_method_names_the_nearest(experiment, tmp_path):
-    with pytest.raises(DataError, match="one joint edit"):
-        run_composition(experiment, tmp_path, methods=["one joint edot"])
-
-
-def test_behaviour_rows_have_the_documented_columns(experiment, model, tokenizer):
+def test_behaviour_rows_have_the_documented_columns(model, tokenizer):
     plain = cr.IntervenedModel(model, cr.InterventionGraph(), tokenizer)
-    rows = behaviour_rows(plain, experiment.prompts, experiment.behaviours, 3)
-    assert list(rows) == ["prompt", "task", "text", "says cat", "says owl", "base_loss"]
+    says_cat = Behaviour("says cat", lambda text, row: "cat" in text)
+    rows = behaviour_rows(plain, [{"prompt": "the cat", "task": "t"}, {"prompt": "a dog is"}], [says_cat], 3)
+    assert list(rows) == ["prompt", "task", "text", "base_loss", "says cat"]
+    assert rows["task"].tolist() == ["t", ""]
+    assert rows["says cat"].tolist() == ["cat" in text for text in rows["text"]]
     assert rows["base_loss"].gt(0).all()
-
-
-def test_the_command_takes_the_embedded_model_one_made_like_it_or_files(tmp_path):
-    given = Namespace(model=None, skill=None, prompts=None, layer=None)
-    shipped = experiment_of(given)
-    alike = experiment_of(replace_in(given, model=str(embedded_folder())))
-    assert len(shipped.prompts) == len(alike.prompts) == 234
-    assert shipped.digest("one joint edit", 0) == alike.digest("one joint edit", 0)
-    with pytest.raises(DataError, match=r"no held_out\.jsonl"):
-        experiment_of(replace_in(given, model=str(tmp_path)))
-    with pytest.raises(DataError, match="needs --skill twice"):
-        experiment_of(replace_in(given, model=str(tmp_path), skill=[tmp_path / "german.jsonl"]))
-
-
-def replace_in(given: Namespace, **changes: object) -> Namespace:
-    return Namespace(**{**vars(given), **changes})

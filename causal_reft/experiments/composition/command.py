@@ -20,7 +20,7 @@ from causal_reft.data import Embedded
 from causal_reft.errors import DataError
 from causal_reft.experiments.composition.experiment import Experiment, run_composition
 from causal_reft.experiments.composition.methods import METHODS
-from causal_reft.experiments.models import load_model
+from causal_reft.experiments.models import load_model, on_device
 from causal_reft.experiments.options import above_zero, at_least
 from causal_reft.experiments.page import Page
 
@@ -80,7 +80,7 @@ def experiment_of(options: argparse.Namespace) -> Experiment:
     if folder is not None and not folder.is_dir():
         raise DataError(f"--model {folder} is no folder made like the embedded model. For any other model add {FILES}")
     small = cr.load_embedded() if folder is None else Embedded(*load_model(folder), folder)
-    small.model.to(options.device)
+    on_device(small.model, options.device)
     layer = MIDDLE_LAYER if options.layer is None else options.layer
     return embedded_experiment(small, rank=options.rank, layer=layer, settings=SETTINGS | settings)
 

@@ -7,28 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from causal_reft.analysis import Edit, MemoryRecipe, layer_edits
+from causal_reft.analysis import MemoryRecipe, layer_edits
 from causal_reft.errors import CausalReftWarning, DataError, StudyError
+from causal_reft.experiments.command_line import main
 from causal_reft.experiments.memorisation import MemorisationGrid, MemorisationResult
 from causal_reft.experiments.memorisation import grid as memorisation_grid
-from causal_reft.experiments.memorisation.command import main
 from tests.analysis.memory_models import PROMPT, TEXT, tokenizer
+from tests.experiments.small import EDITS, grid
 from tests.models import llama
-
-RECIPE = MemoryRecipe(steps=4, lr=0.05)
-EDITS = (Edit("loreft", 2, (0,)), Edit("loreft", 2, (2,)), Edit("prompt_embedding", 4), Edit("none", 0))
-
-
-def grid(folder: Path | None, **changes) -> MemorisationGrid:
-    given = {
-        "edits": EDITS,
-        "lengths": (2, 3),
-        "kinds": ("book", "random"),
-        "seeds": (0, 1),
-        "prompt": PROMPT,
-        "recipe": RECIPE,
-    }
-    return MemorisationGrid(llama(), tokenizer(), TEXT, folder=folder, **{**given, **changes})
 
 
 def test_an_interrupted_grid_ends_with_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +27,9 @@ def test_an_interrupted_grid_ends_with_the_same_table(tmp_path: Path, monkeypatc
         return real(*given)
 
     monkeypatch.setattr(memorisation_grid, "memories", interrupted)
-    first = grid(tmp_path / "a", lengths=(2,)).run(progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        grid(tmp_path / "a", lengths=(2,)).run(progress=False)
+    first = grid(tmp_path / "a", lengths=(2,)).so_far()
     assert not first.complete
     assert len(first.table) == 2 * len(EDITS)
     assert "interrupted" in first.report()
@@ -69,7 +57,9 @@ def test_a_folder_grows_but_holds_one_experiment(tmp_path: Path, monkeypatch: py
 
 def test_lengths_beyond_the_context_are_empty_rows(tmp_path: Path) -> None:
     book = " ".join([TEXT] * 3)
-    large = MemorisationGrid(llama(), tokenizer(), book, EDITS, (2, 60), ("book",), (0,), PROMPT, RECIPE, tmp_path)
+    large = MemorisationGrid(
+        llama(), tokenizer(), book, EDITS, (2, 60), ("book",), (0,), PROMPT, MemoryRecipe(steps=4, lr=0.05), tmp_path
+    )
     with pytest.warns(CausalReftWarning, match="60 with the prompt exceed the 64 tokens"):
         result = large.run(progress=False)
     empty = result.table[result.table["n"] == 60]
@@ -149,7 +139,7 @@ def test_the_command_writes_table_figure_and_report(tmp_path: Path, capsys: pyte
         "loreft",
     ]
     given = ["--model", str(tmp_path / "model"), "--text", str(tmp_path / "book.txt"), "--prompt", PROMPT, *options]
-    assert main([*given, "--folder", str(tmp_path / "run")]) == 0
+    assert main(["memorise", *given, "--folder", str(tmp_path / "run")]) == 0
     table = pd.read_csv(tmp_path / "run" / "table.csv")
     assert set(table["method"]) == {"loreft", "prompt_embedding", "none"}
     assert len(table) == 3 * (len(layer_edits(model, layers=[0, 1])))
