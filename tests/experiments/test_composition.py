@@ -46,9 +46,9 @@ def test_a_finished_cell_is_read_back_and_another_experiment_is_refused(experime
 def test_models_with_equal_sums_of_weights_do_not_share_a_folder(experiment, tmp_path):
     run_composition(experiment, tmp_path, [0], ["one joint edit"], progress=False)
     other = composition()
-    head = other.model.get_input_embeddings().weight
-    head.data[[1, 2]] = head.data[[2, 1]]
-    assert float(head.sum()) == pytest.approx(float(experiment.model.get_input_embeddings().weight.sum()))
+    one, two = (made.model.get_input_embeddings().weight.data for made in (experiment, other))
+    two[[1, 2]] = two[[2, 1]]
+    assert float(one.sum()) == pytest.approx(float(two.sum()))
     with pytest.raises(StudyError, match=r"model\.weights"):
         run_composition(other, tmp_path, [0], ["one joint edit"], progress=False)
 
