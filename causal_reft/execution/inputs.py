@@ -16,7 +16,19 @@ import torch
 from torch import nn
 
 from causal_reft.errors import PositionError, RunError, nearest
-from causal_reft.sites import ARCHITECTURES, Positions, Prompt, Spans, Tokens, model_config, resolve, unwrapped
+from causal_reft.sites import (
+    ARCHITECTURES,
+    UNNAMED,
+    Mentions,
+    Positions,
+    Prompt,
+    Spans,
+    Tokens,
+    after_text,
+    mentions,
+    model_config,
+    unwrapped,
+)
 from causal_reft.tensors import Tensor
 
 OURS = ("spans", "prompt_lengths", "active")
@@ -278,21 +290,22 @@ class Frame:
             )
         if self.inputs.mask is None and positions.everything and node not in self.inputs.active and not self.decoding:
             return _everything(rows, width, device)
-        named = self.named(positions, text, self.offset + width)
+        named = self.mentions(positions, text, self.offset + width)
         if node in self.inputs.active:
-            named = named & self.inputs.active[node].to(named.device)[:, None]
-        named = named.repeat_interleave(self.repeats(rows), 0).to(device)
-        return Tokens.from_mask(
-            named, (self.offset, self.offset + width), unfinished=self.decoding and positions.generated
-        )
+            named = named.where(self.inputs.active[node].to(named.device)[:, None], UNNAMED)
+        window = self.offset, self.offset + width
+        return Tokens.of(
+            named.repeat_interleave(self.repeats(rows), 0),
+            len(positions.parts),
+            window,
+            unfinished=self.decoding and positions.generated,
+        ).to(device)
 
-    def named(self, positions: Positions, text: int, seen: int) -> Tensor:
-        """The named columns of the text as far as it is known, (batch, at least the prompt)."""
-        found = resolve(positions, self.inputs.prompt(text), self.inputs.spans)
-        named = torch.zeros(self.inputs.batch, max(seen, text), dtype=torch.bool)
-        named[found.rows.cpu(), found.columns.cpu()] = True
-        named[:, text:] = positions.generated
-        return named
+    def mentions(self, positions: Positions, text: int, seen: int) -> Mentions:
+        """The mention of each column of the text as far as it is known, (batch, at least the prompt)."""
+        prompt = self.inputs.prompt(text)
+        found = mentions(positions, prompt, self.inputs.spans)
+        return torch.cat([found, after_text(positions, prompt, seen - text)], 1) if seen > text else found
 
 
 _WHOLE: dict[tuple[int, int, torch.device], Tokens] = {}
@@ -307,7 +320,7 @@ def _everything(rows: int, width: int, device: torch.device) -> Tokens:
     if key not in _WHOLE:
         if len(_WHOLE) == 16:
             _WHOLE.clear()
-        _WHOLE[key] = Tokens.from_mask(torch.ones(rows, width, dtype=torch.bool, device=device))
+        _WHOLE[key] = Tokens.of(torch.arange(width, device=device).repeat(rows, 1))
     return _WHOLE[key]
 
 
