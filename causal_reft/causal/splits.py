@@ -1,8 +1,10 @@
-"""Split counterfactuals so that no setting (or entity) is ever in two parts: not as a base, not as a source.
+"""Split counterfactuals so that no setting, entity or prompt is ever in two parts: not as a base, not as a source.
 
-Rows hang together through the settings they share. Where those chains are short, whole chains go to a part and nothing
-is lost. Where everything hangs together (few settings, many pairs), the settings themselves are dealt out and the rows
-that would cross are dropped, and counted. To lose none, split the settings first and draw pairs inside each part:
+What a network reads is the prompt, and a template need not show every input, so two settings with one prompt count as
+the same. Rows are connected by the settings and prompts that they share. Where those chains are short, whole chains go
+to a part and nothing is lost. Where everything is connected (few settings, many pairs), the settings themselves are
+dealt out and the rows that would cross are dropped, and counted. To lose none, split the settings first and draw pairs
+inside each part; `task.write(settings)` adds the prompts by which they are kept together:
 
     train, select, test = split_settings(model.settings(), 0.6, 0.2, 0.2)
     data = model.counterfactuals("left", 1000, seed=0, among=train)
@@ -10,8 +12,10 @@ that would cross are dropped, and counted. To lose none, split the settings firs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,18 +23,24 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from causal_reft.causal.columns import as_column, row_keys
-from causal_reft.causal.counterfactuals import CounterfactualDataset
-from causal_reft.causal.settings import check_known
+from causal_reft.causal.counterfactuals import PROMPT, TEXT, CounterfactualDataset
+from causal_reft.causal.settings import check_known, check_seed
 from causal_reft.errors import CausalModelError
 from causal_reft.seeds import numpy_stream
 
 PARTS = ("train", "select", "test")
+COUNTED = ("settings", "prompts", "pairs")
 DROPPED = -1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Splits:
-    """Three datasets without a common entity: `train` to fit on, `select` to choose on, `test` to report on."""
+    """Three datasets: `train` to fit on, `select` to choose on, `test` to report on.
+
+    Attributes:
+        dropped: crossing rows that no part has.
+        by: the columns whose values were kept in one part.
+    """
 
     train: CounterfactualDataset
     select: CounterfactualDataset
@@ -38,12 +48,51 @@ class Splits:
     dropped: int
     by: tuple[str, ...]
 
+    @property
+    def shared(self) -> pd.DataFrame:
+        """What every two parts have in common, counted on the rows themselves (see `shared`)."""
+        return shared(dict(zip(PARTS, self, strict=True)))
+
     def __iter__(self) -> Iterator[CounterfactualDataset]:
         return iter((self.train, self.select, self.test))
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {len(part)}" for name, part in zip(PARTS, self, strict=True))
-        return f"Splits: {sizes} rows; no ({', '.join(self.by)}) in two parts; {self.dropped} crossing rows dropped"
+        common = self.shared
+        found = [
+            f"{row[what]} {what} in {row['parts']}"
+            for row in common.to_dict("records")
+            for what in COUNTED
+            if row[what]
+        ]
+        told = ", ".join(found) or f"no setting{' and no prompt' * (PROMPT in self.train.base)} is in two parts"
+        return f"Splits: {sizes} rows, by ({', '.join(self.by)}); {told}; {self.dropped} crossing rows dropped"
+
+
+def shared(parts: Mapping[str, CounterfactualDataset]) -> pd.DataFrame:
+    """For every two parts: how many settings, prompts, and pairs of base and sources both hold.
+
+    Columns `parts` ("train and test"), `settings`, `prompts`, `pairs`. A setting or prompt counts once, as a base or
+    as a source; parts without prompts share 0. A pair is one row's prompts (its settings, without prompts).
+    """
+    held = {name: _held(part) for name, part in parts.items()}
+    rows = [
+        {"parts": f"{one} and {two}"} | {what: len(held[one][what] & held[two][what]) for what in COUNTED}
+        for one, two in combinations(held, 2)
+    ]
+    return pd.DataFrame(rows, columns=["parts", *COUNTED])
+
+
+def _held(part: CounterfactualDataset) -> dict[str, set[Any]]:
+    settings = [_tuples(frame[list(part.inputs)]) for frame in part.runs.values()]
+    prompts = [frame[PROMPT].tolist() for frame in part.runs.values() if PROMPT in frame]
+    pairs = zip(*(prompts if len(prompts) == len(settings) else settings), strict=True)
+    return {"settings": set(chain(*settings)), "prompts": set(chain(*prompts)), "pairs": set(pairs)}
+
+
+def _tuples(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
+    cells = frame.map(lambda cell: tuple(cell.tolist()) if isinstance(cell, np.ndarray) else cell)
+    return list(cells.itertuples(index=False, name=None))
 
 
 def split(
@@ -57,7 +106,8 @@ def split(
     """Deal rows to parts by chains of shared entities, or by entities where one chain would not fit (see above)."""
     fractions, columns = _fractions(train, select, test), _columns(by, data.inputs)
     check_known(columns, data.base.columns, "column")
-    entities = _entities(data, columns)
+    check_seed(seed)
+    entities = _connected(list(data.runs.values()), columns)
     stream = numpy_stream(seed, "split")
     part = _deal_chains(entities, fractions, stream)
     if part is None:
@@ -67,8 +117,9 @@ def split(
     empty = [name for name, rows, share in zip(PARTS, parts, fractions, strict=True) if share and not len(rows)]
     if empty:
         raise CausalModelError(
-            f"Nothing is left for {empty[0]!r}: the {len(data)} rows share too few ({', '.join(columns)}). Split the "
-            "settings first (split_settings) and draw counterfactuals inside each part with among=..."
+            f"Nothing is left for {empty[0]!r}: the {len(data)} rows have too few different ({', '.join(columns)})"
+            f"{' or prompts' * (PROMPT in data.base)}. Split the settings first (split_settings) and draw "
+            "counterfactuals inside each part with among=..."
         )
     return Splits(*parts, dropped=int((part == DROPPED).sum()), by=columns)
 
@@ -82,10 +133,12 @@ def split_settings(
     by: str | Sequence[str] | None = None,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Settings dealt to three frames; equal values of the columns `by` (default: all) stay together."""
-    columns = _columns(by, tuple(settings.columns))
+    """Settings dealt to three frames; equal values of the columns `by` (default: all but prompt and text) stay
+    together, and so do equal prompts where there is a column `prompt`."""
+    columns = _columns(by, tuple(name for name in settings if name not in (PROMPT, TEXT)))
     check_known(columns, settings.columns, "column")
-    keys = row_keys(as_column(settings[name]) for name in columns)
+    check_seed(seed)
+    keys = _connected([settings], columns)[0]
     part = _deal(int(keys.max()) + 1, _fractions(train, select, test), numpy_stream(seed, "split"))[keys]
     train_rows, select_rows, test_rows = (np.flatnonzero(part == i) for i in range(len(PARTS)))
     return _rows(settings, train_rows), _rows(settings, select_rows), _rows(settings, test_rows)
@@ -106,11 +159,20 @@ def _columns(by: str | Sequence[str] | None, default: tuple[str, ...]) -> tuple[
     return default if by is None else (by,) if isinstance(by, str) else tuple(by)
 
 
-def _entities(data: CounterfactualDataset, columns: tuple[str, ...]) -> np.ndarray:
-    """The entity number of each row in each run: "runs rows"."""
-    frames = list(data.runs.values())
-    joined = (np.concatenate([as_column(frame[name]) for frame in frames]) for name in columns)
-    return row_keys(joined).reshape(len(frames), len(data))
+def _connected(frames: Sequence[pd.DataFrame], columns: tuple[str, ...]) -> np.ndarray:
+    """A number for each row of each run, equal where the values of `columns` or the prompts are: "runs rows"."""
+    keys = _keys(frames, columns)
+    if not all(PROMPT in frame for frame in frames):
+        return keys.reshape(len(frames), -1)
+    prompts = keys.max(initial=-1) + 1 + _keys(frames, (PROMPT,))
+    links = (np.ones(len(keys)), (keys, prompts))
+    size = int(prompts.max(initial=-1)) + 1
+    component = connected_components(coo_array(links, shape=(size, size)), directed=False)[1]
+    return np.unique(component[keys], return_inverse=True)[1].reshape(len(frames), -1)
+
+
+def _keys(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> np.ndarray:
+    return row_keys(np.concatenate([as_column(frame[name]) for frame in frames]) for name in columns)
 
 
 def _deal(count: int, fractions: np.ndarray, stream: np.random.Generator) -> np.ndarray:
@@ -123,8 +185,8 @@ def _deal_chains(entities: np.ndarray, fractions: np.ndarray, stream: np.random.
     """A part for each row, whole chains at a time; None where a chain is larger than the largest part."""
     runs, rows = entities.shape
     links = (np.ones((runs - 1) * rows), (np.tile(entities[0], runs - 1), entities[1:].reshape(-1)))
-    chain = connected_components(coo_array(links, shape=(entities.max() + 1,) * 2), directed=False)[1][entities[0]]
-    _, chain, sizes = np.unique(chain, return_inverse=True, return_counts=True)
+    chains = connected_components(coo_array(links, shape=(entities.max() + 1,) * 2), directed=False)[1][entities[0]]
+    _, chains, sizes = np.unique(chains, return_inverse=True, return_counts=True)
     room = fractions * rows
     if sizes.max() > room.max():
         return None
@@ -133,4 +195,4 @@ def _deal_chains(entities: np.ndarray, fractions: np.ndarray, stream: np.random.
     for number in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
         part[number] = int(np.argmax(room))
         room[part[number]] -= sizes[number]
-    return part[chain]
+    return part[chains]

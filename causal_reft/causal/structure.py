@@ -16,6 +16,7 @@ from causal_reft.causal.columns import Column, as_column, row_keys
 from causal_reft.causal.mechanisms import Mechanism, parents_of, source_line
 from causal_reft.errors import CausalModelError, nearest
 
+COLUMNS_OF_TASKS = ("prompt", "text")
 LARGEST_DOMAIN = 1_000_000
 
 
@@ -55,6 +56,11 @@ def check_names(inputs: Mapping[Any, Any], mechanisms: Mapping[Any, Any]) -> Non
     if not inputs:
         raise CausalModelError("A causal model needs at least one input: CausalModel(inputs={'x': range(2)}, ...).")
     for name in (*inputs, *mechanisms):
+        if name in COLUMNS_OF_TASKS:
+            raise CausalModelError(
+                f"A variable cannot be called {name!r}: a task writes the prompt and the answer's text into columns of "
+                f"these names. Call it {name + '_id'!r}."
+            )
         if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
             raise CausalModelError(
                 f"{name!r} cannot name a variable: a mechanism reads it by writing it as an argument. "

@@ -30,6 +30,7 @@ from causal_reft.sites import (
     unwrapped,
 )
 from causal_reft.tensors import Tensor
+from causal_reft.position_words import is_position_word
 
 OURS = ("spans", "prompt_lengths", "active")
 TEXT = ("input_ids", "inputs_embeds")
@@ -86,6 +87,7 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
             "'input_ids' and 'attention_mask') or, for a plain module, one tensor whose first axis is the batch."
         )
     ours: dict[str, Any] = {key: given.get(key) for key in OURS}
+    _check_span_names(run, ours["spans"])
     kwargs = {key: value for key, value in given.items() if key not in OURS}
     tensors = [value for value in kwargs.values() if isinstance(value, Tensor) and value.ndim]
     if not tensors:
@@ -102,6 +104,15 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
     decoder = _decoder_inputs(kwargs, batch, active) if getattr(config, "is_encoder_decoder", False) else None
     lengths = _prompt_lengths(given, mask, labelled=decoder is None and _continues_texts(model))
     return Inputs((), kwargs, batch, mask, ours["spans"], lengths, active, decoder)
+
+
+def _check_span_names(run: str, spans: Spans | None) -> None:
+    for name in spans or ():
+        if is_position_word(str(name)):
+            raise PositionError(
+                f"run {run!r} brings a span called {name!r}, and positions={str(name)!r} names tokens by their place "
+                f"in the prompt, so the span would not be found. Give it another name: spans={{'{name}_span': ...}}."
+            )
 
 
 def _continues_texts(model: nn.Module) -> bool:

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from causal_reft.errors import PositionError
+from causal_reft.position_words import is_position_word
 
 PositionsLike = int | str | slice | Sequence[int]
 
@@ -135,6 +136,8 @@ def parse_positions(given: object) -> Positions:
 
 
 def _parse_word(word: str, whole: str) -> Part:
+    if not is_position_word(word):
+        return _span(word, whole)
     if word in ("all", "generated"):
         return Part(word)
     if word in ("first", "last"):
@@ -144,8 +147,10 @@ def _parse_word(word: str, whole: str) -> Part:
         if count == 0:
             raise PositionError(f"positions={whole!r}: {word!r} names no token. Leave it out.")
         return Part("first" if edge[1] == "f" else "last", count)
-    if re.match(r"^-?\d+$", word):
-        return Part("index", int(word))
-    if _NAME.match(word):
-        return Part("span", name=word)
-    raise PositionError(f"positions={whole!r}: {word!r} is neither a position word, an index nor a span name.")
+    return Part("index", int(word))
+
+
+def _span(word: str, whole: str) -> Part:
+    if not _NAME.match(word):
+        raise PositionError(f"positions={whole!r}: {word!r} is neither a position word, an index nor a span name.")
+    return Part("span", name=word)
