@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from causal_reft.errors import PositionError, RunError, nearest
+from causal_reft.position_words import is_position_word
 from causal_reft.sites import (
     ARCHITECTURES,
     UNNAMED,
@@ -30,7 +31,6 @@ from causal_reft.sites import (
     unwrapped,
 )
 from causal_reft.tensors import Tensor
-from causal_reft.position_words import is_position_word
 
 OURS = ("spans", "prompt_lengths", "active")
 TEXT = ("input_ids", "inputs_embeds")
