@@ -15,6 +15,7 @@ import pandas as pd
 
 from causal_reft.errors import CausalModelError
 
+PROMPT, TEXT = "prompt", "text"  # the columns in which a task writes the prompt and the answer's text
 Column = np.ndarray
 Columns = dict[str, np.ndarray]
 

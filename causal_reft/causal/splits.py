@@ -12,116 +12,51 @@ inside each part; `task.write(settings)` adds the prompts by which they are kept
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, combinations
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from causal_reft.causal.columns import as_column, row_keys
-from causal_reft.causal.counterfactuals import PROMPT, TEXT, CounterfactualDataset
+from causal_reft.causal.columns import PROMPT, TEXT, as_column, row_keys
 from causal_reft.causal.settings import check_known, check_seed
 from causal_reft.errors import CausalModelError
 from causal_reft.seeds import numpy_stream
 
 PARTS = ("train", "select", "test")
-COUNTED = ("settings", "prompts", "pairs")
 DROPPED = -1
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Splits:
-    """Three datasets: `train` to fit on, `select` to choose on, `test` to report on.
+def deal_rows(runs: Sequence[pd.DataFrame], columns: tuple[str, ...], fractions: np.ndarray, seed: int) -> np.ndarray:
+    """For each row the number of its part, or `DROPPED`: by chains of shared entities, or by entities where one chain
+    would not fit (see above).
 
-    Attributes:
-        dropped: crossing rows that no part has.
-        by: the columns whose values were kept in one part.
+    Args:
+        runs: the frame of each run.
+        columns: what makes an entity; equal prompts count as one, too.
+        fractions: of the parts.
+        seed: of the deal.
+
+    Raises:
+        CausalModelError: a part that gets no row.
     """
-
-    train: CounterfactualDataset
-    select: CounterfactualDataset
-    test: CounterfactualDataset
-    dropped: int
-    by: tuple[str, ...]
-
-    @property
-    def shared(self) -> pd.DataFrame:
-        """What every two parts have in common, counted on the rows themselves (see `shared`)."""
-        return shared(dict(zip(PARTS, self, strict=True)))
-
-    def __iter__(self) -> Iterator[CounterfactualDataset]:
-        return iter((self.train, self.select, self.test))
-
-    def __repr__(self) -> str:
-        sizes = ", ".join(f"{name} {len(part)}" for name, part in zip(PARTS, self, strict=True))
-        common = self.shared
-        found = [
-            f"{row[what]} {what} in {row['parts']}"
-            for row in common.to_dict("records")
-            for what in COUNTED
-            if row[what]
-        ]
-        told = ", ".join(found) or f"no setting{' and no prompt' * (PROMPT in self.train.base)} is in two parts"
-        return f"Splits: {sizes} rows, by ({', '.join(self.by)}); {told}; {self.dropped} crossing rows dropped"
-
-
-def shared(parts: Mapping[str, CounterfactualDataset]) -> pd.DataFrame:
-    """For every two parts: how many settings, prompts, and pairs of base and sources both hold.
-
-    Columns `parts` ("train and test"), `settings`, `prompts`, `pairs`. A setting or prompt counts once, as a base or
-    as a source; parts without prompts share 0. A pair is one row's prompts (its settings, without prompts).
-    """
-    held = {name: _held(part) for name, part in parts.items()}
-    rows = [
-        {"parts": f"{one} and {two}"} | {what: len(held[one][what] & held[two][what]) for what in COUNTED}
-        for one, two in combinations(held, 2)
-    ]
-    return pd.DataFrame(rows, columns=["parts", *COUNTED])
-
-
-def _held(part: CounterfactualDataset) -> dict[str, set[Any]]:
-    settings = [_tuples(frame[list(part.inputs)]) for frame in part.runs.values()]
-    prompts = [frame[PROMPT].tolist() for frame in part.runs.values() if PROMPT in frame]
-    pairs = zip(*(prompts if len(prompts) == len(settings) else settings), strict=True)
-    return {"settings": set(chain(*settings)), "prompts": set(chain(*prompts)), "pairs": set(pairs)}
-
-
-def _tuples(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
-    cells = frame.map(lambda cell: tuple(cell.tolist()) if isinstance(cell, np.ndarray) else cell)
-    return list(cells.itertuples(index=False, name=None))
-
-
-def split(
-    data: CounterfactualDataset,
-    train: float,
-    select: float,
-    test: float,
-    by: str | Sequence[str] | None,
-    seed: int,
-) -> Splits:
-    """Deal rows to parts by chains of shared entities, or by entities where one chain would not fit (see above)."""
-    fractions, columns = _fractions(train, select, test), _columns(by, data.inputs)
-    check_known(columns, data.base.columns, "column")
+    check_known(columns, runs[0].columns, "column")
     check_seed(seed)
-    entities = _connected(list(data.runs.values()), columns)
+    entities = _connected(runs, columns)
     stream = numpy_stream(seed, "split")
     part = _deal_chains(entities, fractions, stream)
     if part is None:
         of_entity = _deal(int(entities.max()) + 1, fractions, stream)[entities]
         part = np.where((of_entity == of_entity[0]).all(axis=0), of_entity[0], DROPPED)
-    parts = [data[np.flatnonzero(part == i)] for i in range(len(PARTS))]
-    empty = [name for name, rows, share in zip(PARTS, parts, fractions, strict=True) if share and not len(rows)]
+    empty = [name for number, name in enumerate(PARTS) if fractions[number] and not (part == number).any()]
     if empty:
         raise CausalModelError(
-            f"Nothing is left for {empty[0]!r}: the {len(data)} rows have too few different ({', '.join(columns)})"
-            f"{' or prompts' * (PROMPT in data.base)}. Split the settings first (split_settings) and draw "
+            f"Nothing is left for {empty[0]!r}: the {len(part)} rows have too few different ({', '.join(columns)})"
+            f"{' or prompts' * (PROMPT in runs[0])}. Split the settings first (split_settings) and draw "
             "counterfactuals inside each part with among=..."
         )
-    return Splits(*parts, dropped=int((part == DROPPED).sum()), by=columns)
+    return part
 
 
 def split_settings(
@@ -135,11 +70,11 @@ def split_settings(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Settings dealt to three frames; equal values of the columns `by` (default: all but prompt and text) stay
     together, and so do equal prompts where there is a column `prompt`."""
-    columns = _columns(by, tuple(name for name in settings if name not in (PROMPT, TEXT)))
+    columns = as_names(by, tuple(name for name in settings if name not in (PROMPT, TEXT)))
     check_known(columns, settings.columns, "column")
     check_seed(seed)
     keys = _connected([settings], columns)[0]
-    part = _deal(int(keys.max()) + 1, _fractions(train, select, test), numpy_stream(seed, "split"))[keys]
+    part = _deal(int(keys.max()) + 1, as_fractions(train, select, test), numpy_stream(seed, "split"))[keys]
     train_rows, select_rows, test_rows = (np.flatnonzero(part == i) for i in range(len(PARTS)))
     return _rows(settings, train_rows), _rows(settings, select_rows), _rows(settings, test_rows)
 
@@ -148,14 +83,16 @@ def _rows(frame: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
     return frame.take(rows).reset_index(drop=True)
 
 
-def _fractions(*fractions: float) -> np.ndarray:
+def as_fractions(*fractions: float) -> np.ndarray:
+    """The shares of the parts, which add to 1."""
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
         shown = ", ".join(f"{name}={share}" for name, share in zip(PARTS, fractions, strict=True))
         raise CausalModelError(f"{shown}: the parts are fractions of the rows and add to 1, e.g. 0.6, 0.2, 0.2.")
     return np.array(fractions)
 
 
-def _columns(by: str | Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+def as_names(by: str | Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns of an entity, by default all of these."""
     return default if by is None else (by,) if isinstance(by, str) else tuple(by)
 
 

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from causal_reft.causal.columns import Column, Columns, as_columns, as_frame, is_member, row_keys
+from causal_reft.causal.columns import Column, Columns, as_frame, is_member, row_keys
 from causal_reft.causal.counterfactuals import CounterfactualDataset
-from causal_reft.causal.model import LARGEST_TABLE, CausalModel
+from causal_reft.causal.equations import LARGEST_TABLE, Equations, n_rows
 from causal_reft.causal.sampling import Pairs, Sampler, differs, outcome, pick
 from causal_reft.causal.settings import check_count, check_known, check_seed
 from causal_reft.errors import CausalModelError, nearest
@@ -30,36 +30,29 @@ from causal_reft.seeds import numpy_stream
 SMALLEST_ROUND = 4096
 LARGEST_LISTED = 1_000_000
 MOST_ROUNDS = 100
-Rival = tuple[CausalModel, str | Sequence[str]]
+Rival = tuple[Equations, str | Sequence[str]]
 
 
 def sample_counterfactuals(
-    model: CausalModel,
+    model: Equations,
     variables: tuple[str, ...],
     n: int | None,
     seed: int,
     strategy: str,
-    among: pd.DataFrame | None = None,
+    pool: Columns | None = None,
     over: Sequence[str] | None = None,
     against: Rival | None = None,
     shared_source: bool = False,
 ) -> CounterfactualDataset:
-    """The dataset behind `CausalModel.counterfactuals`, which documents the arguments."""
+    """What `CausalModel.counterfactuals` returns; the arguments are documented there, `pool` are the columns of
+    `among`."""
     _check_request(model, variables, n, strategy, over, against, shared_source)
     check_seed(seed)
-    sampler = Sampler(model, variables, seed, _pool(model, among), shared_source)
+    sampler = Sampler(model, variables, seed, pool, shared_source)
     return label(model, STRATEGIES[strategy](sampler, n, over, against), seed)
 
 
-def _pool(model: CausalModel, among: pd.DataFrame | None) -> Columns | None:
-    if among is None:
-        return None
-    if not len(among):
-        raise CausalModelError("among= holds no setting, so nothing can be drawn. Leave it out to draw from all.")
-    return as_columns(model.run(among).filter(items=list(model.inputs)))
-
-
-def label(model: CausalModel, pairs: Pairs, seed: int | None) -> CounterfactualDataset:
+def label(model: Equations, pairs: Pairs, seed: int | None) -> CounterfactualDataset:
     """Pairs with what the model expects of them, as a dataset."""
     expected = outcome(model, pairs)
     frames = {id(source): as_frame(model.compute(source)) for source in pairs.sources.values()}
@@ -74,7 +67,7 @@ def label(model: CausalModel, pairs: Pairs, seed: int | None) -> CounterfactualD
 
 
 def _check_request(
-    model: CausalModel,
+    model: Equations,
     variables: tuple[str, ...],
     n: int | None,
     strategy: str,
@@ -126,8 +119,8 @@ def _where(rows: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
 
 
 def _exhaustive(sampler: Sampler, n: None, over: Any, against: Any) -> Pairs:
-    settings = as_columns(sampler.model.settings()) if sampler.pool is None else sampler.pool
-    rows = len(next(iter(settings.values())))
+    settings = sampler.model.settings() if sampler.pool is None else sampler.pool
+    rows = n_rows(settings)
     runs = 2 if sampler.shared_source else 1 + len(sampler.variables)
     if rows**runs > LARGEST_TABLE:
         raise CausalModelError(
@@ -208,7 +201,7 @@ def _possible(sampler: Sampler, over: Sequence[str] | None) -> dict[str, Column]
     model = sampler.model
     if sampler.pool is None and model.size > LARGEST_LISTED:
         return {}
-    every = model.compute(as_columns(model.settings()) if sampler.pool is None else sampler.pool)
+    every = model.compute(model.settings() if sampler.pool is None else sampler.pool)
     if over is None:
         return {name: every[name] for name in model.outputs}
     runs = ["base", *(f"source of {name}" for name in sampler.variables)]
@@ -224,7 +217,7 @@ def _missing(possible: dict[str, Column], cells: Columns) -> list[tuple[str, Any
     ]
 
 
-def _cells(model: CausalModel, pairs: Pairs, over: Sequence[str] | None) -> Columns:
+def _cells(model: Equations, pairs: Pairs, over: Sequence[str] | None) -> Columns:
     base = model.compute(pairs.base)
     if over is None:
         expected = outcome(model, pairs)

@@ -12,11 +12,10 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from typing import Any
 
-from causal_reft.causal.columns import Column, as_column, row_keys
+from causal_reft.causal.columns import PROMPT, TEXT, Column, as_column, row_keys
 from causal_reft.causal.mechanisms import Mechanism, parents_of, source_line
 from causal_reft.errors import CausalModelError, nearest
 
-COLUMNS_OF_TASKS = ("prompt", "text")
 LARGEST_DOMAIN = 1_000_000
 
 
@@ -56,7 +55,7 @@ def check_names(inputs: Mapping[Any, Any], mechanisms: Mapping[Any, Any]) -> Non
     if not inputs:
         raise CausalModelError("A causal model needs at least one input: CausalModel(inputs={'x': range(2)}, ...).")
     for name in (*inputs, *mechanisms):
-        if name in COLUMNS_OF_TASKS:
+        if name in (PROMPT, TEXT):
             raise CausalModelError(
                 f"A variable cannot be called {name!r}: a task writes the prompt and the answer's text into columns of "
                 f"these names. Call it {name + '_id'!r}."
