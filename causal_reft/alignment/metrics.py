@@ -10,7 +10,8 @@
                       network's own run on a setting that gives the expected answer without any interchange (nan: none)
 
 `cause` is iia over rows in which the interchange changes the answer, `isolate` over rows in which it must not although
-the source's own answer is another one; `disentangle` is the mean of the two (RAVEL; Huang et al. 2024).
+the source's own answer is another one; `disentangle` is the mean of the two (after RAVEL; Huang et al. 2024, whose own
+choice of rows and averages are in `tasks.ravel_scores`).
 """
 
 from __future__ import annotations

@@ -74,7 +74,8 @@ class Prepared:
 def sampled(task: Task | CausalModel, variables: Sequence[str], how: Sampling) -> Splits:
     """Training, selection and report rows without a common setting."""
     causal = task.causal_model if isinstance(task, Task) else task
-    pool = causal.run(_pool(task, causal, how.seed))
+    pool = _pool(task, causal, how.seed)
+    pool = task.write(pool)[0] if isinstance(task, Task) else causal.run(pool)
     parts = split_settings(
         pool, *how.fractions, by=list(_columns(how.split_by, causal)), seed=derive(how.seed, "split")
     )

@@ -1,31 +1,60 @@
 """A variable is a column: one numpy array whose first axis runs over settings.
 
-Mechanisms see columns, never rows, so a model of a million settings runs in a handful of numpy calls. A value may be
-anything: a number, a string, a tuple (kept whole, in an object column) or a vector (a 1-D array; its column is then
-2-D). Data frames hold a vector column as objects, one 1-D array per cell.
+Mechanisms see columns, never rows, so a model of a million settings runs in a handful of numpy calls. A value is a
+number, a string, a tuple or another hashable object (kept whole, in an object column), or a vector (a 1-D array; its
+column is then 2-D). Data frames hold a vector column as objects, one 1-D array per cell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from causal_reft.errors import CausalModelError
+
+PROMPT, TEXT = "prompt", "text"  # the columns in which a task writes the prompt and the answer's text
 Column = np.ndarray
 Columns = dict[str, np.ndarray]
 
 
 def as_column(values: Any) -> Column:
-    """Values of one variable as an array whose first axis runs over settings; tuples stay whole."""
+    """Values of one variable as an array whose first axis runs over settings; tuples stay whole.
+
+    Raises:
+        CausalModelError: values that cannot be compared as wholes (lists, sets, dicts).
+    """
     if isinstance(values, pd.Series | pd.Index):
         values = values.to_numpy()
     if not isinstance(values, np.ndarray):
         values = _numbers_or_objects(list(values))
     if values.dtype == object and len(values) and all(isinstance(cell, np.ndarray) for cell in values):
-        return np.stack(list(values))
+        return _vectors(list(values))
+    if values.dtype == object and pd.api.types.infer_dtype(values, skipna=False).startswith("mixed"):
+        _check_hashable(values)
     return values.astype(object) if values.dtype.kind in "US" else values
+
+
+def _vectors(cells: list[np.ndarray]) -> Column:
+    shapes = {cell.shape for cell in cells}
+    if len(shapes) > 1:
+        raise CausalModelError(
+            f"The vectors of one variable have one length, but here are the shapes {sorted(shapes)}. Write values of "
+            "other lengths as tuples."
+        )
+    return np.stack(cells)
+
+
+def _check_hashable(cells: Column) -> None:
+    for cell in cells.ravel():
+        parts = cell if isinstance(cell, tuple) else (cell,)
+        if not all(isinstance(part, Hashable) for part in parts):
+            raise CausalModelError(
+                f"{cell!r} is a {type(cell).__name__}, and a value of a variable is compared as a whole. Write a "
+                "number, a string, a tuple such as (1, 2), a frozenset, or a vector: np.array([1.0, 2.0])."
+            )
 
 
 def _numbers_or_objects(cells: list[Any]) -> Column:

@@ -8,20 +8,20 @@ Every frame has one row per example and a column per causal variable; prompts, w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from itertools import chain, combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from causal_reft.causal.columns import PROMPT, TEXT
 from causal_reft.causal.spans import token_spans
+from causal_reft.causal.splits import DROPPED, PARTS, as_fractions, as_names, deal_rows
 from causal_reft.errors import CausalModelError
 
-if TYPE_CHECKING:
-    from causal_reft.causal.splits import Splits
-
-PROMPT, TEXT = "prompt", "text"
+COUNTED = ("settings", "prompts", "pairs")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -115,13 +115,15 @@ class CounterfactualDataset:
         by: str | Sequence[str] | None = None,
         seed: int = 0,
     ) -> Splits:
-        """Three datasets that share no entity: no value of the columns `by` (default: no setting) is in two of them.
+        """Three datasets that share no entity: no value of the columns `by` (default: no setting) and no prompt is in
+        two of them.
 
         Fractions of the rows, adding to 1. Returns `Splits`; see there for what happens to rows that would cross.
         """
-        from causal_reft.causal.splits import split
-
-        return split(self, train, select, test, by, seed)
+        columns = as_names(by, self.inputs)
+        part = deal_rows(list(self.runs.values()), columns, as_fractions(train, select, test), seed)
+        parts = [self[np.flatnonzero(part == number)] for number in range(len(PARTS))]
+        return Splits(*parts, dropped=int((part == DROPPED).sum()), by=columns)
 
     # Pandas -----------------------------------------------------------------------------------------------------
 
@@ -206,3 +208,65 @@ def concat(datasets: Sequence[CounterfactualDataset]) -> CounterfactualDataset:
         seed=first.seed if len(seeds) == 1 else None,
         spans={run: pd.concat([d.spans[run] for d in datasets], ignore_index=True) for run in first.spans},
     )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Splits:
+    """Three datasets: `train` to fit on, `select` to choose on, `test` to report on.
+
+    Attributes:
+        dropped: crossing rows that no part has.
+        by: the columns whose values were kept in one part.
+    """
+
+    train: CounterfactualDataset
+    select: CounterfactualDataset
+    test: CounterfactualDataset
+    dropped: int
+    by: tuple[str, ...]
+
+    @property
+    def shared(self) -> pd.DataFrame:
+        """What every two parts have in common, counted on the rows themselves (see `shared`)."""
+        return shared(dict(zip(PARTS, self, strict=True)))
+
+    def __iter__(self) -> Iterator[CounterfactualDataset]:
+        return iter((self.train, self.select, self.test))
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {len(part)}" for name, part in zip(PARTS, self, strict=True))
+        common = self.shared
+        found = [
+            f"{row[what]} {what} in {row['parts']}"
+            for row in common.to_dict("records")
+            for what in COUNTED
+            if row[what]
+        ]
+        told = ", ".join(found) or f"no setting{' and no prompt' * (PROMPT in self.train.base)} is in two parts"
+        return f"Splits: {sizes} rows, by ({', '.join(self.by)}); {told}; {self.dropped} crossing rows dropped"
+
+
+def shared(parts: Mapping[str, CounterfactualDataset]) -> pd.DataFrame:
+    """For every two parts: how many settings, prompts, and pairs of base and sources both hold.
+
+    Columns `parts` ("train and test"), `settings`, `prompts`, `pairs`. A setting or prompt counts once, as a base or
+    as a source; parts without prompts share 0. A pair is one row's prompts (its settings, without prompts).
+    """
+    held = {name: _held(part) for name, part in parts.items()}
+    rows = [
+        {"parts": f"{one} and {two}"} | {what: len(held[one][what] & held[two][what]) for what in COUNTED}
+        for one, two in combinations(held, 2)
+    ]
+    return pd.DataFrame(rows, columns=["parts", *COUNTED])
+
+
+def _held(part: CounterfactualDataset) -> dict[str, set[Any]]:
+    settings = [_tuples(frame[list(part.inputs)]) for frame in part.runs.values()]
+    prompts = [frame[PROMPT].tolist() for frame in part.runs.values() if PROMPT in frame]
+    pairs = zip(*(prompts if len(prompts) == len(settings) else settings), strict=True)
+    return {"settings": set(chain(*settings)), "prompts": set(chain(*prompts)), "pairs": set(pairs)}
+
+
+def _tuples(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
+    cells = frame.map(lambda cell: tuple(cell.tolist()) if isinstance(cell, np.ndarray) else cell)
+    return list(cells.itertuples(index=False, name=None))

@@ -7,17 +7,16 @@ import io
 from html import escape
 from typing import Any
 
+from causal_reft.causal.equations import Equations
 from causal_reft.causal.mechanisms import source_line
-from causal_reft.causal.model import CausalModel
 from causal_reft.causal.settings import describe_domain
 
 ROLE_COLOUR = {"input": "#dbe9f6", "between": "#fff3d6", "output": "#d8f0d8"}
 
 
-def describe(model: CausalModel) -> str:
+def describe(model: Equations) -> str:
     """The model in one screen: each input with its domain, each mechanism with its parents."""
-    sampled = all(domain is not None for domain in model.domains.values())
-    size = f"{model.size:,} settings" if sampled else "not to be sampled"
+    size = f"{model.size:,} settings" if model.sampled else "not to be sampled"
     width = max(map(len, model.variables))
     lines = [f"  {name:<{width}} in {describe_domain(model.domains[name])}" for name in model.inputs]
     for name in model.variables:
@@ -27,7 +26,7 @@ def describe(model: CausalModel) -> str:
     return "\n".join([f"CausalModel: {len(model.inputs)} inputs, {len(model.mechanisms)} mechanisms, {size}", *lines])
 
 
-def depths(model: CausalModel) -> dict[str, int]:
+def depths(model: Equations) -> dict[str, int]:
     """How far above the inputs a variable stands: inputs 0, else one more than its highest parent."""
     depth: dict[str, int] = {}
     for name in model.variables:
@@ -35,7 +34,7 @@ def depths(model: CausalModel) -> dict[str, int]:
     return depth
 
 
-def positions(model: CausalModel) -> dict[str, tuple[float, float]]:
+def positions(model: Equations) -> dict[str, tuple[float, float]]:
     """Where each variable stands: rows by depth; within a row ordered by its neighbours, with room for its name."""
     depth = depths(model)
     rows = [[name for name in model.variables if depth[name] == level] for level in range(max(depth.values()) + 1)]
@@ -60,7 +59,7 @@ def _mean(numbers: list[float], otherwise: float) -> float:
     return sum(numbers) / len(numbers) if numbers else otherwise
 
 
-def draw(model: CausalModel, ax: Any = None) -> Any:
+def draw(model: Equations, ax: Any = None) -> Any:
     """Draw the graph on matplotlib Axes, inputs at the bottom, arrows from parents to children; returns the Axes."""
     import matplotlib.pyplot as plt
 
@@ -87,11 +86,11 @@ def _arrow(tail: tuple[float, float], head: tuple[float, float]) -> dict[str, An
     return {**style, "connectionstyle": f"arc3,rad={bend}"}
 
 
-def _role(model: CausalModel, name: str) -> str:
+def _role(model: Equations, name: str) -> str:
     return "input" if name in model.inputs else "output" if name in model.outputs else "between"
 
 
-def to_html(model: CausalModel) -> str:
+def to_html(model: Equations) -> str:
     """The picture beside a table of domains and mechanism lines."""
     import matplotlib.pyplot as plt
 
@@ -104,7 +103,7 @@ def to_html(model: CausalModel) -> str:
     return f"<div><img alt='causal graph' src='data:image/png;base64,{picture}'/><table>{rows}</table></div>"
 
 
-def _told(model: CausalModel, name: str) -> str:
+def _told(model: Equations, name: str) -> str:
     if name in model.inputs:
         return escape(f"in {describe_domain(model.domains[name])}")
     return f"<code>{escape(source_line(model.mechanisms[name]))}</code>"

@@ -71,10 +71,22 @@ def _cells(column: Column) -> list[Any]:
 
 
 def apply(name: str, mechanism: Mechanism, parents: dict[str, Column], rows: int) -> Column:
-    """Run one mechanism on its parents' columns; the result is a column of the same number of rows."""
+    """Run one mechanism on its parents' columns, which it cannot change; one value for each of the rows comes out.
+
+    Raises:
+        CausalModelError: with the mechanism's line, whatever went wrong in it.
+    """
     try:
-        result = mechanism(**parents)
+        result = mechanism(**{parent: _read_only(column) for parent, column in parents.items()})
     except Exception as failure:
+        if isinstance(failure, ValueError) and "read-only" in str(failure):
+            raise CausalModelError(
+                f"The mechanism of {name!r} changes one of its arguments ({', '.join(parents)}) in place, which would "
+                f"change that variable itself.\n  {source_line(mechanism)}\n"
+                "Make a new column: write x = x + 1, not x += 1; or copy first: x = x.copy()."
+            ) from failure
+        if isinstance(failure, CausalModelError):
+            raise CausalModelError(f"The mechanism of {name!r}: {failure}\n  {source_line(mechanism)}") from None
         raise CausalModelError(
             f"The mechanism of {name!r} failed on columns of {rows} settings: {type(failure).__name__}: {failure}\n"
             f"  {source_line(mechanism)}\n"
@@ -84,12 +96,19 @@ def apply(name: str, mechanism: Mechanism, parents: dict[str, Column], rows: int
     return _checked(name, mechanism, result, rows, constant=not parents)
 
 
+def _read_only(column: Column) -> Column:
+    """A view of a column that refuses to be written to."""
+    view = column.view()
+    view.flags.writeable = False
+    return view
+
+
 def _checked(name: str, mechanism: Mechanism, result: Any, rows: int, constant: bool) -> Column:
     is_sequence = isinstance(result, Sequence) and not isinstance(result, str)
     if isinstance(result, pd.Series | pd.Index) or (is_sequence and not constant):
-        result = as_column(result)
+        result = _as_column(name, mechanism, result)
     if constant and np.ndim(result) == 0:
-        result = as_column([result] * rows)
+        result = _as_column(name, mechanism, [result] * rows)
     if np.ndim(result) == 0 or len(result) != rows:
         shape = f"{len(result)} values" if np.ndim(result) else f"the single value {result!r}"
         raise CausalModelError(
@@ -97,4 +116,11 @@ def _checked(name: str, mechanism: Mechanism, result: Any, rows: int, constant: 
             f"  {source_line(mechanism)}\n"
             "A function of single values works when wrapped: rowwise(function)."
         )
-    return as_column(result)
+    return _as_column(name, mechanism, result)
+
+
+def _as_column(name: str, mechanism: Mechanism, result: Any) -> Column:
+    try:
+        return as_column(result)
+    except CausalModelError as failure:
+        raise CausalModelError(f"The mechanism of {name!r}: {failure}\n  {source_line(mechanism)}") from None

@@ -15,22 +15,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from math import prod
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from causal_reft.causal.columns import Column, Columns, as_columns, as_frame, equal_rows
+from causal_reft.causal.columns import Column, Columns, as_frame
 from causal_reft.causal.counterfactuals import CounterfactualDataset
-from causal_reft.causal.mechanisms import apply, source_line
-from causal_reft.causal.settings import aligned, check_agrees, check_complete, check_domain, check_known, check_length
-from causal_reft.causal.structure import check_names, in_order, read_domain, read_outputs, read_parents
+from causal_reft.causal.drawing import describe, draw, to_html
+from causal_reft.causal.equations import Equations, n_rows
+from causal_reft.causal.settings import (
+    aligned,
+    check_agrees,
+    check_complete,
+    check_count,
+    check_domain,
+    check_known,
+    check_length,
+    check_seed,
+)
+from causal_reft.causal.strategies import sample_counterfactuals
 from causal_reft.errors import CausalModelError
 from causal_reft.seeds import numpy_stream
 
-LARGEST_TABLE = 20_000_000
 TRIAL_ROWS = 32
 
 
@@ -47,60 +54,55 @@ class CausalModel:
     inputs: Mapping[str, Any]
     mechanisms: Mapping[str, Any]
     outputs: tuple[str, ...] = ()
-    domains: Mapping[str, Column | None] = field(init=False)
-    parents: Mapping[str, tuple[str, ...]] = field(init=False)
-    variables: tuple[str, ...] = field(init=False)
+    equations: Equations = field(init=False)
 
     def __post_init__(self) -> None:
-        check_names(self.inputs, self.mechanisms)
-        domains = {name: read_domain(name, values) for name, values in self.inputs.items()}
-        parents = read_parents(domains, self.mechanisms)
-        parsed = {
-            "inputs": domains,
-            "mechanisms": dict(self.mechanisms),
-            "domains": domains,
-            "parents": parents,
-            "outputs": read_outputs(self.outputs, parents, self.mechanisms),
-            "variables": in_order(parents, self.mechanisms),
-        }
-        for name, value in parsed.items():
+        parsed = Equations.parse(self.inputs, self.mechanisms, tuple(self.outputs))
+        object.__setattr__(self, "equations", parsed)
+        for name, value in {
+            "inputs": parsed.domains,
+            "mechanisms": parsed.mechanisms,
+            "outputs": parsed.outputs,
+        }.items():
             object.__setattr__(self, name, value)
-        if all(domain is not None for domain in domains.values()):
-            self._check_rows_are_independent()
+        if parsed.sampled:
+            parsed.check_rows_are_independent(parsed.draw(TRIAL_ROWS, numpy_stream(0, "settings")))
 
     # What there is ----------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
+    def domains(self) -> Mapping[str, Column | None]:
+        """The values of every input (None: anything)."""
+        return self.equations.domains
+
+    @property
+    def parents(self) -> Mapping[str, tuple[str, ...]]:
+        """The variables from which each variable is computed."""
+        return self.equations.parents
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Inputs and mechanisms, parents first."""
+        return self.equations.variables
+
+    @property
     def size(self) -> int:
         """How many settings the domains allow."""
-        return prod(len(self.domain(name)) for name in self.inputs)
+        return self.equations.size
 
     def domain(self, name: str) -> Column:
         """The values that an input may take; raises for an input declared as "anything"."""
-        check_known([name], self.inputs, "input")
-        domain = self.domains[name]
-        if domain is None:
-            raise CausalModelError(
-                f"Input {name!r} has no list of values (its domain is None), so it can be run but not sampled. "
-                f"Give it one: inputs={{{name!r}: range(10)}}; integer ids can stand for vectors."
-            )
-        return domain
+        return self.equations.domain(name)
 
     def __repr__(self) -> str:
-        from causal_reft.causal.drawing import describe
-
-        return describe(self)
+        return describe(self.equations)
 
     def _repr_html_(self) -> str:
-        from causal_reft.causal.drawing import to_html
-
-        return to_html(self)
+        return to_html(self.equations)
 
     def draw(self, ax: Any = None) -> Any:
         """Draw the graph, inputs at the bottom, on matplotlib Axes (new ones unless given); returns the Axes."""
-        from causal_reft.causal.drawing import draw
-
-        return draw(self, ax)
+        return draw(self.equations, ax)
 
     # What happens -----------------------------------------------------------------------------------------------
 
@@ -111,7 +113,11 @@ class CausalModel:
         the frame that `run` returns; they must agree with the mechanisms. `do` fixes variables to given columns.
         """
         columns = self._read(settings)
-        return as_frame(self.compute(columns, {} if do is None else self._read_fixed(do, _rows(columns))))
+        if not self.equations.sampled:
+            trial = {name: column[:TRIAL_ROWS] for name, column in columns.items()}
+            self.equations.check_rows_are_independent(trial)
+        fixed = {} if do is None else self._read_fixed(do, n_rows(columns))
+        return as_frame(self.equations.compute(columns, fixed))
 
     def interchange(self, base: Mapping[str, Any] | pd.DataFrame, /, **sources: Any) -> pd.DataFrame:
         """Every variable for each base setting, if each named variable took its value in its own source run.
@@ -120,39 +126,26 @@ class CausalModel:
         """
         check_known(sources, self.variables, "variable")
         columns = self._read(base)
-        fixed = {name: self.compute(self._read(source))[name] for name, source in sources.items()}
+        fixed = {name: self.equations.compute(self._read(source))[name] for name, source in sources.items()}
         for name, values in fixed.items():
-            check_length(name, len(values), _rows(columns), "source")
-        return as_frame(self.compute(columns, fixed))
-
-    def compute(self, inputs: Columns, fixed: Mapping[str, Column] | None = None) -> Columns:
-        """`run` on columns that were checked before: no parsing, no checks, no data frame."""
-        done = {**inputs, **(fixed or {})}
-        for name in self.variables:
-            if name not in done:
-                parents = {parent: done[parent] for parent in self.parents[name]}
-                done[name] = apply(name, self.mechanisms[name], parents, _rows(inputs))
-        return {name: done[name] for name in self.variables}
+            check_length(name, len(values), n_rows(columns), "source")
+        return as_frame(self.equations.compute(columns, fixed))
 
     # Settings ---------------------------------------------------------------------------------------------------
 
     def settings(self) -> pd.DataFrame:
         """Every setting the domains allow, in order (the last input changes fastest)."""
-        return self.settings_at(np.arange(self._countable("settings()")))
+        return as_frame(self.equations.settings())
 
     def sample(self, n: int, seed: int) -> pd.DataFrame:
         """n settings, each input uniform over its domain and independent of the others."""
-        return as_frame(self.draw_settings(n, numpy_stream(seed, "settings")))
-
-    def draw_settings(self, n: int, stream: np.random.Generator) -> Columns:
-        """`sample` from a running generator, as columns."""
-        domains = {name: self.domain(name) for name in self.inputs}
-        return {name: domain[stream.integers(len(domain), size=n)] for name, domain in domains.items()}
+        check_count(n, "sample")
+        check_seed(seed)
+        return as_frame(self.equations.draw(n, numpy_stream(seed, "settings")))
 
     def settings_at(self, indices: np.ndarray) -> pd.DataFrame:
         """The settings with these numbers in the order of `settings()`."""
-        digits = np.unravel_index(indices, [len(self.domain(name)) for name in self.inputs])
-        return as_frame({name: self.domain(name)[digit] for name, digit in zip(self.inputs, digits, strict=True)})
+        return as_frame(self.equations.settings_at(indices))
 
     def equivalence_classes(self, variable: str, settings: pd.DataFrame | None = None) -> dict[Any, pd.DataFrame]:
         """Settings grouped by the value that the variable takes on them: value -> settings.
@@ -184,10 +177,12 @@ class CausalModel:
         `among` restricts base and sources to these settings; `over` names what "balanced" balances; `against` is the
         rival hypothesis (model, variable) of "distinguishing"; `shared_source` gives all variables one source.
         """
-        from causal_reft.causal.strategies import sample_counterfactuals
-
         names = (variables,) if isinstance(variables, str) else tuple(variables)
-        return sample_counterfactuals(self, names, n, seed, strategy, among, over, against, shared_source)
+        if among is not None and not len(among):
+            raise CausalModelError("among= holds no setting, so nothing can be drawn. Leave it out to draw from all.")
+        pool = None if among is None else self._read(among)
+        rival = None if against is None else (against[0].equations, against[1])
+        return sample_counterfactuals(self.equations, names, n, seed, strategy, pool, over, rival, shared_source)
 
     # Reading ----------------------------------------------------------------------------------------------------
 
@@ -199,7 +194,7 @@ class CausalModel:
         for name, column in inputs.items():
             check_domain(name, column, self.domains[name])
         if columns:
-            check_agrees(columns, self.compute(inputs), self.mechanisms)
+            check_agrees(columns, self.equations.compute(inputs), self.mechanisms)
         return inputs
 
     def _read_fixed(self, do: Mapping[str, Any], rows: int) -> Columns:
@@ -207,28 +202,3 @@ class CausalModel:
         fixed = aligned({**do, "": np.zeros(rows)})
         del fixed[""]
         return fixed
-
-    def _countable(self, what: str) -> int:
-        if self.size > LARGEST_TABLE:
-            raise CausalModelError(
-                f"{what} would list {self.size:,} settings. Sample instead: model.sample(n=10_000, seed=0)."
-            )
-        return self.size
-
-    def _check_rows_are_independent(self) -> None:
-        """Reversing the settings must reverse the results: catches sums over rows and hidden randomness."""
-        trial = as_columns(self.sample(TRIAL_ROWS, seed=0))
-        forward = self.compute(trial)
-        backward = self.compute({name: column[::-1] for name, column in trial.items()})
-        for name in self.mechanisms:
-            if not equal_rows(forward[name], backward[name][::-1]).all():
-                raise CausalModelError(
-                    f"The mechanism of {name!r} gives a setting another value when its neighbours change, so it mixes "
-                    f"rows or is random.\n  {source_line(self.mechanisms[name])}\n"
-                    "A mechanism must be a fixed function of its own row: reduce vectors with axis=-1, and make noise "
-                    "an input."
-                )
-
-
-def _rows(columns: Mapping[str, Column]) -> int:
-    return len(next(iter(columns.values())))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from causal_reft.causal.columns import Columns, equal_rows
-from causal_reft.causal.model import CausalModel
+from causal_reft.causal.equations import Equations, n_rows
 from causal_reft.seeds import numpy_stream
 
 
@@ -23,7 +23,7 @@ class Pairs:
     sources: dict[str, Columns]
 
     def __len__(self) -> int:
-        return len(next(iter(self.base.values())))
+        return n_rows(self.base)
 
     def take(self, rows: np.ndarray) -> Pairs:
         """These rows; variables that share one source go on sharing it."""
@@ -49,7 +49,7 @@ def stack(above: Columns, below: Columns) -> Columns:
 class Sampler:
     """Draws pairs for some variables of a causal model, from all settings or from a pool of them."""
 
-    model: CausalModel
+    model: Equations
     variables: tuple[str, ...]
     seed: int
     pool: Columns | None = None
@@ -66,12 +66,11 @@ class Sampler:
 
     def _settings(self, n: int, stream: np.random.Generator) -> Columns:
         if self.pool is None:
-            return self.model.draw_settings(n, stream)
-        rows = len(next(iter(self.pool.values())))
-        return pick(self.pool, stream.integers(rows, size=n))
+            return self.model.draw(n, stream)
+        return pick(self.pool, stream.integers(n_rows(self.pool), size=n))
 
 
-def outcome(model: CausalModel, pairs: Pairs, names: Mapping[str, str] | None = None) -> Columns:
+def outcome(model: Equations, pairs: Pairs, names: Mapping[str, str] | None = None) -> Columns:
     """Every variable of the model under the interchange; `names` renames the variables for a rival model."""
     names = {name: name for name in pairs.sources} if names is None else names
     fixed = {names[name]: model.compute(source)[names[name]] for name, source in pairs.sources.items()}

@@ -25,6 +25,18 @@ def check_known(names: Iterable[Any], known: Iterable[str], what: str) -> None:
         raise CausalModelError(f"{unknown[0]!r} is no {what} of this causal model. {nearest(str(unknown[0]), known)}")
 
 
+def check_count(n: Any, what: str) -> None:
+    """A number of rows is a whole number above 0."""
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise CausalModelError(f"{what}: n={n!r} is no number of rows. Give a whole number, e.g. n=1000.")
+
+
+def check_seed(seed: Any) -> None:
+    """A seed is a whole number, so that the same rows can be drawn again."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise CausalModelError(f"seed={seed!r} is no seed. Give a whole number, e.g. seed=0; it is kept with the rows.")
+
+
 def aligned(settings: Mapping[str, Any] | pd.DataFrame) -> Columns:
     """Columns of one length; single values are repeated to that length."""
     given = {str(name): values for name, values in settings.items()}

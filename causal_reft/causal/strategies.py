@@ -3,7 +3,8 @@
 - uniform: base and sources independent and uniform. Honest, but most pairs may change nothing.
 - balanced: equally many rows for every outcome, where an outcome is the expected output and whether the interchange
   changed it (so "do nothing" scores no better than chance on a binary output); or, with `over=("carry",)`, for every
-  combination of those variables' values on base and sources.
+  combination of those variables' values on base and sources. An outcome that exists and is too rare to be drawn is an
+  error.
 - distinguishing: only pairs on which two hypotheses expect different outputs.
 - per_variable: each row moves one variable; the others take the base's own value.
 - exhaustive: every pair that the domains allow, once.
@@ -18,38 +19,40 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from causal_reft.causal.columns import Columns, as_columns, as_frame, row_keys
+from causal_reft.causal.columns import Column, Columns, as_frame, is_member, row_keys
 from causal_reft.causal.counterfactuals import CounterfactualDataset
-from causal_reft.causal.model import LARGEST_TABLE, CausalModel
+from causal_reft.causal.equations import LARGEST_TABLE, Equations, n_rows
 from causal_reft.causal.sampling import Pairs, Sampler, differs, outcome, pick
-from causal_reft.causal.settings import check_known
+from causal_reft.causal.settings import check_count, check_known, check_seed
 from causal_reft.errors import CausalModelError, nearest
 from causal_reft.seeds import numpy_stream
 
 SMALLEST_ROUND = 4096
+LARGEST_LISTED = 1_000_000
 MOST_ROUNDS = 100
-Rival = tuple[CausalModel, str | Sequence[str]]
+Rival = tuple[Equations, str | Sequence[str]]
 
 
 def sample_counterfactuals(
-    model: CausalModel,
+    model: Equations,
     variables: tuple[str, ...],
     n: int | None,
     seed: int,
     strategy: str,
-    among: pd.DataFrame | None = None,
+    pool: Columns | None = None,
     over: Sequence[str] | None = None,
     against: Rival | None = None,
     shared_source: bool = False,
 ) -> CounterfactualDataset:
-    """The dataset behind `CausalModel.counterfactuals`, which documents the arguments."""
-    _check_request(model, variables, n, strategy, over, against)
-    pool = None if among is None else as_columns(model.run(among).filter(items=list(model.inputs)))
+    """What `CausalModel.counterfactuals` returns; the arguments are documented there, `pool` are the columns of
+    `among`."""
+    _check_request(model, variables, n, strategy, over, against, shared_source)
+    check_seed(seed)
     sampler = Sampler(model, variables, seed, pool, shared_source)
     return label(model, STRATEGIES[strategy](sampler, n, over, against), seed)
 
 
-def label(model: CausalModel, pairs: Pairs, seed: int | None) -> CounterfactualDataset:
+def label(model: Equations, pairs: Pairs, seed: int | None) -> CounterfactualDataset:
     """Pairs with what the model expects of them, as a dataset."""
     expected = outcome(model, pairs)
     frames = {id(source): as_frame(model.compute(source)) for source in pairs.sources.values()}
@@ -64,7 +67,13 @@ def label(model: CausalModel, pairs: Pairs, seed: int | None) -> CounterfactualD
 
 
 def _check_request(
-    model: CausalModel, variables: tuple[str, ...], n: int | None, strategy: str, over: Any, against: Any
+    model: Equations,
+    variables: tuple[str, ...],
+    n: int | None,
+    strategy: str,
+    over: Any,
+    against: Any,
+    shared_source: bool,
 ) -> None:
     if strategy not in STRATEGIES:
         raise CausalModelError(f"There is no strategy {strategy!r}. {nearest(strategy, STRATEGIES)}")
@@ -82,8 +91,13 @@ def _check_request(
         raise CausalModelError(f"strategy={strategy!r} does not use {unused[0]}=...; leave it out (n=None for all).")
     if strategy == "distinguishing" and against is None:
         raise CausalModelError("strategy='distinguishing' needs the rival: against=(other_model, 'its_variable').")
-    if strategy != "exhaustive" and (n is None or n < 1):
-        raise CausalModelError(f"strategy={strategy!r} needs a number of rows, e.g. n=1000; n={n} was given.")
+    if strategy != "exhaustive":
+        check_count(n, f"strategy={strategy!r}")
+    if strategy == "per_variable" and shared_source and len(variables) > 1:
+        raise CausalModelError(
+            "strategy='per_variable' moves one variable in each row and leaves the others at the base's values, so "
+            "each variable has a source of its own. Leave out shared_source=True, or use strategy='uniform'."
+        )
 
 
 def _uniform(sampler: Sampler, n: int, over: Any, against: Any) -> Pairs:
@@ -105,8 +119,8 @@ def _where(rows: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
 
 
 def _exhaustive(sampler: Sampler, n: None, over: Any, against: Any) -> Pairs:
-    settings = as_columns(sampler.model.settings()) if sampler.pool is None else sampler.pool
-    rows = len(next(iter(settings.values())))
+    settings = sampler.model.settings() if sampler.pool is None else sampler.pool
+    rows = n_rows(settings)
     runs = 2 if sampler.shared_source else 1 + len(sampler.variables)
     if rows**runs > LARGEST_TABLE:
         raise CausalModelError(
@@ -146,7 +160,8 @@ def _distinguishing(sampler: Sampler, n: int, over: Any, against: Rival) -> Pair
 def _balanced(sampler: Sampler, n: int, over: Sequence[str] | None, against: Any) -> Pairs:
     found: Pairs | None = None
     cells: Columns | None = None
-    quota = n
+    quota, possible = n, _possible(sampler, over)
+    missing: list[Any] = []
     for round_ in range(MOST_ROUNDS):
         pairs = sampler.draw(max(2 * n, SMALLEST_ROUND), round_)
         new = _cells(sampler.model, pairs, over)
@@ -156,8 +171,22 @@ def _balanced(sampler: Sampler, n: int, over: Sequence[str] | None, against: Any
         quota = -(-n // len(counts))
         kept = np.flatnonzero(rank < quota)
         found, cells = found.take(kept), pick(cells, kept)
-        if round_ and counts.min() >= quota:
+        missing = _missing(possible, cells)
+        if round_ and counts.min() >= quota and not missing:
+            if len(counts) == 1 and not possible:
+                break
             return _fill(sampler, found, row_keys(cells.values()), n)
+    if not missing and len(counts) == 1:
+        raise CausalModelError(
+            "strategy='balanced': all pairs that were drawn have one outcome, so there is nothing to balance. Restrict "
+            "the settings so that another is less rare: among=settings; or use strategy='uniform'."
+        )
+    if missing:
+        raise CausalModelError(
+            f"strategy='balanced': {missing[0][1]!r} is a value of {missing[0][0]!r}, and none of {MOST_ROUNDS} rounds "
+            f"of {max(2 * n, SMALLEST_ROUND):,} pairs has it. Restrict the settings so that it is less rare: "
+            "among=settings; or use strategy='uniform'."
+        )
     table = as_frame(cells or {}).value_counts().rename("rows").reset_index()
     rarest = table.tail(3).to_string(index=False)
     raise CausalModelError(
@@ -167,7 +196,28 @@ def _balanced(sampler: Sampler, n: int, over: Sequence[str] | None, against: Any
     )
 
 
-def _cells(model: CausalModel, pairs: Pairs, over: Sequence[str] | None) -> Columns:
+def _possible(sampler: Sampler, over: Sequence[str] | None) -> dict[str, Column]:
+    """For each column of `_cells` the values that it must take, as far as the settings can be listed."""
+    model = sampler.model
+    if sampler.pool is None and model.size > LARGEST_LISTED:
+        return {}
+    every = model.compute(model.settings() if sampler.pool is None else sampler.pool)
+    if over is None:
+        return {name: every[name] for name in model.outputs}
+    runs = ["base", *(f"source of {name}" for name in sampler.variables)]
+    return {f"{name} in {run}": every[name] for run in runs for name in over}
+
+
+def _missing(possible: dict[str, Column], cells: Columns) -> list[tuple[str, Any]]:
+    """(column, value) of values that are possible and were not drawn."""
+    return [
+        (name, column[~is_member(column, cells[name])].tolist()[0])
+        for name, column in possible.items()
+        if not is_member(column, cells[name]).all()
+    ]
+
+
+def _cells(model: Equations, pairs: Pairs, over: Sequence[str] | None) -> Columns:
     base = model.compute(pairs.base)
     if over is None:
         expected = outcome(model, pairs)

@@ -12,7 +12,7 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from typing import Any
 
-from causal_reft.causal.columns import Column, as_column, row_keys
+from causal_reft.causal.columns import PROMPT, TEXT, Column, as_column, row_keys
 from causal_reft.causal.mechanisms import Mechanism, parents_of, source_line
 from causal_reft.errors import CausalModelError, nearest
 
@@ -55,6 +55,11 @@ def check_names(inputs: Mapping[Any, Any], mechanisms: Mapping[Any, Any]) -> Non
     if not inputs:
         raise CausalModelError("A causal model needs at least one input: CausalModel(inputs={'x': range(2)}, ...).")
     for name in (*inputs, *mechanisms):
+        if name in (PROMPT, TEXT):
+            raise CausalModelError(
+                f"A variable cannot be called {name!r}: a task writes the prompt and the answer's text into columns of "
+                f"these names. Call it {name + '_id'!r}."
+            )
         if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
             raise CausalModelError(
                 f"{name!r} cannot name a variable: a mechanism reads it by writing it as an argument. "

@@ -60,9 +60,6 @@ class Task:
         object.__setattr__(self, "variables", tuple(self.variables) or between)
         shown = (*self.template.fields, *([self.template.by] if self.template.by else []))
         check_known((*shown, *self.variables, self.output), model.variables, "variable")
-        clash = [name for name in (PROMPT, TEXT) if name in model.variables]
-        if clash:
-            raise CausalModelError(f"Task {self.name!r}: rename variable {clash[0]!r}; the task writes that column.")
 
     # Single prompts ---------------------------------------------------------------------------------------------
 

@@ -1,11 +1,12 @@
-"""A template writes a setting as a prompt and remembers where each variable stands in it.
+"""A template writes a setting as a prompt and remembers the characters of each variable in it.
 
     Template("Once upon a time, there was a little {gender} named {name}.")
-    Template("{first=subject} and {io} met. {second=subject} gave a book to", show={"subject": NAMES, "io": NAMES})
+    Template("{who=subject} and {io} met. {again=subject} gave a book to", show={"subject": NAMES, "io": NAMES})
     Template({0: "In {city}", 1: "Near {city}"}, by="wording")
 
-`{variable}` shows a variable and names its span after it; `{span=variable}` names the span. `show` says how a value is
-written: a mapping, or a function of the value; without it, `str(value)`. Literal braces are doubled.
+`{variable}` shows a variable and names its span after it; `{span=variable}` names the span. A span holds the value
+without white space at its ends, and is not called like a position word ("first", "l2"). `show` gives a value's text: a
+mapping, or a function of the value; without it, `str(value)`. Literal braces are doubled.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pandas as pd
 
 from causal_reft.causal.preview import Preview, preview
 from causal_reft.errors import CausalModelError, nearest
+from causal_reft.position_words import is_position_word
 
 Piece = tuple[str, str | None, str | None]
 Show = Mapping[Any, str] | Callable[[Any], str]
@@ -119,6 +121,12 @@ def parse(text: str) -> list[Piece]:
             )
         pieces.append((literal, (span or variable) or None, variable or None))
     spans = [span for _, span, _ in pieces if span]
+    for _, span, variable in pieces:
+        if span and is_position_word(span):
+            raise CausalModelError(
+                f"The span {span!r} in {text!r} is called like a position: positions={span!r} names tokens by their "
+                f"place in the prompt. Give the span another name: {{{span}_span={variable}}}."
+            )
     twice = next((span for span in spans if spans.count(span) > 1), None)
     if twice:
         raise CausalModelError(
@@ -127,12 +135,19 @@ def parse(text: str) -> list[Piece]:
     return pieces
 
 
+def _without_edges(word: str, start: int) -> range:
+    """The characters of a word without white space at its ends, which a tokenizer joins with the next word."""
+    text = word.strip() or word
+    before = word.index(text)
+    return range(start + before, start + before + len(text))
+
+
 def _fill(pieces: list[Piece], words: Mapping[str, list[str]], row: int) -> tuple[str, dict[str, range]]:
     prompt, spans = "", {}
     for literal, span, variable in pieces:
         prompt += literal
         if span is not None and variable is not None:
             word = words[variable][row]
-            spans[span] = range(len(prompt), len(prompt) + len(word))
+            spans[span] = _without_edges(word, len(prompt))
             prompt += word
     return prompt, spans

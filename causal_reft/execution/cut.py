@@ -9,6 +9,7 @@ from torch import nn
 
 from causal_reft.execution.inputs import Inputs
 from causal_reft.execution.visit import PortWork, Visit
+from causal_reft.sites import UNNAMED
 from causal_reft.tensors import Bool, Tensor
 
 TEXT_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "labels")
@@ -40,5 +41,5 @@ def named_cells(visit: Visit, work: Sequence[PortWork], width: int) -> Bool[Tens
     edited = [node.site for port in work for _, node, _ in port.edits]
     seen = [site for port in work for site, _ in (*port.reads, *port.collects)]
     for where in dict.fromkeys(site.where for site in (*edited, *seen)):
-        named |= visit.frame.named(where, width, width)[:, :width]
+        named |= (visit.frame.mentions(where, width, width)[:, :width] != UNNAMED).cpu()
     return named

@@ -16,7 +16,20 @@ import torch
 from torch import nn
 
 from causal_reft.errors import PositionError, RunError, nearest
-from causal_reft.sites import ARCHITECTURES, Positions, Prompt, Spans, Tokens, model_config, resolve, unwrapped
+from causal_reft.position_words import is_position_word
+from causal_reft.sites import (
+    ARCHITECTURES,
+    UNNAMED,
+    Mentions,
+    Positions,
+    Prompt,
+    Spans,
+    Tokens,
+    after_text,
+    mentions,
+    model_config,
+    unwrapped,
+)
 from causal_reft.tensors import Tensor
 
 OURS = ("spans", "prompt_lengths", "active")
@@ -74,6 +87,7 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
             "'input_ids' and 'attention_mask') or, for a plain module, one tensor whose first axis is the batch."
         )
     ours: dict[str, Any] = {key: given.get(key) for key in OURS}
+    _check_span_names(run, ours["spans"])
     kwargs = {key: value for key, value in given.items() if key not in OURS}
     tensors = [value for value in kwargs.values() if isinstance(value, Tensor) and value.ndim]
     if not tensors:
@@ -90,6 +104,15 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
     decoder = _decoder_inputs(kwargs, batch, active) if getattr(config, "is_encoder_decoder", False) else None
     lengths = _prompt_lengths(given, mask, labelled=decoder is None and _continues_texts(model))
     return Inputs((), kwargs, batch, mask, ours["spans"], lengths, active, decoder)
+
+
+def _check_span_names(run: str, spans: Spans | None) -> None:
+    for name in spans or ():
+        if is_position_word(str(name)):
+            raise PositionError(
+                f"run {run!r} brings a span called {name!r}, and positions={str(name)!r} names tokens by their place "
+                f"in the prompt, so the span would not be found. Give it another name: spans={{'{name}_span': ...}}."
+            )
 
 
 def _continues_texts(model: nn.Module) -> bool:
@@ -278,21 +301,22 @@ class Frame:
             )
         if self.inputs.mask is None and positions.everything and node not in self.inputs.active and not self.decoding:
             return _everything(rows, width, device)
-        named = self.named(positions, text, self.offset + width)
+        named = self.mentions(positions, text, self.offset + width)
         if node in self.inputs.active:
-            named = named & self.inputs.active[node].to(named.device)[:, None]
-        named = named.repeat_interleave(self.repeats(rows), 0).to(device)
-        return Tokens.from_mask(
-            named, (self.offset, self.offset + width), unfinished=self.decoding and positions.generated
-        )
+            named = named.where(self.inputs.active[node].to(named.device)[:, None], UNNAMED)
+        window = self.offset, self.offset + width
+        return Tokens.of(
+            named.repeat_interleave(self.repeats(rows), 0),
+            len(positions.parts),
+            window,
+            unfinished=self.decoding and positions.generated,
+        ).to(device)
 
-    def named(self, positions: Positions, text: int, seen: int) -> Tensor:
-        """The named columns of the text as far as it is known, (batch, at least the prompt)."""
-        found = resolve(positions, self.inputs.prompt(text), self.inputs.spans)
-        named = torch.zeros(self.inputs.batch, max(seen, text), dtype=torch.bool)
-        named[found.rows.cpu(), found.columns.cpu()] = True
-        named[:, text:] = positions.generated
-        return named
+    def mentions(self, positions: Positions, text: int, seen: int) -> Mentions:
+        """The mention of each column of the text as far as it is known, (batch, at least the prompt)."""
+        prompt = self.inputs.prompt(text)
+        found = mentions(positions, prompt, self.inputs.spans)
+        return torch.cat([found, after_text(positions, prompt, seen - text)], 1) if seen > text else found
 
 
 _WHOLE: dict[tuple[int, int, torch.device], Tokens] = {}
@@ -307,7 +331,7 @@ def _everything(rows: int, width: int, device: torch.device) -> Tokens:
     if key not in _WHOLE:
         if len(_WHOLE) == 16:
             _WHOLE.clear()
-        _WHOLE[key] = Tokens.from_mask(torch.ones(rows, width, dtype=torch.bool, device=device))
+        _WHOLE[key] = Tokens.of(torch.arange(width, device=device).repeat(rows, 1))
     return _WHOLE[key]
 
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
+import torch
 from torch import nn
 
 from causal_reft.errors import FeaturizerError, GraphError, PositionError, RunError
 from causal_reft.graph import Collect, EditContext, Interchange
 from causal_reft.graph.intervention_graph import held_modules
-from causal_reft.sites import Location, Site, Tokens
+from causal_reft.sites import PART, Location, Site, Tokens
 from causal_reft.tensors import Float, Hidden, Int, Tensor
 
 
@@ -151,7 +153,7 @@ def _check_width(edit: Edit, h: Hidden) -> None:
 
 
 class _States(EditContext):
-    """The collected states, matched to the tokens of one edit: same row, same place in the row's list of tokens."""
+    """The collected states, matched to the tokens of one edit: same row, same number in the order of naming."""
 
     def __init__(self, states: Mapping[tuple[str, Site], State], edit: Edit, now: Hidden) -> None:
         self._states, self._edit, self._now = states, edit, now
@@ -180,20 +182,48 @@ class _States(EditContext):
         return state.h[self._matching(state.tokens, collect.run, site)].to(mine.rows.device)
 
     def _matching(self, given: Tokens, run: str, site: Site) -> Int[Tensor, " token"]:
-        """For each edited token, the index of the state with its row and its number within the row."""
+        """For each edited token, the index of the state with its row and its number within the row.
+
+        Raises:
+            PositionError: other numbers of tokens on the two sides; tokens of different parts; a state that this
+                window of the text does not hold.
+        """
         mine, device = self._edit.place.tokens, self._edit.place.tokens.rows.device
         rows = mine.rows // self._repeats(given, run)
-        wanted, total, before = mine.total[mine.rows], given.total.to(device)[rows], given.before.to(device)[rows]
+        wanted, total = mine.total[mine.rows], given.total.to(device)[rows]
         differs = (total < wanted) if mine.unfinished else (total != wanted)
-        if bool(differs.any()):
-            row = int(rows[differs.nonzero()[0]])
-            raise PositionError(
-                f"Node {self._edit.name!r}: row {row} names {int(wanted[differs][0])} tokens at "
-                f"{self._edit.node.site!r} but {int(total[differs][0])} at {site!r} of run {run!r}; they must pair one "
-                "to one. Name one token on both sides, e.g. positions='last'."
+        most = max(int(tokens.total.max()) if len(tokens.total) else 0 for tokens in (mine, given))
+        places = given.rows.to(device), given.ordinal.to(device)
+        states = torch.full((len(given.counts), most), -1, device=device)
+        index = states.index_put(places, torch.arange(len(given), device=device))[rows, mine.ordinal]
+        wrong = differs | (index < 0)
+        if mine.n_parts == given.n_parts and len(given):
+            wrong = wrong | (given.mention.to(device)[index] != mine.mention)
+        if bool(wrong.any()):
+            self._explain(int(wrong.nonzero()[0]), rows, total, differs, index, given, f"{site!r} of run {run!r}")
+        return index
+
+    def _explain(
+        self, token: int, rows: Tensor, total: Tensor, differs: Tensor, index: Tensor, given: Tokens, there: str
+    ) -> NoReturn:
+        """Why a token of the edit has no partner."""
+        mine, here, row = self._edit.place.tokens, f"{self._edit.node.site!r}", int(rows[token])
+        if bool(differs[token]):
+            why = (
+                f"names {int(mine.total[mine.rows[token]])} tokens at {here} but {int(total[token])} at {there}; they "
+                "must pair one to one. Name one token on both sides, e.g. positions='last'."
             )
-        counts = given.counts.to(device)
-        return (counts.cumsum(0) - counts)[rows] + mine.ordinal - before
+        elif int(index[token]) < 0:
+            why = f"needs a token of {there} that this forward does not compute. Name tokens of the prompt."
+        else:
+            parts = (int(tokens.mention[at]) // PART for tokens, at in ((mine, token), (given, int(index[token]))))
+            mine_part, their_part = (number + 1 for number in parts)
+            why = (
+                f"pairs token {int(mine.ordinal[token])} as part {mine_part} of {here} with part {their_part} of "
+                f"{there}: the parts name other numbers of tokens in the two runs, or share other tokens. Parts pair "
+                "in the order in which they are written; use spans of equal length, or a node for each part."
+            )
+        raise PositionError(f"Node {self._edit.name!r}: row {row} {why}")
 
     def _repeats(self, given: Tokens, run: str) -> int:
         """Rows of the edited value for each row of the state: 1, or the number of beams."""

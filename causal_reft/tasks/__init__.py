@@ -9,10 +9,12 @@ from causal_reft.tasks.mib import load_mib
 from causal_reft.tasks.price_tagging import price_tagging
 from causal_reft.tasks.pronouns import pronouns
 from causal_reft.tasks.ravel import load_ravel
+from causal_reft.tasks.ravel_scores import RavelScores, ravel_rows, ravel_scores, with_own_answers
 
 __all__ = [
     "HYPOTHESES",
     "EqualityNetwork",
+    "RavelScores",
     "Recipe",
     "addition",
     "equality_examples",
@@ -26,5 +28,8 @@ __all__ = [
     "load_ravel",
     "price_tagging",
     "pronouns",
+    "ravel_rows",
+    "ravel_scores",
     "train_network",
+    "with_own_answers",
 ]

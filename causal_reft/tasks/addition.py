@@ -5,8 +5,6 @@ The 10,000 sums are all settings of the causal model. `carry` is the classic hid
 
 from __future__ import annotations
 
-import numpy as np
-
 from causal_reft.causal import CausalModel, Task, Template
 from causal_reft.causal.columns import Column
 
@@ -41,9 +39,3 @@ def addition_model() -> CausalModel:
 def addition(text: str = PLAIN) -> Task:
     """The task in any wording that shows the four digits, e.g. "Q: {tens_a}{ones_a} plus {tens_b}{ones_b}? A: "."""
     return Task("addition", addition_model(), Template(text), answers=str, variables=("carry", "ones", "tens"))
-
-
-def digits_of(numbers: Column, suffix: str) -> dict[str, Column]:
-    """Numbers below 100 as the input columns `tens_<suffix>` and `ones_<suffix>`."""
-    numbers = np.asarray(numbers)
-    return {f"tens_{suffix}": numbers // 10, f"ones_{suffix}": numbers % 10}

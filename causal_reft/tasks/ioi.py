@@ -1,6 +1,6 @@
 """Indirect object identification: "When Mary and John went to the store, John gave a drink to" -> " Mary".
 
-One of two names is repeated; the answer is the other one. The hidden variable is *where* the answer stands: `io_place`
+One of two names is repeated; the answer is the other one. The hidden variable is *where* the answer is: `io_place`
 is 0 when the first name is the answer and 1 when the second is. Interchanging it makes the network answer with the
 other name of its own sentence.
 """
@@ -17,7 +17,7 @@ from causal_reft.causal.columns import Column
 NAMES = ("Mary", "John", "Tom", "James", "Dan", "Sid", "Martin", "Amy", "Anna", "Paul", "Kate", "Lucy")
 PLACES = ("store", "park", "school", "station", "garden", "office")
 OBJECTS = ("drink", "book", "ring", "letter", "basket", "kiss")
-TEXT = "When {first=name_a} and {second=name_b} went to the {place}, {repeated=giver} gave a {object} to"
+TEXT = "When {first_name=name_a} and {second_name=name_b} went to the {place}, {repeated=giver} gave a {object} to"
 
 
 def _giver(name_a: Column, name_b: Column, giver_is_first: Column) -> Column:
@@ -52,7 +52,8 @@ def ioi_model(
 
 
 def ioi(text: str = TEXT, names: Sequence[str] = NAMES) -> Task:
-    """The task over all settings whose two names differ; spans `first`, `second`, `repeated`, `place`, `object`."""
+    """The task over all settings whose two names differ; spans `first_name`, `second_name`, `repeated`, `place`,
+    `object`."""
     model = ioi_model(names)
     settings = model.settings()
     different = settings[settings["name_a"] != settings["name_b"]].reset_index(drop=True)

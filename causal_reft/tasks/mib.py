@@ -62,7 +62,9 @@ def _read_ioi(row: Row) -> Record:
         )
     (*_, first), (*_, second), (*_, giver) = found
     setting = {"name_a": first, "name_b": second, "giver_is_first": giver == first, "place": "", "object": ""}
-    spans = {name: range(a, b) for name, (a, b, _) in zip(("first", "second", "repeated"), found, strict=True)}
+    spans = {
+        name: range(a, b) for name, (a, b, _) in zip(("first_name", "second_name", "repeated"), found, strict=True)
+    }
     return Record(setting, prompt, choices[row["answerKey"]], spans)
 
 

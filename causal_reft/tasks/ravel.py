@@ -1,7 +1,8 @@
 """RAVEL (Huang et al. 2024): entities with several attributes, and prompts that ask for one of them.
 
 Cause and Isolate are two questions to one causal model: swapping `Country` must change the answer of prompts that ask
-for the country (Cause), and must not change the others (Isolate). Files, in one folder per entity type:
+for the country (Cause), and must not change the others (Isolate); `ravel_scores` computes both as RAVEL does. Files,
+in one folder per entity type:
 
     ravel_<type>_entity_attributes.json    {entity: {attribute: value}}
     ravel_<type>_attribute_to_prompts.json {attribute: [prompt with one %s]}

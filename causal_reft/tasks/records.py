@@ -51,7 +51,7 @@ def from_records(
     """Counterfactuals of one variable from the base and source records of a file, row by row."""
     check_known((variable,), model.variables, "variable")
     pairs = Pairs(as_columns(_settings(base)), {variable: as_columns(_settings(source))})
-    data = label(model, pairs, seed=None)
+    data = label(model.equations, pairs, seed=None)
     output = model.outputs[0]
     for run, records in {"base": base, "source": source}.items():
         _check_answers(run, records, data.runs[run][output].tolist())

@@ -20,8 +20,8 @@ def test_the_repr_names_domains_parents_and_outputs() -> None:
 
 
 def test_parents_stand_below_their_children() -> None:
-    place = positions(MODEL)
-    assert depths(MODEL) == {**dict.fromkeys("wxyz", 0), "left": 1, "right": 1, "answer": 2}
+    place = positions(MODEL.equations)
+    assert depths(MODEL.equations) == {**dict.fromkeys("wxyz", 0), "left": 1, "right": 1, "answer": 2}
     assert all(place[p][1] < place[n][1] for n, parents in MODEL.parents.items() for p in parents)
     assert len(set(place.values())) == 7
 

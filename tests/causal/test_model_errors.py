@@ -120,7 +120,7 @@ REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "unused over": ({"over": ["x"]}, "does not use over"),
     "unused against": ({"against": (CausalModel(X, {"t": lambda x: x}), "t")}, "does not use against"),
     "no rival": ({"strategy": "distinguishing"}, "needs the rival"),
-    "no rows": ({"n": 0}, "needs a number of rows"),
+    "no rows": ({"n": 0}, "n=0 is no number of rows"),
     "rows of all": ({"strategy": "exhaustive"}, "does not use n="),
     "other question": (
         {"strategy": "distinguishing", "against": (CausalModel(X, {"t": lambda x: x}), "t")},

@@ -74,8 +74,6 @@ def test_mistakes_are_explained() -> None:
         Task("t", MODEL, Template("{c}"))
     with pytest.raises(CausalModelError, match="say which one the network is asked for"):
         Task("t", CausalModel({"a": range(2)}, {"u": lambda a: a, "v": lambda a: a}), Template("{a}"))
-    with pytest.raises(CausalModelError, match="rename variable 'prompt'"):
-        Task("t", CausalModel({"a": range(2)}, {"prompt": lambda a: a}), Template("{a}"))
     with pytest.raises(CausalModelError, match="cannot be listed"):
         _ = Task("t", MODEL, Template("{a}")).choices
     with pytest.raises(CausalModelError, match="no answer text for answer='no'"):

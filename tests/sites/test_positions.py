@@ -12,28 +12,7 @@ from hypothesis import strategies as st
 
 from causal_reft.errors import PositionError
 from causal_reft.sites import Positions, Prompt, Tokens, parse_positions, resolve
-
-
-def listed(word: Any, prompt: int, answer: int, span: list[int]) -> set[int]:
-    """The tokens of one row that a term names, counted from the row's first real token."""
-    tokens = list(range(prompt))
-    if isinstance(word, slice):
-        return set(tokens[word])
-    if isinstance(word, (list, tuple)):
-        return {tokens[i] for i in word}
-    if isinstance(word, int):
-        return {tokens[word]}
-    if word == "all":
-        return set(tokens)
-    if word == "generated":
-        return set(range(prompt, prompt + answer))
-    if word in ("first", "last"):
-        return set(tokens[:1] if word == "first" else tokens[-1:])
-    if word[0] in "fl" and word[1:].isdigit():
-        return set(tokens[: int(word[1:])] if word[0] == "f" else tokens[max(0, prompt - int(word[1:])) :])
-    if word == "subject":
-        return {tokens[i] for i in span}
-    return {tokens[int(word)]}
+from tests.named_tokens import named_in_order
 
 
 def rows_of(tokens: Tokens, batch: int) -> list[list[int]]:
@@ -52,7 +31,7 @@ words = st.one_of(
 )
 anything = st.one_of(
     words,
-    st.lists(words, min_size=2, max_size=3).map("+".join),
+    st.lists(words, min_size=2, max_size=3).map(lambda parts: "+".join(sorted(parts, key="generated".__eq__))),
     st.integers(-3, 2),
     st.lists(st.integers(-3, 2), min_size=1, max_size=4),
     st.builds(slice, *[st.none() | st.integers(-9, 9)] * 2, st.sampled_from([None, 1, 2, -1])),
@@ -71,15 +50,14 @@ def test_named_tokens_are_those_of_the_reference(
     prompt = Prompt.of(mask, torch.tensor([n for n, _ in rows]))
     tokens = resolve(parse_positions(positions), prompt, {"subject": spans})
 
-    parts = positions.split("+") if isinstance(positions, str) else [positions]
     expected = [
-        sorted({start + t for part in parts for t in listed(part, n, a, span)})
+        [start + token for token in named_in_order(positions, n, a, {"subject": span})]
         for (n, a), (start, _, _), span in zip(rows, padded, spans, strict=True)
     ]
     assert rows_of(tokens, len(rows)) == expected
     assert tokens.ordinal.tolist() == [i for row in expected for i in range(len(row))]
     assert tokens.counts.tolist() == list(map(len, expected))
-    assert tokens.whole == (sum(map(len, expected)) == mask.numel())
+    assert tokens.whole == (expected == [list(range(width))] * len(rows))
     assert bool(mask[tokens.rows, tokens.columns].all()), "never a token outside the text"
 
 
@@ -134,6 +112,7 @@ def test_what_positions_say_of_themselves() -> None:
         ("f0", "'f0' names no token"),
         ("last+", "'' is neither a position word, an index nor a span name"),
         ("a+b?", "'b\\?' is neither"),
+        ("generated+last", "generated ones come after the prompt.*Write 'last\\+generated'"),
     ],
 )
 def test_what_the_language_does_not_know_is_refused(unreadable: Any, said: str) -> None:
@@ -181,7 +160,7 @@ def test_spans_may_be_a_tensor() -> None:
     tokens = resolve(
         parse_positions("subject"), Prompt.of(torch.ones(2, 3)), {"subject": torch.tensor([[0, 1], [2, 1]])}
     )
-    assert rows_of(tokens, 2) == [[0, 1], [1, 2]]
+    assert rows_of(tokens, 2) == [[0, 1], [2, 1]]
 
 
 @pytest.mark.parametrize(

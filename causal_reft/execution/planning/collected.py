@@ -7,7 +7,7 @@ are computed together, and left at the deepest site that anybody reads.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import torch
@@ -29,22 +29,29 @@ Key = tuple[str, Site]
 
 @dataclass(frozen=True)
 class Kept:
-    """The states of one site of one run for some rows, one behind the other; `counts` tokens of each row."""
+    """The states of one site of one run for some rows, one behind the other; `counts` tokens of each row, in the order
+    in which they are named."""
 
     h: Float[Tensor, "token d_model"]
+    mention: Int[Tensor, " token"]
     counts: Int[Tensor, " row"]
+    n_parts: int = 1
 
     def rows(self, index: Int[Tensor, " batch"], device: torch.device) -> State:
         """The states of some rows."""
         if self.each is not None:
-            by_row = self.h.unflatten(0, (-1, self.each)).index_select(0, index.to(self.h.device))
-            return State(by_row.flatten(0, 1).to(device), _same_number(len(index), self.each))
+            h, mention = (
+                t.unflatten(0, (-1, self.each)).index_select(0, index.to(t.device)).flatten(0, 1)
+                for t in (self.h, self.mention)
+            )
+            tokens = replace(_same_number(len(index), self.each), mention=mention, n_parts=self.n_parts)
+            return State(h.to(device), tokens)
         counts = self.counts[index]
         row = torch.repeat_interleave(torch.arange(len(index)), counts)
         ordinal = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
-        first = (self.counts.cumsum(0) - self.counts)[index]
-        tokens = Tokens(row, ordinal, ordinal, counts, False)
-        return State(self.h[(first[row] + ordinal).to(self.h.device)].to(device), tokens)
+        token = (self.counts.cumsum(0) - self.counts)[index][row] + ordinal
+        tokens = Tokens(row, ordinal, ordinal, self.mention[token], counts, n_parts=self.n_parts)
+        return State(self.h[token.to(self.h.device)].to(device), tokens)
 
     @cached_property
     def each(self) -> int | None:
@@ -58,10 +65,15 @@ class Kept:
     @staticmethod
     def joined(parts: Sequence[Kept], order: Int[Tensor, " row"]) -> Kept:
         """The parts as one, then their rows brought back into the order of the dataset."""
-        whole = Kept(torch.cat([part.h for part in parts]), torch.cat([part.counts for part in parts]))
+        h, mention, counts = (torch.cat([getattr(p, name) for p in parts]) for name in ("h", "mention", "counts"))
         back = torch.empty_like(order).index_put((order,), torch.arange(len(order)))
-        state = whole.rows(back, whole.h.device)
-        return Kept(state.h, state.tokens.counts)
+        return Kept.of(Kept(h, mention, counts, parts[0].n_parts).rows(back, h.device))
+
+    @staticmethod
+    def of(state: State) -> Kept:
+        """What a whole forward collected."""
+        tokens = state.tokens
+        return Kept(state.h.detach(), tokens.mention.cpu(), tokens.counts.cpu(), tokens.n_parts)
 
     @property
     def bytes(self) -> int:
@@ -73,7 +85,7 @@ class Kept:
 def _same_number(n_rows: int, each: int) -> Tokens:
     row = torch.arange(n_rows).repeat_interleave(each)
     ordinal = torch.arange(each).repeat(n_rows)
-    return Tokens(row, ordinal, ordinal, torch.full((n_rows,), each), False)
+    return Tokens(row, ordinal, ordinal, ordinal, torch.full((n_rows,), each))
 
 
 def lending_runs(graph: InterventionGraph) -> tuple[str, ...]:
@@ -144,7 +156,7 @@ class Lender:
             for run in self.graph.runs:
                 if run in runs:
                     self.backend.forward(run, runs[run], states, training=False, wants_output=False)
-        return {key: Kept(states[key].h.detach(), states[key].tokens.counts.cpu()) for key in self.wanted}
+        return {key: Kept.of(states[key]) for key in self.wanted}
 
 
 def run_inputs(

@@ -102,15 +102,17 @@ def _touched(work: tuple[PortWork, ...], block: int, data: TextData) -> Table:
         if (port.location.block or 0) <= block:
             for name, node, _ in port.edits:
                 named |= data.table(name, node.site.where).mask(data.inputs.width)
-    return Table.of(named)
+    return Table.of_mask(named)
 
 
 def _windows(tables: Tables, data: TextData) -> Windows:
     reads, text = data.reads.columns, data.text_start()
     last = reads.columns.gather(1, (reads.counts - 1)[:, None])[:, 0]
     start = reads.columns[:, 0]
-    for table in tables.values():
-        start = torch.minimum(start, table.first(otherwise=start))
+    for (node, _), table in tables.items():
+        start = torch.minimum(start, table.ends(otherwise=start)[0])
+        if node is None:  # tokens from which an edit reads
+            last = torch.maximum(last, table.ends(otherwise=last)[1])
     return Windows(text, start, last + 1)
 
 

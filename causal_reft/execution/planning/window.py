@@ -14,35 +14,51 @@ import torch
 
 from causal_reft.execution.examples import Examples, TargetPositions
 from causal_reft.execution.inputs import Inputs
-from causal_reft.sites import Positions, Tokens, resolve
+from causal_reft.sites import UNNAMED, Positions, Tokens, mentions
 from causal_reft.tensors import Bool, Int, Tensor
 
 
 @dataclass(frozen=True)
 class Table:
-    """For each row of a dataset, a few columns of its text, ascending; the first `counts[row]` slots of a row are
-    used."""
+    """For each row of a dataset, a few columns of its text in the order in which they are named, with their mentions
+    (see `Tokens`); the first `counts[row]` slots of a row are used."""
 
     columns: Int[Tensor, "row slot"]
+    mention: Int[Tensor, "row slot"]
     counts: Int[Tensor, " row"]
+    n_parts: int = 1
 
     @staticmethod
-    def of(named: Bool[Tensor, "row pos"]) -> Table:
-        """The true cells of a mask."""
-        counts = named.sum(1)
-        most = int(counts.max()) if len(counts) else 0
-        return Table(torch.sort(named.to(torch.uint8), dim=1, descending=True, stable=True).indices[:, :most], counts)
+    def of(tokens: Tokens) -> Table:
+        """The tokens of a whole text."""
+        shape = len(tokens.counts), int(tokens.counts.max()) if len(tokens.counts) else 0
+        cells = tokens.rows, tokens.ordinal
+        columns, mention = (
+            torch.zeros(shape, dtype=torch.int64).index_put(cells, t) for t in (tokens.columns, tokens.mention)
+        )
+        return Table(columns, mention, tokens.counts, tokens.n_parts)
+
+    @staticmethod
+    def of_mask(named: Bool[Tensor, "row pos"]) -> Table:
+        """The true cells of a mask, from left to right."""
+        return Table.of(Tokens.of(torch.where(named, torch.arange(named.shape[1]), UNNAMED)))
 
     def tokens(self, rows: Int[Tensor, " batch"]) -> Tokens:
         """The named tokens of some rows; rows in the result count within the batch, columns within the whole text."""
         counts = self.counts[rows]
         used = torch.arange(self.columns.shape[1]) < counts[:, None]
         row, ordinal = used.nonzero(as_tuple=True)
-        return Tokens(row, self.columns[rows][row, ordinal], ordinal, counts, False)
+        cells = rows[row], ordinal
+        return Tokens(row, self.columns[cells], ordinal, self.mention[cells], counts, n_parts=self.n_parts)
 
-    def first(self, otherwise: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
-        """The first column of each row."""
-        return torch.where(self.counts > 0, self.columns[:, 0], otherwise) if self.columns.shape[1] else otherwise
+    def ends(self, otherwise: Int[Tensor, " row"]) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
+        """The leftmost and the rightmost column of each row; `otherwise` where a row names none."""
+        if not self.columns.shape[1]:
+            return otherwise, otherwise
+        used = torch.arange(self.columns.shape[1]) < self.counts[:, None]
+        columns = torch.where(used, self.columns, self.columns[:, :1])
+        leftmost, rightmost = columns.amin(1), columns.amax(1)
+        return tuple(torch.where(self.counts > 0, edge, otherwise) for edge in (leftmost, rightmost))  # type: ignore[return-value]
 
     def any_in(self, other: Table, width: int) -> bool:
         """Whether a row names a column that the other table names too."""
@@ -59,10 +75,10 @@ class Table:
 def named_columns(inputs: Inputs, positions: Positions, active: Tensor | None) -> Table:
     """The columns that `positions` names in a run of a whole dataset, in its active rows."""
     assert inputs.width is not None
-    tokens = resolve(positions, inputs.prompt(inputs.width), inputs.spans)
-    named = torch.zeros(inputs.batch, inputs.width, dtype=torch.bool)
-    named[tokens.rows.cpu(), tokens.columns.cpu()] = True
-    return Table.of(named if active is None else named & active.cpu()[:, None])
+    named = mentions(positions, inputs.prompt(inputs.width), inputs.spans).cpu()
+    if active is not None:
+        named = named.where(active.cpu()[:, None], UNNAMED)
+    return Table.of(Tokens.of(named, len(positions.parts)))
 
 
 @dataclass(frozen=True)
@@ -80,7 +96,7 @@ class ReadTable:
         rows, columns = reads.rows.cpu(), reads.columns.cpu()
         named = torch.zeros(len(examples), width, dtype=torch.bool)
         named[rows, columns] = True
-        table = Table.of(named)
+        table = Table.of_mask(named)
         ordinal = (named.cumsum(1) - 1)[rows, columns]
         targets = torch.zeros_like(table.columns).index_put((rows, ordinal), reads.targets.cpu())
         return ReadTable(table, targets)
@@ -149,16 +165,19 @@ class WindowTokens:
         self._known: dict[int, Tokens] = {}
 
     def of(self, table: Table) -> Tokens:
-        """The named tokens inside the windows; they keep the ordinals and counts of their rows."""
+        """The named tokens inside the windows; they keep their ordinals and the totals of their rows."""
         if id(table) not in self._known:
             tokens = table.tokens(self.index)
             columns = tokens.columns - self.start[tokens.rows]
             inside = (columns >= 0) & (columns < self.width)
-            self._known[id(table)] = Tokens(
-                tokens.rows[inside].to(self.device),
-                columns[inside].to(self.device),
-                tokens.ordinal[inside].to(self.device),
-                tokens.counts.to(self.device),
-                False,
+            shown = Tokens(
+                tokens.rows[inside],
+                columns[inside],
+                tokens.ordinal[inside],
+                tokens.mention[inside],
+                torch.bincount(tokens.rows[inside], minlength=len(tokens.counts)),
+                n_parts=tokens.n_parts,
+                total=tokens.total,
             )
+            self._known[id(table)] = shown.to(self.device)
         return self._known[id(table)]
