@@ -35,6 +35,7 @@ from causal_reft.graph import Interchange as Interchange
 from causal_reft.graph import InterventionGraph as InterventionGraph
 from causal_reft.graph import LearnedSource as LearnedSource
 from causal_reft.graph import Noise as Noise
+from causal_reft.graph import PerRow as PerRow
 from causal_reft.graph import Shift as Shift
 from causal_reft.graph import load_graph as load_graph
 from causal_reft.graph import register_featurizer as register_featurizer

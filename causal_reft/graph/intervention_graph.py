@@ -21,13 +21,14 @@ import torch
 from torch import nn
 
 from causal_reft.errors import GraphError, nearest
-from causal_reft.graph.interchange import Interchange
+from causal_reft.graph.encoding import nodes_to_data
+from causal_reft.graph.interchange import Interchange, Node
 from causal_reft.graph.sources import Collect, LearnedSource, Shift
+from causal_reft.graph.storage import save_nodes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Node = Collect | Interchange
 _TORCH_NAMES = frozenset(dir(nn.ModuleDict())) | {""}
 RESERVED = ("base_model", "active", "spans", "labels", "prompt_lengths")
 
@@ -120,9 +121,7 @@ class InterventionGraph:
         """Same nodes in the same order with the same settings and bit-equal tensors."""
         if not isinstance(other, InterventionGraph):
             return NotImplemented
-        from causal_reft.graph.storage import graph_to_data
-
-        (a, tensors_a), (b, tensors_b) = graph_to_data(self), graph_to_data(other)
+        (a, tensors_a), (b, tensors_b) = nodes_to_data(self._nodes), nodes_to_data(other._nodes)
         return a == b and all(torch.equal(tensors_a[key], tensors_b[key]) for key in tensors_a)
 
     __hash__ = None  # type: ignore[assignment]
@@ -154,18 +153,18 @@ class InterventionGraph:
         return f"<p><b>{title}</b></p><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
     def draw(self, ax: Axes | None = None) -> Axes:
-        """Runs as lanes, sites along them, collects and edits as marks, and arrows from what is read to what is
-        written.
-        """
-        from causal_reft.graph.drawing import draw_graph
+        """Runs as lanes, sites along them, collects and edits as marks, and arrows from each read to its edit."""
+        from causal_reft.graph.drawing import draw_nodes
 
-        return draw_graph(self, ax)
+        return draw_nodes(self._nodes, self.runs, self.n_trainable_parameters, ax)
 
     def save(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write `graph.json` and `weights.safetensors`; see `causal_reft.graph.storage`."""
-        from causal_reft.graph.storage import save_graph
+        """Write `graph.json`, `weights.safetensors` and their digests; `load_graph` reads them.
 
-        save_graph(self, folder, overwrite)
+        Raises:
+            StorageError: the folder holds anything and `overwrite` is false; a tensor holds NaN.
+        """
+        save_nodes(self._nodes, folder, overwrite)
 
 
 def held_modules(node: Node) -> dict[str, nn.Module]:

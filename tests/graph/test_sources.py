@@ -47,7 +47,7 @@ def test_constant_is_a_copy_and_prints_its_shape() -> None:
 
 @pytest.mark.parametrize("value", [torch.ones(2, 3, 4), torch.tensor([1, 2])], ids=["three axes", "integers"])
 def test_constant_refuses_what_is_no_value_of_coordinates(value: Tensor) -> None:
-    with pytest.raises(GraphError, match=r"give a float, \(rank,\) or \(n_positions, rank\).*Collect\('source'\)"):
+    with pytest.raises(GraphError, match=r"give a float, \(rank,\) or \(n_positions, rank\).*PerRow\(values\)"):
         cr.Constant(value)
 
 
@@ -55,7 +55,7 @@ def test_constant_of_another_width_or_for_fewer_positions_is_refused() -> None:
     batch = prompts([4, 4], "none")
     with pytest.raises(GraphError, match=r"Constant\(\[3\]\) has width 3, but Subspace.*has rank 2"):
         states(graph_of(cr.Constant(torch.ones(3)), cr.Subspace(D, 2)), batch)
-    with pytest.raises(GraphError, match="holds 2 positions, but a row names 4 tokens"):
+    with pytest.raises(GraphError, match="one value for each of 2 tokens, but row 0 names 4"):
         states(graph_of(cr.Constant(torch.ones(2, D))), batch)
 
 
