@@ -7,6 +7,7 @@ from causal_reft.alignment import Study as Study
 from causal_reft.alignment import StudyResult as StudyResult
 from causal_reft.alignment import TensorEncoding as TensorEncoding
 from causal_reft.alignment import TextEncoding as TextEncoding
+from causal_reft.analysis.strength import calibrate as calibrate
 from causal_reft.causal import CausalModel as CausalModel
 from causal_reft.causal import CounterfactualDataset as CounterfactualDataset
 from causal_reft.causal import Task as Task

@@ -63,15 +63,20 @@ def load(
     return graph, model, tokenizer, _load_trained_base(model, files, path)
 
 
-def _load_trained_base(model: nn.Module, files: Mapping[str, bytes], path: Path) -> tuple[str, ...]:
+def load_trained_base(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[str, ...]:
     """Copy what was trained of the base model into it; returns the names of these parameters.
 
     Raises:
-        StorageError: the model lacks a parameter, or has another shape of it.
+        StorageError: damaged files; the model lacks a parameter, or has another shape of it.
     """
+    return _load_trained_base(model, read_files(folder), Path(folder))
+
+
+def _load_trained_base(model: nn.Module, files: Mapping[str, bytes], path: Path) -> tuple[str, ...]:
     if BASE_WEIGHTS not in files:
         return ()
-    saved, named = from_safetensors(files[BASE_WEIGHTS], str(path / BASE_WEIGHTS)), dict(model.named_parameters())
+    saved = from_safetensors(files[BASE_WEIGHTS], str(path / BASE_WEIGHTS))
+    named = dict(model.named_parameters())
     for name, value in saved.items():
         if name not in named or named[name].shape != value.shape:
             found = "no such parameter" if name not in named else f"shape {tuple(named[name].shape)}"

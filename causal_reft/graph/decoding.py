@@ -6,7 +6,6 @@ ignored and no value is turned into another.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -77,7 +76,7 @@ def nodes_from_data(data: object, tensors: Mapping[str, Tensor]) -> dict[str, No
         raise StorageError(f"graph.json describes a graph that cannot be: {error}") from error
     if unused := sorted(set(tensors) - reader.used):
         raise StorageError(f"weights.safetensors holds tensors that graph.json does not name: {', '.join(unused)}.")
-    if json.dumps(nodes_to_data(nodes)[0], sort_keys=True) != json.dumps(data, sort_keys=True):
+    if nodes_to_data(nodes)[0] != data:
         raise StorageError(
             "graph.json holds settings that this version would write in another way, so they may mean something else: "
             "it was edited, or written by another version. Build the graph anew and save it."
@@ -125,7 +124,8 @@ class _Reader:
             checked(data, INTERCHANGE, "an Interchange in graph.json")
             featurizer, source = self.module(data["featurizer"], Featurizer), self.source(data["source"])
             site = site_from_data(data["site"])
-            return Interchange(site, featurizer, source, data["run"], data["dropout"], data["scale"])
+            dropout, scale = float(data["dropout"]), float(data["scale"])
+            return Interchange(site, featurizer, source, data["run"], dropout, scale)
         collect = self.source(data)
         if not isinstance(collect, Collect):
             raise StorageError(f"graph.json: a node of kind {data['kind']!r}; allowed are Collect and Interchange.")
@@ -145,7 +145,7 @@ class _Reader:
             case "Shift":
                 return Shift(self.source(data["source"], inside=True))  # type: ignore[arg-type] - no Shift in it
             case "Noise":
-                return Noise(data["std"], data["seed"])
+                return Noise(float(data["std"]), data["seed"])
             case "Constant":
                 return Constant(self._tensor(data["tensor"]))
         return self.module(data["module"], LearnedSource)
@@ -189,6 +189,7 @@ class _Reader:
                 return self._subspace(name, config)
             case "Mask":
                 config["inner"] = self.module(config["inner"], Featurizer)
+                config["temperature"] = float(config["temperature"])
             case "LearnedSource":
                 config["reads"] = None if config["reads"] is None else self.source(config["reads"])
                 learned = LearnedSource(**config)

@@ -45,7 +45,7 @@ TEXT = Field("a string", lambda value: type(value) is str)
 FLAG = Field("true or false", lambda value: type(value) is bool)
 RECORD = Field("an object", lambda value: type(value) is dict)
 NAMES = Field("a list of strings", lambda value: type(value) is list and all(type(name) is str for name in value))
-SEED = whole()
+SEED = whole(-(2**63), 2**64)
 SIZE = whole(1)
 SLICE = Field(
     "two whole numbers, the first and the last row + 1",

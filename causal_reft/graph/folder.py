@@ -71,11 +71,11 @@ def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes] | None:
     for _ in range(READS):
         before = _version(path)
         try:
-            return _read(path / NEW if (path / NEW).is_dir() else path)
+            return _newest(path)
         except StorageError:
             if _version(path) == before:
                 break
-    return _read(path / NEW if (path / NEW).is_dir() else path)
+    return _newest(path)
 
 
 def as_json(document: object, name: str) -> bytes:
@@ -128,9 +128,13 @@ def _digests(files: Mapping[str, bytes]) -> bytes:
     return as_json({name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}, DIGESTS)
 
 
-def _read(path: Path) -> dict[str, bytes] | None:
-    if not (path / DIGESTS).is_file():
-        return None
+def _newest(path: Path) -> dict[str, bytes] | None:
+    if (path / NEW).is_dir():
+        return _read(path / NEW)
+    return _read(path) if (path / DIGESTS).is_file() else None
+
+
+def _read(path: Path) -> dict[str, bytes]:
     content = _content(path / DIGESTS)
     digests = from_json(content, DIGESTS)
     if not isinstance(digests, dict) or any(Path(name).name != name or name.startswith(".") for name in digests):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
@@ -86,6 +87,26 @@ class InterventionGraph:
         for name in nodes:
             self[name]
         return InterventionGraph(**{**self._nodes, **nodes})
+
+    def scaled(self, *every: float, **strengths: float) -> InterventionGraph:
+        """The graph with the change of some edits (or of every edit) multiplied; parameters are shared.
+
+        `graph.scaled(german=0.5)` halves the edit `german`; `graph.scaled(2)` doubles all of them; 0 is no edit, a
+        negative number the opposite change.
+
+        Raises:
+            GraphError: no such edit, or a strength that is not finite.
+        """
+        if len(every) > 1 or (every and strengths):
+            raise GraphError("scaled(2) multiplies every edit, scaled(german=0.5) those that are named; give one kind.")
+        strengths = dict.fromkeys(self.edits, every[0]) if every else strengths
+        nodes: dict[str, Node] = {}
+        for name, strength in strengths.items():
+            if name not in self.edits:
+                raise GraphError(f"scaled({name}={strength}): no edit is called {name!r}. {nearest(name, self.edits)}")
+            edit = self.edits[name]
+            nodes[name] = replace(edit, scale=edit.scale * strength)
+        return self.replace(**nodes)
 
     def __add__(self, other: InterventionGraph) -> InterventionGraph:
         """Both graphs in one; names must differ."""
