@@ -20,7 +20,9 @@ from tests.models import gpt2
 def corrupted(flips: int, seed: int, scratch: Path) -> dict[str, Counter[str]]:
     """File -> outcomes, for a saved model with every kind of node."""
     model = gpt2()
-    cr.IntervenedModel(model, rich()).save_pretrained(scratch / "saved")
+    reft = cr.IntervenedModel(model, rich())
+    reft.trained_base = ("transformer.h.0.ln_1.weight",)
+    reft.save_pretrained(scratch / "saved")
 
     def load(folder: Path) -> object:
         return cr.IntervenedModel.from_pretrained(folder, model)
