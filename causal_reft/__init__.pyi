@@ -7,6 +7,7 @@ from causal_reft.alignment import Study as Study
 from causal_reft.alignment import StudyResult as StudyResult
 from causal_reft.alignment import TensorEncoding as TensorEncoding
 from causal_reft.alignment import TextEncoding as TextEncoding
+from causal_reft.analysis.strength import calibrate as calibrate
 from causal_reft.causal import CausalModel as CausalModel
 from causal_reft.causal import CounterfactualDataset as CounterfactualDataset
 from causal_reft.causal import Task as Task
@@ -35,6 +36,7 @@ from causal_reft.graph import Interchange as Interchange
 from causal_reft.graph import InterventionGraph as InterventionGraph
 from causal_reft.graph import LearnedSource as LearnedSource
 from causal_reft.graph import Noise as Noise
+from causal_reft.graph import PerRow as PerRow
 from causal_reft.graph import Shift as Shift
 from causal_reft.graph import load_graph as load_graph
 from causal_reft.graph import register_featurizer as register_featurizer

@@ -69,7 +69,7 @@ def _loreft(setting: Setting, n_rows: int, rank: int = 4) -> dict[str, Any]:
         source = cr.LearnedSource(rank, setting.d_model, init="random")
         with torch.no_grad():
             source.weight.copy_(intervention.learned_source.weight)
-            source.offset.copy_(intervention.learned_source.bias)
+            source.bias.copy_(intervention.learned_source.bias)
         edits[f"edit_{number}"] = cr.Interchange(site, subspace, source)
     their_loss = theirs.loreft_loss(reft, examples, rows, F5_L5.columns(setting.T - 8), len(layers))
     their_loss.backward()

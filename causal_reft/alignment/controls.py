@@ -13,6 +13,7 @@ The first five are controls, the last is not: a subspace that does all that the 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -21,7 +22,7 @@ from einops import einsum
 from torch import nn
 
 from causal_reft.alignment.scoring import evaluated, row_scores, states_at_each
-from causal_reft.errors import FeaturizerError
+from causal_reft.errors import CausalReftWarning, FeaturizerError
 from causal_reft.execution import Examples, FullPasses, IntervenedModel, TargetLogits, plan_all
 from causal_reft.execution.planning.selfcheck import TOLERANCE
 from causal_reft.featurizers import Featurizer, Identity, Mask, Subspace, computed_once, random_frames
@@ -153,7 +154,9 @@ def _agree(fast: Tensor, full: Tensor) -> bool:
 
 
 def pca_graph(network: nn.Module, graph: InterventionGraph, examples: Examples) -> InterventionGraph | None:
-    """The graph with the top principal directions of the states at each site; `None` where there are too few."""
+    """The graph with the top principal directions of the states at each site; `None`, and a warning, where there are
+    fewer than its rank.
+    """
     return pca_graphs(network, [graph], examples)[0]
 
 
@@ -170,7 +173,15 @@ def _pca_graph(graph: InterventionGraph, found: Mapping[Site, Mapping[str, Tenso
     rows = {}
     for site, _, ranks in by_site(graph):
         states, total = torch.cat(list(found[site].values())).double(), sum(ranks.values())
-        if total > int(torch.linalg.matrix_rank(states - states.mean(0))):
+        there = int(torch.linalg.matrix_rank(states - states.mean(0)))
+        if total > there:
+            warnings.warn(
+                f"No PCA control at {site!r}: its states vary in {there} directions, so there are no {total} principal "
+                "ones, and the score of this control is NaN. Give examples whose states differ more, or a rank of at "
+                f"most {there}.",
+                CausalReftWarning,
+                stacklevel=2,
+            )
             return None
         rows[site] = Subspace.pca(states, total).rotation.float()
     return _with_rows(graph, rows, _subspace)
@@ -217,7 +228,8 @@ def _with_rows(
     nodes = {}
     for site, _, ranks in by_site(graph):
         for name, part in zip(ranks, rows[site].split(list(ranks.values()), dim=-2), strict=True):
-            nodes[name] = Interchange(site, build(part), Collect(_run(graph.edits[name])))
+            node = graph.edits[name]
+            nodes[name] = Interchange(site, build(part), Collect(_run(node)), scale=node.scale)
     return graph.replace(**nodes)
 
 

@@ -232,26 +232,26 @@ def _change(
 
 def _scaled(name: str, node: Interchange, coefficient: float) -> Interchange:
     space, source = _subspace(name, node), _learned(name, node)
-    assert source.weight is not None and source.offset is not None
-    rows = space.rotation.detach()
+    assert source.weight is not None and source.bias is not None
+    rows, strength = space.rotation.detach(), coefficient * node.scale
     shift = LearnedSource(space.rank, space.d_model, init="random")
-    _copy(shift, coefficient * (source.weight.detach() - rows), coefficient * source.offset.detach())
+    _copy(shift, strength * (source.weight.detach() - rows), strength * source.bias.detach())
     return Interchange(node.site, space, Shift(shift), node.run)
 
 
 def _moved(name: str, node: Interchange, space: Subspace) -> Interchange:
     old, source = _subspace(name, node), _learned(name, node)
-    assert source.weight is not None and source.offset is not None
+    assert source.weight is not None and source.bias is not None
     moved = LearnedSource(space.rank, space.d_model, init="random")
-    _copy(moved, source.weight.detach() - old.rotation.detach() + space.rotation.detach(), source.offset.detach())
-    return Interchange(node.site, space, moved, node.run)
+    _copy(moved, source.weight.detach() - old.rotation.detach() + space.rotation.detach(), source.bias.detach())
+    return Interchange(node.site, space, moved, node.run, scale=node.scale)
 
 
 @torch.no_grad()
-def _copy(source: LearnedSource, weight: Tensor, offset: Tensor) -> None:
-    assert source.weight is not None and source.offset is not None
+def _copy(source: LearnedSource, weight: Tensor, bias: Tensor) -> None:
+    assert source.weight is not None and source.bias is not None
     source.weight.copy_(weight)
-    source.offset.copy_(offset)
+    source.bias.copy_(bias)
 
 
 def _subspace(name: str, node: Interchange) -> Subspace:
@@ -262,7 +262,7 @@ def _subspace(name: str, node: Interchange) -> Subspace:
 
 def _learned(name: str, node: Interchange) -> LearnedSource:
     source = node.source
-    if not isinstance(source, LearnedSource) or source.activation or source.weight is None or source.offset is None:
+    if not isinstance(source, LearnedSource) or source.activation or source.weight is None or source.bias is None:
         raise GraphError(
             f"Node {name!r} has {source!r}; only a linear LearnedSource with a bias (LoReFT) can be scaled or moved."
         )

@@ -23,7 +23,7 @@ from causal_reft.execution.backend import Backend, HookBackend
 from causal_reft.execution.checkpointing import enable_checkpointing, recomputes
 from causal_reft.execution.generation import GENERATION_INPUTS, check_generation, padded_left
 from causal_reft.execution.inputs import OURS, Inputs, RunInputs, check_keywords, forward_arguments, parse_inputs
-from causal_reft.execution.locating import is_trainable, move_to_sites
+from causal_reft.execution.locating import device_of, is_trainable, move_to_sites
 from causal_reft.execution.transform import States, in_batch_shape
 from causal_reft.featurizers import computed_once
 from causal_reft.graph import Collect, InterventionGraph
@@ -95,6 +95,10 @@ class IntervenedModel(nn.Module):
     def with_graph(self, graph: InterventionGraph) -> IntervenedModel:
         """The same model object under another graph: `both.with_graph(both.graph.only("german"))`."""
         return IntervenedModel(self._envoy or self.base_model, graph, self.tokenizer, self.backend_name, self.remote)
+
+    def scaled(self, *every: float, **strengths: float) -> IntervenedModel:
+        """The same model with stronger or weaker edits: `model.scaled(german=0.5)`; see `InterventionGraph.scaled`."""
+        return self.with_graph(self.graph.scaled(*every, **strengths)).train(self.training)
 
     def forward(self, base: RunInputs | None = None, **keywords: Any) -> Any:
         """The base model's own output for the base run, with `.collected` beside it.
@@ -191,8 +195,8 @@ class IntervenedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the base model's first parameter is."""
-        return next(self.base_model.parameters()).device
+        """Where the base model computes."""
+        return device_of(self.base_model)
 
     def save_pretrained(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the graph, what it was made for, and those parameters of the base model that were trained with it (a

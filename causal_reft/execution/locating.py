@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
+import torch
 from torch import nn
 
 from causal_reft.execution.visit import PortWork
@@ -42,6 +45,12 @@ def locate_graph(graph: InterventionGraph, model: nn.Module) -> dict[str, tuple[
             assert need.site is not None
             add(need.run, need.site, "reads" if need.run == node.run else "collects", (need.site, find(need.site)))
     return {run: tuple(found.values()) for run, found in ports.items()}
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes: the device of its first parameter or buffer; the CPU where it holds neither."""
+    held = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if held is None else held.device
 
 
 def move_to_sites(graph: InterventionGraph, model: nn.Module) -> None:

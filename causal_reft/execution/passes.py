@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
+from causal_reft.errors import GraphError
 from causal_reft.execution.examples import Examples, TargetPositions
 from causal_reft.execution.intervened_model import IntervenedModel
+from causal_reft.graph import InterventionGraph, PerRow, Shift
 from causal_reft.tensors import Float, Int, Tensor
 
 
@@ -57,6 +59,7 @@ class FullPasses(Passes):
     """Every run in full for every batch."""
 
     def __init__(self, model: IntervenedModel, examples: Examples) -> None:
+        refuse_rows_of_one_call(model.graph)
         self.model, self.examples = model, examples
 
     def scored(self, rows: Int[Tensor, " row"]) -> TargetLogits:
@@ -73,6 +76,20 @@ class FullPasses(Passes):
     @property
     def ineffective(self) -> Mapping[str, str]:
         return {}
+
+
+def refuse_rows_of_one_call(graph: InterventionGraph) -> None:
+    """A dataset is cut into batches, in which the rows of a `PerRow` mean other examples.
+
+    Raises:
+        GraphError: the graph holds a `PerRow`.
+    """
+    for name, node in graph.edits.items():
+        if isinstance(node.source.source if isinstance(node.source, Shift) else node.source, PerRow):
+            raise GraphError(
+                f"Node {name!r} has {node.source!r}, whose rows are those of one call; a dataset is cut into batches "
+                "of other rows. Call the model on these rows instead: model(base)."
+            )
 
 
 def logits_of(output: object) -> Tensor:

@@ -1,9 +1,10 @@
 """Serving: one model, many graphs, another one for each row of a batch, and none for some.
 
-Edits of equal structure at one site are stacked: rows A (graph, rank, d_model), weights W and offsets b alike, and
+Edits of equal structure at one site are stacked: rows A (graph, rank, d_model), weights W and biases b alike, and
 each row of a batch takes its own slice, so a batch costs the same whichever graphs its rows use:
 
-    h' = h + A_g^T (z - A_g h),   z = act(W_g h + b_g)   (z = A_g h + act(...) under `Shift`),   g the graph of the row
+    h' = h + s_g A_g^T (z - A_g h),   z = act(W_g h + b_g)   (z = A_g h + act(...) under `Shift`),   g the row's graph,
+and s_g the scale of its edit
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from causal_reft.execution.inputs import RunInputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.featurizers import Featurizer, Identity, Projection, Subspace
 from causal_reft.featurizers.featurizer import add_in
-from causal_reft.graph import Constant, Interchange, InterventionGraph, LearnedSource, PerRow, Shift
+from causal_reft.graph import Constant, Interchange, InterventionGraph, LearnedSource, RowSource, Shift
 from causal_reft.graph.sources import ACTIVATIONS, EditContext
 from causal_reft.sites import Site
 from causal_reft.tensors import Coordinates, Float, Hidden, Int, Tensor
@@ -44,11 +45,12 @@ class Structure:
 
 @dataclass(frozen=True)
 class Parts:
-    """One edit taken apart: A (None for the whole vector), W, b."""
+    """One edit taken apart: A (None for the whole vector), W, b and the scale of the change."""
 
     rows: Tensor | None
     weight: Tensor | None
-    offset: Tensor
+    bias: Tensor
+    scale: Tensor
 
 
 class Stack:
@@ -56,7 +58,8 @@ class Stack:
 
     rows: Tensor | None
     weight: Tensor | None
-    offset: Tensor
+    bias: Tensor
+    scale: Tensor
 
     def __init__(self, structure: Structure, parts: Mapping[str, Parts]) -> None:
         self.structure, self.names = structure, {name: i for i, name in enumerate(parts)}
@@ -64,7 +67,9 @@ class Stack:
             _stacked(part.rows for part in parts.values()),
             _stacked(part.weight for part in parts.values()),
         )
-        self.offset = torch.stack([part.offset for part in parts.values()])
+        self.bias = torch.stack([part.bias for part in parts.values()])
+        self.scale = torch.stack([part.scale for part in parts.values()])
+        self.scaled = bool((self.scale != 1).any())
         self.chosen = torch.zeros(0, dtype=torch.long)
         self._bound: StackedFeaturizer | None = None
 
@@ -82,9 +87,9 @@ class Stack:
 
     def to(self, device: torch.device) -> None:
         """Move the tensors, once."""
-        if self.offset.device != device:
+        if self.bias.device != device:
             self.rows, self.weight = (None if t is None else t.to(device) for t in (self.rows, self.weight))
-            self.offset = self.offset.to(device)
+            self.bias, self.scale = self.bias.to(device), self.scale.to(device)
 
 
 def _stacked(tensors: Iterable[Tensor | None]) -> Tensor | None:
@@ -116,7 +121,8 @@ class StackedFeaturizer(Featurizer):
         self.slot_of = torch.arange(len(rows), device=rows.device) - first[self.row_of]
         self.shape = len(mine), int(counts.max()) if len(counts) else 0
         self.A, self.W = (None if t is None else t[chosen[mine]] for t in (self.stack.rows, self.stack.weight))
-        self.b = self.stack.offset[chosen[rows]]
+        self.b = self.stack.bias[chosen[rows]]
+        self.s = self.stack.scale[chosen[rows], None]
 
     def times(self, matrices: Float[Tensor, "row out in"], x: Float[Tensor, "token in"]) -> Float[Tensor, "token out"]:
         """Each token times the matrix of its row."""
@@ -126,19 +132,20 @@ class StackedFeaturizer(Featurizer):
         return torch.bmm(laid_out, matrices.to(x.dtype).mT)[self.row_of, self.slot_of]
 
     def read(self, h: Hidden) -> Coordinates:
-        x = h.to(torch.promote_types(h.dtype, self.stack.offset.dtype))
+        x = h.to(torch.promote_types(h.dtype, self.stack.bias.dtype))
         return x if self.A is None else self.times(self.A, x)
 
     def write(self, h: Hidden, z: Coordinates) -> Hidden:
-        if self.A is None:
+        if self.A is None and not self.stack.scaled:
             return z.to(h.dtype)
-        return add_in(h, self.times(self.A.mT, z - self.read(h)))
+        change = z - self.read(h) if self.A is None else self.times(self.A.mT, z - self.read(h))
+        return add_in(h, self.s.to(change.dtype) * change)
 
     def config(self) -> dict[str, object]:
         raise GraphError("A stack of served graphs is not saved; save the graphs themselves.")
 
 
-class StackedSource(PerRow):
+class StackedSource(RowSource):
     """The sources of a stack, for the rows that the featurizer is bound to."""
 
     def __init__(self, stack: Stack) -> None:
@@ -147,7 +154,7 @@ class StackedSource(PerRow):
     def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
         assert isinstance(featurizer, StackedFeaturizer)
         structure = self.stack.structure
-        x = h.to(torch.promote_types(h.dtype, self.stack.offset.dtype))
+        x = h.to(torch.promote_types(h.dtype, self.stack.bias.dtype))
         z = featurizer.b.to(x.dtype)
         if featurizer.W is not None:
             z = z + featurizer.times(featurizer.W, x)
@@ -283,11 +290,11 @@ def _parts(name: str, node: Interchange, place: int, dtype: torch.dtype) -> tupl
         )
     rows = None if isinstance(F, Identity) else deepcopy(F).to(dtype).rows()
     if isinstance(source, Constant):
-        weight, offset, activation = None, source.tensor.expand(F.rank), None
+        weight, bias, activation = None, source.tensor.expand(F.rank), None
     else:
         assert isinstance(source, LearnedSource)
         weight, activation = source.weight, source.activation
-        offset = torch.zeros(F.rank) if source.offset is None else source.offset
+        bias = torch.zeros(F.rank) if source.bias is None else source.bias
     structure = Structure(place, node.site, F.d_model, F.rank, rows is None, weight is not None, shifted, activation)
     rows, weight = (None if tensor is None else tensor.to(dtype, copy=True) for tensor in (rows, weight))
-    return structure, Parts(rows, weight, offset.to(dtype, copy=True))
+    return structure, Parts(rows, weight, bias.to(dtype, copy=True), torch.tensor(node.scale, dtype=dtype))

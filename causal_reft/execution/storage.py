@@ -1,26 +1,33 @@
-"""A saved `IntervenedModel`: the graph's two files, and `intervened_model.json`, which says what base model they
-belong to.
-"""
+"""A saved `IntervenedModel`: the files of its graph, and `intervened_model.json`, which names their base model."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from causal_reft.errors import StorageError
-from causal_reft.graph import InterventionGraph, graph_to_data, load_graph, write_folder
+from causal_reft.graph import InterventionGraph, graph_from_files, read_files, save_nodes
+from causal_reft.graph.fields import NAMES, TEXT, Field, checked, maybe, whole
+from causal_reft.graph.folder import from_json, from_safetensors
 from causal_reft.sites import model_config
 
 SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 DESCRIPTION, BASE_WEIGHTS = "intervened_model.json", "base_weights.safetensors"
+FIELDS: dict[str, Field] = {
+    "class": TEXT,
+    "base_model": maybe(TEXT),
+    "model_type": maybe(TEXT),
+    "hidden_size": maybe(whole(1)),
+    "num_hidden_layers": maybe(whole(0)),
+    "vocab_size": maybe(whole(1)),
+    "trained_base": NAMES,
+}
 
 
 def save(
@@ -33,13 +40,10 @@ def save(
     """Write graph.json, weights.safetensors and intervened_model.json, all or nothing; with `trained_base` also
     base_weights.safetensors, the named parameters of the base model.
     """
-    data, tensors = graph_to_data(graph)
-    documents = {"graph.json": data, DESCRIPTION: {**_described(model), "trained_base": list(trained_base)}}
-    files = {"weights.safetensors": tensors}
-    if trained_base:
-        named = dict(model.named_parameters())
-        files[BASE_WEIGHTS] = {name: named[name].detach().contiguous() for name in trained_base}
-    write_folder(folder, documents, files, overwrite)
+    documents = {DESCRIPTION: {**_described(model), "trained_base": list(trained_base)}}
+    named = dict(model.named_parameters())
+    trained = {name: named[name].detach().contiguous() for name in trained_base}
+    save_nodes(graph.nodes, folder, overwrite, documents, {BASE_WEIGHTS: trained} if trained else {})
 
 
 def load(
@@ -51,30 +55,34 @@ def load(
         StorageError: no such folder or files; the given model has another shape; no model to load.
     """
     path = Path(folder) if Path(folder).is_dir() else _downloaded(str(folder))
-    graph = load_graph(path)
-    described = json.loads((path / DESCRIPTION).read_text(encoding="utf-8")) if (path / DESCRIPTION).is_file() else {}
+    files = read_files(path)
+    graph, described = graph_from_files(files, path), _description(files, path)
     if model is None:
         model, tokenizer = _base(described, path, tokenizer)
     _check_shape(described, _described(model), path)
-    return graph, model, tokenizer, load_trained_base(model, path)
+    return graph, model, tokenizer, _load_trained_base(model, files, path)
 
 
 def load_trained_base(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[str, ...]:
     """Copy what was trained of the base model into it; returns the names of these parameters.
 
     Raises:
-        StorageError: the model lacks a parameter, or has another shape of it.
+        StorageError: damaged files; the model lacks a parameter, or has another shape of it.
     """
-    path = Path(folder) / BASE_WEIGHTS
-    if not path.is_file():
+    return _load_trained_base(model, read_files(folder), Path(folder))
+
+
+def _load_trained_base(model: nn.Module, files: Mapping[str, bytes], path: Path) -> tuple[str, ...]:
+    if BASE_WEIGHTS not in files:
         return ()
-    saved, named = load_file(path), dict(model.named_parameters())
+    saved = from_safetensors(files[BASE_WEIGHTS], str(path / BASE_WEIGHTS))
+    named = dict(model.named_parameters())
     for name, value in saved.items():
         if name not in named or named[name].shape != value.shape:
             found = "no such parameter" if name not in named else f"shape {tuple(named[name].shape)}"
             raise StorageError(
-                f"{path} holds {name!r} of shape {tuple(value.shape)}, which was trained with the graph, but this "
-                f"{type(model).__name__} has {found}. Wrap the base model as it was in training (the same adapters, "
+                f"{path / BASE_WEIGHTS} holds {name!r} of shape {tuple(value.shape)}, which was trained with the graph, "
+                f"but this {type(model).__name__} has {found}. Wrap the base model as it was in training (the same adapters, "
                 "the same number of labels) and pass it: from_pretrained(folder, model=...)."
             )
     with torch.no_grad():
@@ -101,6 +109,15 @@ def _described(model: nn.Module) -> dict[str, Any]:
     shape = {} if config is None else {key: getattr(config, key, None) for key in SHAPE}
     name = None if config is None else getattr(model.config, "_name_or_path", None)
     return {"class": type(model).__name__, "base_model": name or None, **shape}
+
+
+def _description(files: Mapping[str, bytes], path: Path) -> dict[str, Any]:
+    """What the folder says of its base model; nothing where it holds a graph without one."""
+    if DESCRIPTION not in files:
+        return {}
+    described = from_json(files[DESCRIPTION], str(path / DESCRIPTION))
+    present = {name: field for name, field in FIELDS.items() if isinstance(described, dict) and name in described}
+    return checked(described, present, DESCRIPTION)
 
 
 def _downloaded(repo_id: str) -> Path:

@@ -1,8 +1,8 @@
 """The one meaning of a node, for every backend: given the value at a module's port, what comes out and what is kept.
 
     states <- what edits of this run read here, here or later              (before the edits)
-    for each edit, in graph order:   h <- F.write(h, source)               (every source sees the value before the
-        edits)
+    for each edit, in graph order:   h <- h + scale (F.write(h, source) - h)    (every source sees the value before
+        the edits)
     states <- what collects and other runs read here                       (after the edits)
 
 Nothing is changed in place.
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from causal_reft.errors import FeaturizerError, GraphError, PositionError, RunError
+from causal_reft.featurizers.featurizer import add_in, computing
 from causal_reft.graph import Collect, EditContext, Interchange
 from causal_reft.graph.intervention_graph import held_modules
 from causal_reft.sites import PART, Location, Site, Tokens
@@ -121,6 +122,9 @@ def _edited(
     try:
         z = node.source.coordinates(h_original, F, _States(states, edit, h))
         new = F.write(h, z)
+        if node.scale != 1:
+            change = new.to(computing(h)) - h
+            new = add_in(h, node.scale * change)
     except RuntimeError as error:
         _explain_devices(edit, h, error)
         raise
@@ -165,6 +169,22 @@ class _States(EditContext):
     @property
     def ordinal(self) -> Int[Tensor, " token"]:
         return self._edit.place.tokens.ordinal
+
+    @property
+    def named(self) -> Int[Tensor, " token"]:
+        return self._edit.place.tokens.total[self._edit.place.tokens.rows]
+
+    @property
+    def unfinished(self) -> bool:
+        return self._edit.place.tokens.unfinished
+
+    @property
+    def rows(self) -> Int[Tensor, " token"]:
+        return self._edit.place.tokens.rows // self._edit.repeats
+
+    @property
+    def n_rows(self) -> int:
+        return len(self._edit.place.tokens.counts) // self._edit.repeats
 
     def state(self, collect: Collect) -> Hidden:
         site = collect.at(self._edit.node.site).site

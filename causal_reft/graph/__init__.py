@@ -1,17 +1,21 @@
 """THE INTERVENTION, AS DATA: nodes, sources, graphs, and graphs on disk."""
 
-from causal_reft.graph.interchange import Interchange
-from causal_reft.graph.intervention_graph import InterventionGraph, Node
-from causal_reft.graph.sources import Collect, Constant, EditContext, LearnedSource, Noise, PerRow, Shift, Source
-from causal_reft.graph.storage import (
-    graph_from_data,
-    graph_to_data,
-    load_graph,
-    load_weights,
-    register_featurizer,
-    save_graph,
-    write_folder,
+from causal_reft.graph.interchange import Interchange, Node
+from causal_reft.graph.intervention_graph import InterventionGraph
+from causal_reft.graph.kinds import register_featurizer
+from causal_reft.graph.loading import graph_from_data, graph_from_files, graph_to_data, load_graph, load_weights
+from causal_reft.graph.sources import (
+    Collect,
+    Constant,
+    EditContext,
+    LearnedSource,
+    Noise,
+    PerRow,
+    RowSource,
+    Shift,
+    Source,
 )
+from causal_reft.graph.storage import read_files, save_nodes
 
 __all__ = [
     "Collect",
@@ -23,13 +27,15 @@ __all__ = [
     "Node",
     "Noise",
     "PerRow",
+    "RowSource",
     "Shift",
     "Source",
     "graph_from_data",
+    "graph_from_files",
     "graph_to_data",
     "load_graph",
     "load_weights",
+    "read_files",
     "register_featurizer",
-    "save_graph",
-    "write_folder",
+    "save_nodes",
 ]

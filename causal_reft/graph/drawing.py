@@ -2,24 +2,24 @@
 
     open circle     a state that is collected
     filled box      an edit: node name, featurizer (rank); its colour says where the new coordinates come from
-    small label     above a box: the learned, constant or random source; `+` where it is added to what is there
+    small label     above a box: the learned, constant or random source; `+` where it is added to the state
 
-Within a lane everything stands in the order in which it happens: reads of the same run, edits in the order of the
-graph, then what the run goes on with.
+Within a lane the order is that of execution: reads of the same run, edits in the order of the graph, then the states
+that are collected after them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
-from causal_reft.graph.interchange import Interchange
-from causal_reft.graph.intervention_graph import InterventionGraph
+from causal_reft.graph.interchange import Interchange, Node
 from causal_reft.graph.layout import Item, Layout, circle_text, featurizer_name, lay_out, site_names
-from causal_reft.graph.sources import Collect, Constant, LearnedSource, Noise, PerRow, Shift, Source
+from causal_reft.graph.sources import Collect, Constant, LearnedSource, Noise, PerRow, RowSource, Shift, Source
 from causal_reft.plots.style import INK, QUIET, heading, new_axes, plain, tidy
 
 COLOURS = {
@@ -33,16 +33,18 @@ READ = "#0072B2"
 LEGEND = 1.6  # inches beside the lanes
 
 
-def draw_graph(graph: InterventionGraph, ax: Axes | None = None) -> Axes:
-    """Draw an intervention graph.
+def draw_nodes(nodes: Mapping[str, Node], runs: Sequence[str], parameters: int, ax: Axes | None = None) -> Axes:
+    """Draw the nodes of an intervention graph.
 
     Args:
-        graph: what to draw; an empty graph is one empty lane.
+        nodes: what to draw; without nodes every run is an empty lane.
+        runs: in the order in which they are executed.
+        parameters: how many the nodes train, for the heading.
         ax: Axes to draw on (the text shrinks with them); by default those of a new figure, as large as the graph needs.
     """
-    layout = lay_out(graph)
+    layout = lay_out(nodes, runs)
     right = layout.span(len(layout.sites) - 1)[1] if layout.sites else 2.0
-    margin, height = 0.3 + 0.09 * max(map(len, graph.runs)), layout.lane_height * len(graph.runs)
+    margin, height = 0.3 + 0.09 * max(map(len, runs)), layout.lane_height * len(runs)
     bottom = (0.58 if layout.crowded else 0.44) - layout.lane_height / 2
     needed = margin + right + 0.3
     scale = 1.0 if ax is None else _scale(ax, needed)
@@ -51,13 +53,14 @@ def draw_graph(graph: InterventionGraph, ax: Axes | None = None) -> Axes:
     top = layout.lane_height / 2
     ax.set(xlim=(-margin, right + 0.3), ylim=(top - height - bottom, top), xticks=[], yticks=[])
     _draw_sites(ax, layout, scale)
-    for lane, run in enumerate(graph.runs):
+    for lane, run in enumerate(runs):
         _draw_lane(ax, run, -layout.lane_height * lane, right, scale)
     for item in layout.items:
         (_draw_box if isinstance(item.node, Interchange) else _draw_circle)(ax, layout, item, scale)
-    edits, collected = len(graph.edits), len(graph.collects)
+    edits = sum(isinstance(node, Interchange) for node in nodes.values())
+    collected = len(nodes) - edits
     counts = [f"{edits} edit{'s' * (edits != 1)}", f"{collected} collected" if collected else ""]
-    heading(ax, f"{', '.join(filter(None, counts))}, {graph.n_trainable_parameters:,} learned numbers")
+    heading(ax, f"{', '.join(filter(None, counts))}, {parameters:,} learned numbers")
     _draw_legend(ax, layout, scale)
     return ax
 
@@ -189,9 +192,9 @@ def source_formula(source: Source) -> str:
             return f"noise {source.std:g}"
         case LearnedSource():
             read = "s" if source.reads else "h"
-            linear = " + ".join(filter(None, [f"W {read}" * source.reads_input, "b" * source.bias]))
+            linear = " + ".join(filter(None, [f"W {read}" * source.reads_input, "b" * (source.bias is not None)]))
             return f"{source.activation}({linear})" if source.activation else linear
-        case PerRow():
+        case PerRow() | RowSource():
             return "by row"
     return ""  # a Collect: the arrow says it
 
@@ -206,6 +209,6 @@ def _kind(source: Source) -> str:
             return "learned"
         case Noise():
             return "noise"
-        case PerRow():
+        case PerRow() | RowSource():
             return "by row"
     return "constant"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from causal_reft.errors import GraphError
@@ -20,9 +21,11 @@ class Interchange:
         source: what is written into them.
         run: the run that is edited.
         dropout: probability with which each coordinate of the *edit* is dropped while training (never of the stream).
+        scale: the strength of the edit; multiplies its change: h + scale * (F.write(h, z) - h).
 
     Raises:
-        GraphError: widths or ranks that do not fit; a full-rank rotation without a mask; dropout outside [0, 1).
+        GraphError: widths or ranks that do not fit; a full-rank rotation without a mask; dropout outside [0, 1); a
+            scale that is not finite.
     """
 
     site: Site
@@ -30,8 +33,11 @@ class Interchange:
     source: Source
     run: str = "base"
     dropout: float = 0.0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise GraphError(f"Interchange(scale={self.scale}): a finite number; 1 is the edit as it is, 0 no edit.")
         if not 0 <= self.dropout < 1:
             raise GraphError(f"Interchange(dropout={self.dropout}): a probability in [0, 1).")
         if not self.run.isidentifier():
@@ -89,4 +95,8 @@ class Interchange:
     def __repr__(self) -> str:
         run = "" if self.run == "base" else f", run={self.run!r}"
         dropout = f", dropout={self.dropout:g}" if self.dropout else ""
-        return f"Interchange({self.site!r}, {self.featurizer!r}, source={self.source!r}{run}{dropout})"
+        scale = "" if self.scale == 1 else f", scale={self.scale:g}"
+        return f"Interchange({self.site!r}, {self.featurizer!r}, source={self.source!r}{run}{dropout}{scale})"
+
+
+Node = Collect | Interchange

@@ -13,6 +13,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
@@ -21,13 +22,14 @@ import torch
 from torch import nn
 
 from causal_reft.errors import GraphError, nearest
-from causal_reft.graph.interchange import Interchange
+from causal_reft.graph.encoding import nodes_to_data
+from causal_reft.graph.interchange import Interchange, Node
 from causal_reft.graph.sources import Collect, LearnedSource, Shift
+from causal_reft.graph.storage import save_nodes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Node = Collect | Interchange
 _TORCH_NAMES = frozenset(dir(nn.ModuleDict())) | {""}
 RESERVED = ("base_model", "active", "spans", "labels", "prompt_lengths")
 
@@ -86,6 +88,26 @@ class InterventionGraph:
             self[name]
         return InterventionGraph(**{**self._nodes, **nodes})
 
+    def scaled(self, *every: float, **strengths: float) -> InterventionGraph:
+        """The graph with the change of some edits (or of every edit) multiplied; parameters are shared.
+
+        `graph.scaled(german=0.5)` halves the edit `german`; `graph.scaled(2)` doubles all of them; 0 is no edit, a
+        negative number the opposite change.
+
+        Raises:
+            GraphError: no such edit, or a strength that is not finite.
+        """
+        if len(every) > 1 or (every and strengths):
+            raise GraphError("scaled(2) multiplies every edit, scaled(german=0.5) those that are named; give one kind.")
+        strengths = dict.fromkeys(self.edits, every[0]) if every else strengths
+        nodes: dict[str, Node] = {}
+        for name, strength in strengths.items():
+            if name not in self.edits:
+                raise GraphError(f"scaled({name}={strength}): no edit is called {name!r}. {nearest(name, self.edits)}")
+            edit = self.edits[name]
+            nodes[name] = replace(edit, scale=edit.scale * strength)
+        return self.replace(**nodes)
+
     def __add__(self, other: InterventionGraph) -> InterventionGraph:
         """Both graphs in one; names must differ."""
         shared = set(self._nodes) & set(other._nodes)
@@ -120,9 +142,7 @@ class InterventionGraph:
         """Same nodes in the same order with the same settings and bit-equal tensors."""
         if not isinstance(other, InterventionGraph):
             return NotImplemented
-        from causal_reft.graph.storage import graph_to_data
-
-        (a, tensors_a), (b, tensors_b) = graph_to_data(self), graph_to_data(other)
+        (a, tensors_a), (b, tensors_b) = nodes_to_data(self._nodes), nodes_to_data(other._nodes)
         return a == b and all(torch.equal(tensors_a[key], tensors_b[key]) for key in tensors_a)
 
     __hash__ = None  # type: ignore[assignment]
@@ -154,18 +174,18 @@ class InterventionGraph:
         return f"<p><b>{title}</b></p><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
     def draw(self, ax: Axes | None = None) -> Axes:
-        """Runs as lanes, sites along them, collects and edits as marks, and arrows from what is read to what is
-        written.
-        """
-        from causal_reft.graph.drawing import draw_graph
+        """Runs as lanes, sites along them, collects and edits as marks, and arrows from each read to its edit."""
+        from causal_reft.graph.drawing import draw_nodes
 
-        return draw_graph(self, ax)
+        return draw_nodes(self._nodes, self.runs, self.n_trainable_parameters, ax)
 
     def save(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write `graph.json` and `weights.safetensors`; see `causal_reft.graph.storage`."""
-        from causal_reft.graph.storage import save_graph
+        """Write `graph.json`, `weights.safetensors` and their digests; `load_graph` reads them.
 
-        save_graph(self, folder, overwrite)
+        Raises:
+            StorageError: the folder holds anything and `overwrite` is false; a tensor holds NaN.
+        """
+        save_nodes(self._nodes, folder, overwrite)
 
 
 def held_modules(node: Node) -> dict[str, nn.Module]:

@@ -7,12 +7,11 @@ goes straight down and crosses nothing. Places are in inches, lanes count from a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from causal_reft.featurizers import Featurizer, Mask, Subspace
-from causal_reft.graph.interchange import Interchange
-from causal_reft.graph.intervention_graph import InterventionGraph
+from causal_reft.graph.interchange import Interchange, Node
 from causal_reft.graph.sources import Collect
 from causal_reft.sites import Site
 from causal_reft.sites.site import COMPONENTS
@@ -38,7 +37,7 @@ class Item:
 class Layout:
     """The items, and for each site and lane the next free slot."""
 
-    graph: InterventionGraph
+    runs: Sequence[str]
     sites: list[Site]
     items: list[Item] = field(default_factory=list)
     free: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -60,7 +59,7 @@ class Layout:
 
     def lane(self, run: str) -> int:
         """The lane of a run, counted from above."""
-        return self.graph.runs.index(run)
+        return self.runs.index(run)
 
     def take(self, column: int, lanes: Sequence[int]) -> int:
         """The first slot that is free in all lanes from the highest to the lowest of these."""
@@ -124,19 +123,21 @@ class Layout:
         return start + widths[item.slot] / 2, -self.lane_height * item.lane
 
 
-def lay_out(graph: InterventionGraph) -> Layout:
-    """Reads of the same run first, then the edits run by run, then everything that a run goes on with."""
-    layout = Layout(graph, sorted(dict.fromkeys(_sites(graph)), key=_depth))
-    needs = [(edit, need) for edit in graph.edits.values() for need in edit.needs()]
+def lay_out(nodes: Mapping[str, Node], runs: Sequence[str]) -> Layout:
+    """Reads of the same run first, then the edits run by run, then the states that are collected after them."""
+    layout = Layout(runs, sorted(dict.fromkeys(_sites(nodes)), key=_depth))
+    edits = {name: node for name, node in nodes.items() if isinstance(node, Interchange)}
+    needs = [(edit, need) for edit in edits.values() for need in edit.needs()]
     for edit, need in needs:
         if need.run == edit.run:
             layout.add_circle(need)
-    for name, edit in sorted(graph.edits.items(), key=lambda pair: layout.lane(pair[1].run)):
+    for name, edit in sorted(edits.items(), key=lambda pair: layout.lane(pair[1].run)):
         layout.add_box(name, edit)
     for _, need in needs:
         layout.add_circle(need)
-    for name, collect in graph.collects.items():
-        layout.add_circle(collect, name)
+    for name, node in nodes.items():
+        if isinstance(node, Collect):
+            layout.add_circle(node, name)
     return layout
 
 
@@ -168,8 +169,8 @@ def _tokens(site: Site) -> str:
     return "tokens: " + str(site.where).strip("'")
 
 
-def _sites(graph: InterventionGraph) -> Iterator[Site]:
-    for node in graph.nodes.values():
+def _sites(nodes: Mapping[str, Node]) -> Iterator[Site]:
+    for node in nodes.values():
         for site in [node.site, *(need.site for need in node.needs())]:
             assert site is not None
             yield site

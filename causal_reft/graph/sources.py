@@ -1,15 +1,15 @@
 """What is written into the coordinates: a source is a value, and the only thing in which DAS and LoReFT differ.
 
-    Collect("source")    z = F.read(s)        the state of another run           interchange, DAS
-    LearnedSource(...)   z = act(W h + b)     a function that training finds     LoReFT, ConsReFT, ...
-    Constant, Noise      z = c,  z ~ N(0, std^2)                                 ablations
-    Shift(source)        z = F.read(h) + source                                  adds to what is there: steering, DiReFT
-
-A node holds its source as it holds its site: exchanging it gives another method.
+Collect("source")    z = F.read(s)        the state of another run           interchange, DAS
+LearnedSource(...)   z = act(W h + b)     a function that training finds     LoReFT, ConsReFT, ...
+Constant, Noise      z = c,  z ~ N(0, std^2)                                 ablations
+PerRow(values)       z = c_i for row i of the batch                          one call only
+Shift(source)        z = F.read(h) + source                                  adds to the state: steering, DiReFT
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -81,7 +81,7 @@ class Collect:
 
 
 class EditContext(ABC):
-    """What an executor hands to a source for the tokens of one edit."""
+    """What a source may know about the tokens of one edit."""
 
     @abstractmethod
     def state(self, collect: Collect) -> Hidden:
@@ -94,25 +94,52 @@ class EditContext(ABC):
 
     @property
     @abstractmethod
+    def named(self) -> Int[Tensor, " token"]:
+        """How many tokens the row of each edited token names."""
+
+    @property
+    @abstractmethod
+    def unfinished(self) -> bool:
+        """Whether decoding may add named tokens."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> Int[Tensor, " token"]:
+        """The row of the inputs of each edited token."""
+
+    @property
+    @abstractmethod
+    def n_rows(self) -> int:
+        """How many rows the inputs have."""
+
+    @property
+    @abstractmethod
     def now(self) -> Hidden:
         """The edited tokens' states after the earlier edits at the same site, (token, d_model)."""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A fixed value in the featurizer's coordinates: a number, (rank,), or (n_positions, rank) in the order of a
-    row's tokens.
+    """A fixed value in the featurizer's coordinates, the same in every row of the batch.
+
+    Args:
+        value: a number, (rank,), or (n_positions, rank): one value for each token that a row names, in order.
+
+    Raises:
+        GraphError: another shape, or numbers that are not finite; in a call, a width that is not the rank, or a row
+            that names more or fewer tokens than n_positions. For another value in each row use `PerRow`.
     """
 
     value: float | int | Sequence[float | int] | Tensor
 
     def __post_init__(self) -> None:
-        value = torch.as_tensor(self.value, dtype=None if isinstance(self.value, Tensor) else torch.float32)
-        if value.ndim > 2 or not value.is_floating_point():
+        value = _as_values(self.value)
+        if value.ndim > 2 or 0 in value.shape or not value.is_floating_point():
             raise GraphError(
                 f"Constant(value of shape {tuple(value.shape)}, {value.dtype}): give a float, (rank,) or (n_positions, "
-                "rank). For another value in each row, collect it from a run: Collect('source')."
+                "rank). For another value in each row write PerRow(values)."
             )
+        _check_finite("Constant", value)
         object.__setattr__(self, "value", value.detach().clone())
 
     @property
@@ -126,16 +153,24 @@ class Constant:
         if value.ndim and value.shape[-1] != featurizer.rank:
             raise GraphError(f"{self!r} has width {value.shape[-1]}, but {featurizer!r} has rank {featurizer.rank}.")
         if value.ndim == 2:
-            if len(context.ordinal) and int(context.ordinal.max()) >= len(value):
-                raise GraphError(
-                    f"{self!r} holds {len(value)} positions, but a row names {int(context.ordinal.max()) + 1} tokens."
-                )
+            self._check_positions(context)
             value = value[context.ordinal].reshape(*h.shape[:-1], featurizer.rank)
         dtype = torch.promote_types(computing(h), value.dtype)
         return value.to(dtype).expand(*h.shape[:-1], featurizer.rank)
 
     def needs(self) -> tuple[Collect, ...]:
         return ()
+
+    def _check_positions(self, context: EditContext) -> None:
+        n, named = len(self.tensor), context.named
+        wrong = (named > n) if context.unfinished else (named != n)
+        if bool(wrong.any()):
+            row, names = int(context.rows[wrong][0]), int(named[wrong][0])
+            raise GraphError(
+                f"{self!r} holds one value for each of {n} tokens, but row {row} names {names}. Give (rank,) for all "
+                f"tokens, or ({names}, rank). If its first axis is the batch, write PerRow(values): row i of the batch "
+                "gets values[i]."
+            )
 
     def __repr__(self) -> str:
         return f"Constant({self.tensor.item():g})" if self.tensor.ndim == 0 else f"Constant({list(self.tensor.shape)})"
@@ -153,8 +188,8 @@ class Noise:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.std < 0:
-            raise GraphError(f"Noise(std={self.std}): a standard deviation is not negative.")
+        if not (math.isfinite(self.std) and self.std >= 0):
+            raise GraphError(f"Noise(std={self.std}): a standard deviation is a finite number that is not negative.")
 
     def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
         generator = torch.Generator().manual_seed(derive(self.seed, "noise"))
@@ -175,7 +210,7 @@ class LearnedSource(nn.Module):
         rank: coordinates that it writes.
         d_model: width of what it reads.
         reads_input: False leaves z = b (ConsReFT, LobiReFT).
-        bias: whether there is a b.
+        bias: whether there is a b; the attribute `bias` is the parameter, (rank,), or None.
         activation: None (linear), "relu", "gelu", "tanh", "sigmoid" or "silu".
         reads: read another site of the same run instead: `Collect("base", site)` (schematic ReFT).
         init: "identity" starts W at the featurizer's rows (at 0 under `Shift`) and b at 0 when the node is built,
@@ -206,29 +241,29 @@ class LearnedSource(nn.Module):
                 "LearnedSource(reads=Collect(...)) needs the site whose whole vector it reads: Collect('base', "
                 "Site(3))."
             )
-        self.rank, self.d_model, self.reads_input, self.bias = rank, d_model, reads_input, bias
+        self.rank, self.d_model, self.reads_input = rank, d_model, reads_input
         self.activation, self.reads, self.init, self.seed = activation, reads, init, seed
         self.started = init == "random"
         generator = torch.Generator().manual_seed(derive(seed, "learned source"))
         bound = d_model**-0.5
-        weight, offset = (
+        start, start_bias = (
             (torch.rand(*shape, generator=generator) * 2 - 1) * bound for shape in ((rank, d_model), (rank,))
         )
-        self.weight = nn.Parameter(weight) if reads_input else None
-        self.offset = nn.Parameter(offset) if bias else None
+        self.weight = nn.Parameter(start) if reads_input else None
+        self.bias = nn.Parameter(start_bias) if bias else None
 
     @torch.no_grad()
     def start_from(self, featurizer: Featurizer, shifted: bool) -> None:
-        """Called when a node is built: with init="identity", start from no edit. Later nodes share what the first
-        started.
+        """Called when a node is built: with init="identity", start from no edit. Later nodes that share this source
+        leave it as it is.
 
         Raises:
             GraphError: no W and b exist for which the edit does nothing.
         """
         if self.started:
             return
-        if self.offset is not None:
-            self.offset.zero_()
+        if self.bias is not None:
+            self.bias.zero_()
         if self.weight is not None:
             rows = featurizer.rows()
             if shifted and self.activation in ("relu", "sigmoid"):
@@ -261,25 +296,25 @@ class LearnedSource(nn.Module):
             raise GraphError(
                 f"{self!r} reads states of width {read.shape[-1]}. Build it with d_model={read.shape[-1]}."
             )
-        masters = [master for master in (self.weight, self.offset) if master is not None]
+        masters = [master for master in (self.weight, self.bias) if master is not None]
         dtype = computing(h, *masters)
         z = torch.zeros(*h.shape[:-1], self.rank, dtype=dtype, device=h.device)
         if self.weight is not None:
             z = read.to(dtype) @ self.weight.to(dtype).mT
-        if self.offset is not None:
-            z = z + self.offset.to(dtype)
+        if self.bias is not None:
+            z = z + self.bias.to(dtype)
         return z if self.activation is None else ACTIVATIONS[self.activation](z)
 
     def needs(self) -> tuple[Collect, ...]:
         return () if self.reads is None else (self.reads,)
 
     def config(self) -> dict[str, object]:
-        names = ("rank", "d_model", "reads_input", "bias", "activation", "init", "seed")
-        return {name: getattr(self, name) for name in names}
+        names = ("rank", "d_model", "reads_input", "activation", "init", "seed")
+        return {**{name: getattr(self, name) for name in names}, "bias": self.bias is not None}
 
     def extra_repr(self) -> str:
         options = [] if self.reads_input else ["reads_input=False"]
-        options += [] if self.bias else ["bias=False"]
+        options += ["bias=False"] if self.bias is None else []
         options += [f"activation={self.activation!r}"] if self.activation else []
         options += [f"reads={self.reads!r}"] if self.reads else []
         return ", ".join([f"rank={self.rank}", f"d_model={self.d_model}", *options])
@@ -290,12 +325,12 @@ class LearnedSource(nn.Module):
 
 @dataclass(frozen=True)
 class Shift:
-    """Adds the inner source to the coordinates that are there: z = F.read(h) + source.
+    """Adds the inner source to the coordinates: z = F.read(h) + source.
 
-    After other edits at the same site it adds to what they left, so several shifts are their sum in any order.
+    After other edits at the same site it adds to their result, so several shifts are their sum in any order.
     """
 
-    source: Collect | Constant | Noise | LearnedSource
+    source: Collect | Constant | Noise | LearnedSource | PerRow
 
     def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
         change = self.source.coordinates(h, featurizer, context)
@@ -305,10 +340,66 @@ class Shift:
         return self.source.needs()
 
 
-class PerRow(ABC):
-    """A source that differs by row of the batch; made when graphs are served together, never written by hand or
-    saved.
+@dataclass(frozen=True)
+class PerRow:
+    """A value of its own for each row of the batch, in the featurizer's coordinates.
+
+    It belongs to calls with exactly these rows (`model(base)`, `generate`): datasets, plans and saved folders, which
+    have no such rows, refuse it.
+
+    Args:
+        values: (batch, rank) for every named token of a row, or (batch, n_positions, rank) in the order of its tokens.
+
+    Raises:
+        GraphError: another shape, or numbers that are not finite; in a call, a batch of another size, a width that is
+            not the rank, or a row that names more or fewer tokens than n_positions.
     """
+
+    values: Tensor | Sequence[Sequence[float]]
+
+    def __post_init__(self) -> None:
+        values = _as_values(self.values)
+        if values.ndim not in (2, 3) or 0 in values.shape or not values.is_floating_point():
+            raise GraphError(
+                f"PerRow(values of shape {tuple(values.shape)}, {values.dtype}): give (batch, rank) or (batch, "
+                "n_positions, rank). For one value in all rows write Constant(value)."
+            )
+        _check_finite("PerRow", values)
+        object.__setattr__(self, "values", values.detach().clone())
+
+    @property
+    def tensor(self) -> Tensor:
+        """The values as a tensor."""
+        assert isinstance(self.values, Tensor)
+        return self.values
+
+    def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
+        values = self.tensor.to(h.device)
+        if values.shape[-1] != featurizer.rank:
+            raise GraphError(f"{self!r} has width {values.shape[-1]}, but {featurizer!r} has rank {featurizer.rank}.")
+        if len(values) != context.n_rows:
+            raise GraphError(f"{self!r} holds {len(values)} rows, but this call has {context.n_rows}.")
+        chosen = values[context.rows]
+        if values.ndim == 3:
+            n, named = values.shape[1], context.named
+            wrong = (named > n) if context.unfinished else (named != n)
+            if bool(wrong.any()):
+                raise GraphError(
+                    f"{self!r} holds one value for each of {n} tokens, but row {int(context.rows[wrong][0])} names "
+                    f"{int(named[wrong][0])}. Give (batch, rank) for all tokens of a row."
+                )
+            chosen = chosen[torch.arange(len(chosen), device=h.device), context.ordinal]
+        return chosen.to(torch.promote_types(computing(h), values.dtype)).reshape(*h.shape[:-1], featurizer.rank)
+
+    def needs(self) -> tuple[Collect, ...]:
+        return ()
+
+    def __repr__(self) -> str:
+        return f"PerRow({list(self.tensor.shape)})"
+
+
+class RowSource(ABC):
+    """Abstract: a source that differs by row of the batch, as graphs that are served together have it; never saved."""
 
     @abstractmethod
     def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
@@ -318,4 +409,16 @@ class PerRow(ABC):
         return ()
 
 
-Source = Collect | Constant | Noise | LearnedSource | Shift | PerRow
+Source = Collect | Constant | Noise | LearnedSource | Shift | PerRow | RowSource
+
+
+def _as_values(value: object) -> Tensor:
+    try:
+        return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise GraphError(f"{value!r} is not a table of numbers ({error}). Give a float, a list or a tensor.") from error
+
+
+def _check_finite(owner: str, values: Tensor) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise GraphError(f"{owner}(...) holds NaN or infinity.")

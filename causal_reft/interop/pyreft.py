@@ -155,7 +155,7 @@ def _learned(featurizer: Featurizer, weight: Tensor | None, bias: Tensor, activa
     reads_input = weight is not None
     source = LearnedSource(featurizer.rank, featurizer.d_model, reads_input, activation=activation, init="random")
     with torch.no_grad():
-        for mine, theirs in ((source.weight, weight), (source.offset, bias)):
+        for mine, theirs in ((source.weight, weight), (source.bias, bias)):
             if mine is not None and theirs is not None:
                 mine.copy_(theirs)
     return source

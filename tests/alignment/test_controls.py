@@ -16,7 +16,8 @@ from causal_reft.alignment.controls import (
     shuffled,
 )
 from causal_reft.alignment.scoring import NO_EDIT, score_rows, states_at
-from causal_reft.errors import FeaturizerError
+from causal_reft.errors import CausalReftWarning, FeaturizerError
+from causal_reft.execution import Examples
 from causal_reft.featurizers import Identity, Mask, Subspace, random_frames
 from causal_reft.graph import Collect, Interchange, InterventionGraph
 from causal_reft.seeds import derive
@@ -98,3 +99,9 @@ def test_shuffled_weights_are_the_same_numbers_elsewhere():
         assert not torch.equal(a, b)
     assert torch.equal(shuffled(NETWORK, 0).hidden.weight, other.hidden.weight)
     assert not torch.equal(shuffled(NETWORK, 1).hidden.weight, other.hidden.weight)
+
+
+def test_a_site_with_fewer_distinct_states_than_the_rank_says_that_it_has_no_pca_control():
+    few = Examples({run: values[:2].repeat(20, 1, 1) for run, values in EXAMPLES.runs.items()}, EXAMPLES.labels)
+    with pytest.warns(CausalReftWarning, match=r"vary in [123] directions, so there are no 6 principal ones.*NaN"):
+        assert pca_graph(NETWORK, edit(Subspace(planted.WIDTH, 6)), few) is None

@@ -78,7 +78,7 @@ def test_interference_of_subspaces_learned_apart_is_what_the_formula_says(model,
     h = model(**inputs, output_hidden_states=True).hidden_states[2][0].detach()
     cats, owls = graph.edits["cats"], graph.edits["owls"]
     R, other = cats.featurizer.rotation, owls.featurizer.rotation
-    change = (h @ cats.source.weight.T + cats.source.offset - h @ R.T) @ R
+    change = (h @ cats.source.weight.T + cats.source.bias - h @ R.T) @ R
     expected = ((change @ other.T).norm() / change.norm()).detach()
     assert shares["cats", "owls"] == pytest.approx(float(expected), rel=1e-4)
     assert 0 < shares["cats", "owls"] < 1

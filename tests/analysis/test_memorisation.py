@@ -141,7 +141,7 @@ def test_prompt_embedding_is_inputs_embeds(make) -> None:
     found = IntervenedModel(model, graph)(given).logits
     embeds = model.get_input_embeddings()(ids).clone()
     for number in range(2):
-        embeds[0, 2 + number] = graph.edits[f"vector_{number}"].source.offset.to(embeds.dtype)
+        embeds[0, 2 + number] = graph.edits[f"vector_{number}"].source.bias.to(embeds.dtype)
     torch.testing.assert_close(found, model(inputs_embeds=embeds).logits, rtol=1e-12, atol=1e-12)
     assert graph.n_trainable_parameters == 2 * D_MODEL
 

@@ -26,12 +26,12 @@ def vector(scale: float) -> torch.Tensor:
 def loreft(seed: int) -> tuple[cr.Subspace, cr.LearnedSource, Callable[[Hidden], Hidden]]:
     """A LoReFT edit and its formula."""
     R, source = cr.Subspace(16, 3, seed=seed), cr.LearnedSource(3, 16, init="random", seed=seed)
-    source.offset.data += 4.0
+    source.bias.data += 4.0
 
     def formula(h: Hidden) -> Hidden:
         rows, w, b = (
             v.detach().double()
-            for v in (cr.Subspace.from_rows(R.rotation.double()).rotation, source.weight, source.offset)
+            for v in (cr.Subspace.from_rows(R.rotation.double()).rotation, source.weight, source.bias)
         )
         return h + (h @ w.T + b - h @ rows.T) @ rows
 

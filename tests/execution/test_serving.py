@@ -167,7 +167,7 @@ def test_a_served_graph_is_a_copy():
     server = Served(model_of("gpt2"))
     server.add("a", graph)
     before = server(inputs, graphs=["a"] * 3).logits
-    graph["edit"].source.offset.data += 1
+    graph["edit"].source.bias.data += 1
     assert torch.equal(server(inputs, graphs=["a"] * 3).logits, before)
 
 

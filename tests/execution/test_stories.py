@@ -113,7 +113,7 @@ def test_05_of_tied_interventions_the_second_received_the_firsts_output() -> Non
     seen = cr.InterventionGraph(seen=cr.Collect("base", cr.Site(1)))
     h = cr.IntervenedModel(model, seen)(batch).collected["seen"]
     got = cr.IntervenedModel(model, cr.InterventionGraph(one=one, two=two) + seen)(batch).collected["seen"]
-    first = R.write(h[:, 0], h[:, 0] @ learned.weight.T + learned.offset)
+    first = R.write(h[:, 0], h[:, 0] @ learned.weight.T + learned.bias)
     torch.testing.assert_close(got[:, 0], R.write(first, R.read(first) + R.read(h[:, 0])), rtol=0, atol=1e-12)
     torch.testing.assert_close(got[:, 1], R.write(h[:, 1], 2 * R.read(h[:, 1])), rtol=0, atol=1e-12)
 

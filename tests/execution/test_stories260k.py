@@ -55,7 +55,7 @@ def orthonormal(R: cr.Subspace) -> torch.Tensor:
 def formula(R: cr.Subspace, source: cr.LearnedSource) -> Callable[[torch.Tensor], torch.Tensor]:
     """The same edit by its equation."""
     rows = orthonormal(R)
-    w, b = source.weight.detach().double(), source.offset.detach().double()
+    w, b = source.weight.detach().double(), source.bias.detach().double()
     return lambda h: h + (h @ w.T + b - h @ rows.T) @ rows
 
 

@@ -125,7 +125,7 @@ def test_a_model_of_half_precision_is_edited_in_single_and_returns_half(dtype):
         inputs
     )["h"][:, 0]
     rows, source = where.featurizer.rotation, where.source
-    z = h.float() @ source.weight.T + source.offset
+    z = h.float() @ source.weight.T + source.bias
     wanted = (h.float() + (z - h.float() @ rows.T) @ rows).to(dtype)
     ends = inputs["attention_mask"].sum(1) - 1
     torch.testing.assert_close(output.collected["seen"][torch.arange(3), ends], wanted)

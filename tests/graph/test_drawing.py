@@ -13,11 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import causal_reft as cr
-from causal_reft.graph.drawing import draw_graph, source_formula
-from causal_reft.graph.layout import lay_out, site_names
-from causal_reft.graph.sources import PerRow
+from causal_reft.graph.drawing import source_formula
+from causal_reft.graph.layout import Layout, lay_out, site_names
+from causal_reft.graph.sources import RowSource
 
 D = 16
+
+
+def laid_out(graph: cr.InterventionGraph) -> Layout:
+    return lay_out(graph.nodes, graph.runs)
 
 
 def das_graph() -> cr.InterventionGraph:
@@ -124,7 +128,7 @@ def test_runs_stand_in_the_same_order_in_every_process():
 
 @pytest.mark.parametrize("make", [das_graph, two_sources, path_patching])
 def test_an_arrow_goes_straight_down_and_crosses_no_mark(make):
-    layout = lay_out(make())
+    layout = laid_out(make())
     places = {id(item): layout.place(item) for item in layout.items}
     for box in layout.boxes:
         x, y = places[id(box)]
@@ -142,7 +146,7 @@ def test_sites_go_from_left_to_right_as_the_network_does():
         cr.Site(3, component="attention_output"),
         cr.Site(component="embeddings"),
     ]
-    layout = lay_out(cr.InterventionGraph(**{f"n{i}": cr.Collect("base", site) for i, site in enumerate(where)}))
+    layout = laid_out(cr.InterventionGraph(**{f"n{i}": cr.Collect("base", site) for i, site in enumerate(where)}))
     assert layout.sites == [where[4], where[3], where[1], where[2], where[0]]
     lefts = [layout.span(column)[0] for column in range(5)]
     assert lefts == sorted(lefts)
@@ -156,7 +160,7 @@ def test_reads_come_before_edits_and_collected_nodes_after():
         ),
         more=cr.Interchange(cr.Site(2), cr.Identity(D), cr.Constant(0.0)),
     )
-    layout = lay_out(graph)
+    layout = laid_out(graph)
     assert [item.name for item in sorted(layout.items, key=lambda item: layout.place(item)[0])] == [
         "",
         "edit",
@@ -170,12 +174,12 @@ def test_what_two_edits_read_is_drawn_once():
         a=cr.Interchange(cr.Site(2), cr.Subspace(D, 2), cr.Collect("source")),
         b=cr.Interchange(cr.Site(2), cr.Subspace(D, 2, seed=1), cr.Collect("source")),
     )
-    ax = draw_graph(graph)
+    ax = graph.draw()
     assert len(marks(ax, "collect")) == 1 and len(marks(ax, "read")) == 2
 
 
 def test_boxes_name_their_featurizer_and_the_title_counts():
-    ax = draw_graph(two_slices_at_one_site())
+    ax = two_slices_at_one_site().draw()
     assert texts(ax).count("Subspace (4 of 8)") == 2 and texts(ax).count("W h + b") == 2
     assert ax.get_title(loc="left") == f"2 edits, {8 * D + 2 * (4 * D + 4):,} learned numbers"
     assert [t.get_text() for t in ax.get_xticklabels()] == ["layer 2\nblock output\ntokens: all"]
@@ -209,19 +213,19 @@ def test_formulas(source, formula):
 
 
 def test_the_legend_explains_what_is_there_and_nothing_else():
-    assert [t.get_text() for t in draw_graph(das_graph()).get_legend().get_texts()] == [
+    assert [t.get_text() for t in das_graph().draw().get_legend().get_texts()] == [
         "state collected",
         "edit: from another run",
     ]
-    assert [t.get_text() for t in draw_graph(loreft_on_four_layers()).get_legend().get_texts()] == ["edit: learned"]
+    assert [t.get_text() for t in loreft_on_four_layers().draw().get_legend().get_texts()] == ["edit: learned"]
 
 
 def test_a_source_that_differs_by_row_is_named_so():
-    class Zeros(PerRow):
+    class Zeros(RowSource):
         def coordinates(self, h, featurizer, given):
             return torch.zeros(*h.shape[:-1], featurizer.rank)
 
-    ax = draw_graph(cr.InterventionGraph(edit=cr.Interchange(cr.Site(0), cr.Identity(D), Zeros())))
+    ax = cr.InterventionGraph(edit=cr.Interchange(cr.Site(0), cr.Identity(D), Zeros())).draw()
     assert "by row" in texts(ax)
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["edit: by row"]
 
@@ -255,7 +259,7 @@ def test_any_graph_is_drawn_without_overlap(nodes):
         )
         for i, (layer, run, edited) in enumerate(nodes)
     }
-    ax = draw_graph(cr.InterventionGraph(**made))
+    ax = cr.InterventionGraph(**made).draw()
     ax.figure.canvas.draw()
     boxes = [mark.get_window_extent() for mark in marks(ax, "edit") + marks(ax, "collect")]
     assert len(marks(ax, "edit")) == len(nodes)

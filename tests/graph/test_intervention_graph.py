@@ -108,7 +108,7 @@ def test_equal_means_same_nodes_settings_order_and_bits() -> None:
     assert a == b
     assert a.replace(german=a["german"]) == b and cr.InterventionGraph(**dict(reversed(a.nodes.items()))) != b
     with torch.no_grad():
-        a["german"].source.offset[0] += 1e-30
+        a["german"].source.bias[0] += 1e-30
     assert a != b
     assert a != "graph"
 

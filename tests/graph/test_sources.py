@@ -47,7 +47,7 @@ def test_constant_is_a_copy_and_prints_its_shape() -> None:
 
 @pytest.mark.parametrize("value", [torch.ones(2, 3, 4), torch.tensor([1, 2])], ids=["three axes", "integers"])
 def test_constant_refuses_what_is_no_value_of_coordinates(value: Tensor) -> None:
-    with pytest.raises(GraphError, match=r"give a float, \(rank,\) or \(n_positions, rank\).*Collect\('source'\)"):
+    with pytest.raises(GraphError, match=r"give a float, \(rank,\) or \(n_positions, rank\).*PerRow\(values\)"):
         cr.Constant(value)
 
 
@@ -55,8 +55,71 @@ def test_constant_of_another_width_or_for_fewer_positions_is_refused() -> None:
     batch = prompts([4, 4], "none")
     with pytest.raises(GraphError, match=r"Constant\(\[3\]\) has width 3, but Subspace.*has rank 2"):
         states(graph_of(cr.Constant(torch.ones(3)), cr.Subspace(D, 2)), batch)
-    with pytest.raises(GraphError, match="holds 2 positions, but a row names 4 tokens"):
+    with pytest.raises(GraphError, match="one value for each of 2 tokens, but row 0 names 4"):
         states(graph_of(cr.Constant(torch.ones(2, D))), batch)
+
+
+def test_a_constant_whose_first_axis_is_the_batch_is_refused_and_the_error_names_per_row() -> None:
+    """It wrote row 0 into every row."""
+    batch = prompts([4, 6, 5], "right")
+    for positions in ("last", [0, -1], "all", "f5"):
+        graph = graph_of(cr.Constant(torch.randn(3, D)), site=cr.Site(1, positions=positions))
+        with pytest.raises(GraphError, match=r"one value for each of 3 tokens, but row \d names \d.*PerRow\(values\)"):
+            states(graph, batch)
+
+
+@pytest.mark.parametrize("shape", [(), (D,), (1, D), (3, D), (D, 3), (3,), (1,), (0,), (0, D), (2, 1, D), (3, 1)])
+def test_a_constant_is_written_as_its_shape_says_or_refused(shape: tuple[int, ...]) -> None:
+    """At one token of each of three rows."""
+    batch, value = prompts([4, 6, 5], "left"), torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    try:
+        got = states(graph_of(cr.Constant(value), site=cr.Site(1, positions="last")), batch, "last")
+    except GraphError:
+        assert shape not in ((), (D,), (1, D))
+        return
+    assert shape in ((), (D,), (1, D)) and torch.equal(got, value.double().expand(3, 1, D))
+
+
+def test_per_row_gives_every_row_its_own_value() -> None:
+    batch = prompts([4, 6, 5], "left")
+    values = torch.randn(3, D, generator=torch.Generator().manual_seed(1))
+    got = states(graph_of(cr.PerRow(values), site=cr.Site(1, positions=[0, -1])), batch, [0, -1])
+    assert torch.equal(got, values.double()[:, None].expand(3, 2, D))
+    each = torch.randn(3, 2, D, generator=torch.Generator().manual_seed(2))
+    got = states(graph_of(cr.PerRow(each), site=cr.Site(1, positions=[0, -1])), batch, [0, -1])
+    assert torch.equal(got, each.double())
+    shifted = states(graph_of(cr.Shift(cr.PerRow(values)), site=cr.Site(1, positions="last")), batch, "last")
+    plain = states(cr.InterventionGraph(), batch, "last")
+    torch.testing.assert_close(shifted, plain + values.double()[:, None], rtol=0, atol=1e-14)
+    assert repr(cr.PerRow(values)) == "PerRow([3, 16])"
+
+
+def test_per_row_is_for_the_rows_of_one_call() -> None:
+    batch, graph = prompts([4, 6], "right"), graph_of(cr.PerRow(torch.randn(3, D)))
+    with pytest.raises(GraphError, match=r"holds 3 rows, but this call has 2"):
+        states(graph, batch)
+    with pytest.raises(GraphError, match=r"row 0 names 4"):
+        states(graph_of(cr.PerRow(torch.randn(2, 3, D))), batch)
+    with pytest.raises(GraphError, match=r"has width 3, but Identity"):
+        states(graph_of(cr.PerRow(torch.randn(2, 3))), batch)
+    for wrong in (torch.randn(3), torch.ones(2, 2).long(), torch.full((2, D), float("nan"))):
+        with pytest.raises(GraphError, match="PerRow"):
+            cr.PerRow(wrong)
+    examples = cr.Examples({"base": batch}, torch.tensor([1, 2]))
+    with pytest.raises(GraphError, match=r"whose rows are those of one call"):
+        cr.plan(cr.IntervenedModel(gpt2(), graph_of(cr.Shift(cr.PerRow(torch.randn(2, D))))), examples)
+
+
+def test_per_row_follows_the_beams_of_a_generation() -> None:
+    batch, model = prompts([4, 6], "left"), gpt2()
+    values = torch.randn(2, D, generator=torch.Generator().manual_seed(1)).double()
+    site = cr.Site(1, positions="last+generated")
+    options = {"max_new_tokens": 4, "num_beams": 3, "do_sample": False, "pad_token_id": 0}
+    got = cr.IntervenedModel(model, graph_of(cr.Shift(cr.PerRow(values)), site=site)).generate(**batch, **options)
+    for row in range(2):
+        one = {key: value[row : row + 1] for key, value in batch.items()}
+        alone = cr.IntervenedModel(model, graph_of(cr.Shift(cr.Constant(values[row])), site=site))
+        assert torch.equal(got[row : row + 1], alone.generate(**one, **options))
 
 
 def test_noise_is_one_draw_a_position_whatever_the_batch() -> None:

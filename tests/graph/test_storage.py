@@ -2,58 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import causal_reft as cr
 from causal_reft.errors import StorageError
-from causal_reft.graph import PerRow, graph_to_data, load_graph
-from causal_reft.graph.storage import SCHEMA
+from causal_reft.graph import RowSource, graph_to_data, kinds, load_graph
+from causal_reft.graph.encoding import SCHEMA
+from tests.damage import rewrite, sign
+from tests.graph.saved import rich, weights
 from tests.laws.methods import METHODS
 from tests.models import D_MODEL as D
 from tests.models import gpt2, prompts
-
-
-def weights(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
-
-
-def rich() -> cr.InterventionGraph:
-    """Every kind of node, source, featurizer, site and position."""
-    a, b = cr.Subspace(D, 4, seed=1).split(a=1, b=3).values()
-    reads = cr.Collect("base", cr.Site(0, "mlp_activation", positions="last"))
-    wide = cr.LearnedSource(3, 64, reads=reads, activation="silu", init="random", seed=4)
-    features = cr.Autoencoder(
-        weights(D, 20), weights(20, D), weights(20), activation="jumprelu", threshold=weights(20).abs()
-    )
-    mask = cr.Mask(cr.Subspace(D, D), temperature=3.5)
-    rows = cr.Projection(D, 2, seed=8)
-    rows.weight.requires_grad_(False)
-    return cr.InterventionGraph(
-        a=cr.Interchange(
-            cr.Site(1, positions="f2+l2"), a, cr.Collect("other", cr.Site(0, positions=[0, 2])), dropout=0.5
-        ),
-        b=cr.Interchange(cr.Site(1, positions="last"), b, wide),
-        c=cr.Interchange(cr.Site(2, positions=slice(1, -1)), mask, cr.Collect("source"), run="mid"),
-        d=cr.Interchange(
-            cr.Site.at("transformer.h.1", port="input"), cr.Mask(features, "coordinates"), cr.Collect("mid")
-        ),
-        e=cr.Interchange(cr.Site(0, positions="subject"), rows, cr.Shift(cr.Noise(0.3, 7))),
-        f=cr.Interchange(cr.Site(0, "attention_query", head=1), cr.Identity(8), cr.Constant(weights(2, 8).double())),
-        g=cr.Interchange(
-            cr.Site(0), cr.Projection(D, 1).double(), cr.Shift(cr.Collect("source", featurizer=cr.Subspace(D, 1)))
-        ),
-        h=cr.Interchange(cr.Site(component="final_norm"), cr.Identity(D), cr.Constant(-2.5)),
-        seen=cr.Collect("mid", cr.Site(2), cr.Subspace(D, 2, seed=5).bfloat16().float()),
-        plain=cr.Collect("base", cr.Site(component="embeddings")),
-    )
 
 
 def tensors_of(graph: cr.InterventionGraph) -> dict[str, Tensor]:
@@ -74,9 +40,10 @@ def test_everything_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert (tmp_path / "twice" / "weights.safetensors").read_bytes() == (tmp_path / "weights.safetensors").read_bytes()
 
 
-def test_the_folder_holds_two_files_and_the_rotation_itself(tmp_path: Path) -> None:
+def test_the_folder_holds_three_files_and_the_rotation_itself(tmp_path: Path) -> None:
     cr.loreft(cr.Site(1), D, 3).save(str(tmp_path / "new" / "folder"))
     assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == [
+        "digests.json",
         "graph.json",
         "weights.safetensors",
     ]
@@ -164,9 +131,7 @@ class Scaled(cr.Featurizer):
 
 
 def test_a_registered_featurizer_is_stored_with_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from causal_reft.graph import storage
-
-    monkeypatch.setattr(storage, "FEATURIZERS", dict(storage.FEATURIZERS))
+    monkeypatch.setitem(kinds.FEATURIZERS, "Scaled", Scaled)
     cr.register_featurizer(Scaled)
     F = Scaled(D, "mine")
     F.scale.data += weights(D)
@@ -190,7 +155,7 @@ def damages() -> dict[str, tuple[Damage, str]]:
     return {
         "another schema": (
             lambda d, t: d.update(schema=SCHEMA + 1),
-            rf"schema {SCHEMA + 1}; this version reads {SCHEMA}",
+            rf"schema {SCHEMA + 1}; this version reads 1 to {SCHEMA}",
         ),
         "unknown field": (lambda d, t: d.update(notes=[]), "unknown field 'notes'.*newer version"),
         "missing field": (lambda d, t: d.pop("nodes"), "lacks the field 'nodes'"),
@@ -210,7 +175,7 @@ def damages() -> dict[str, tuple[Damage, str]]:
             lambda d, t: d["nodes"]["d"]["site"].pop("port"),
             "a site in graph.json lacks the field 'port'",
         ),
-        "unknown module setting": (lambda d, t: first("LearnedSource")(d)["config"].update(x=1), "does not know.*'x'"),
+        "unknown module setting": (lambda d, t: first("LearnedSource")(d)["config"].update(x=1), "unknown field 'x'"),
         "unknown source": (
             lambda d, t: d["nodes"]["a"]["source"].update(kind="Colect"),
             r"'Colect'. Did you mean 'Collect'\?",
@@ -225,7 +190,7 @@ def damages() -> dict[str, tuple[Damage, str]]:
             "does not describe it",
         ),
         "missing rotation": (lambda d, t: t.pop(key(t, ".master")), "lacks 'rotation.*master'"),
-        "missing weight": (lambda d, t: t.pop(key(t, ".offset")), "lacks 'source.*offset'"),
+        "missing weight": (lambda d, t: t.pop(key(t, ".bias")), "lacks 'source.*bias'"),
         "missing constant": (lambda d, t: t.pop(key(t, "constant")), "lacks 'constant"),
         "missing features": (lambda d, t: t.pop(key(t, ".decoder")), "lacks 'featurizer.*decoder'"),
         "superfluous tensor": (lambda d, t: t.update(more=torch.zeros(2)), "does not name: more"),
@@ -234,7 +199,7 @@ def damages() -> dict[str, tuple[Damage, str]]:
             "rotation.*has 4 rows of width 7",
         ),
         "fewer rows": (lambda d, t: t.update({key(t, ".master"): torch.eye(2, D)}), "rotation.*has 2 rows of width 16"),
-        "another shape": (lambda d, t: t.update({key(t, ".offset"): torch.zeros(9)}), r"has shape \(9,\), but.*\(3,\)"),
+        "another shape": (lambda d, t: t.update({key(t, ".bias"): torch.zeros(9)}), r"has shape \(9,\), but.*\(3,\)"),
         "trainable of another kind": (
             lambda d, t: first("Projection")(d)["trainable"].update(bias=True),
             "'trainable'.*'bias'",
@@ -245,11 +210,8 @@ def damages() -> dict[str, tuple[Damage, str]]:
 @pytest.mark.parametrize("damage", damages())
 def test_a_damaged_folder_is_refused_with_the_reason(damage: str, tmp_path: Path) -> None:
     rich().save(str(tmp_path))
-    data, tensors = json.loads((tmp_path / "graph.json").read_text()), load_file(tmp_path / "weights.safetensors")
     act, said = damages()[damage]
-    act(data, tensors)
-    (tmp_path / "graph.json").write_text(json.dumps(data))
-    save_file(tensors, tmp_path / "weights.safetensors")
+    rewrite(tmp_path, act)
     with pytest.raises(StorageError, match=said):
         load_graph(tmp_path)
 
@@ -257,12 +219,12 @@ def test_a_damaged_folder_is_refused_with_the_reason(damage: str, tmp_path: Path
 def test_what_lives_for_one_call_is_not_stored(tmp_path: Path) -> None:
     """The stacked edits of served rows."""
 
-    class OfOneCall(PerRow):
+    class OfOneCall(RowSource):
         def coordinates(self, h: Tensor, featurizer: cr.Featurizer, given: Any) -> Tensor:
             return featurizer.read(h)
 
     graph = cr.InterventionGraph(edit=cr.Interchange(cr.Site(0), cr.Subspace(D, 2), OfOneCall()))
-    with pytest.raises(StorageError, match="exists for the rows of one call"):
+    with pytest.raises(StorageError, match="belongs to the rows of one call"):
         graph.save(tmp_path / "served")
     assert not (tmp_path / "served").exists()
 
@@ -272,9 +234,11 @@ def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:
         load_graph(tmp_path)
     rich().save(str(tmp_path))
     (tmp_path / "graph.json").write_text('{"schema": 1')
+    sign(tmp_path)
     with pytest.raises(StorageError, match="is no JSON"):
         load_graph(tmp_path)
     (tmp_path / "weights.safetensors").unlink()
+    sign(tmp_path)
     with pytest.raises(StorageError, match=r"holds no weights\.safetensors"):
         load_graph(tmp_path)
 

@@ -160,7 +160,7 @@ def loreft(site: cr.Site) -> Method:
 
     def formula(h: Tensor, s: Tensor, i: Tensor) -> Tensor:
         R = frame(F.basis.master)
-        return h + (h @ learned.weight.T + learned.offset - h @ R.T) @ R
+        return h + (h @ learned.weight.T + learned.bias - h @ R.T) @ R
 
     return Method(graph, formula, leaves=leaves)
 
@@ -171,7 +171,7 @@ def loreft_gelu(site: cr.Site) -> Method:
 
     def formula(h: Tensor, s: Tensor, i: Tensor) -> Tensor:
         R = frame(F.basis.master)
-        return h + (nn.functional.gelu(h @ learned.weight.T + learned.offset) - h @ R.T) @ R
+        return h + (nn.functional.gelu(h @ learned.weight.T + learned.bias) - h @ R.T) @ R
 
     return Method(graph, formula, leaves=leaves)
 
@@ -182,7 +182,7 @@ def consreft(site: cr.Site) -> Method:
 
     def formula(h: Tensor, s: Tensor, i: Tensor) -> Tensor:
         R = frame(F.basis.master)
-        return h + (learned.offset - h @ R.T) @ R
+        return h + (learned.bias - h @ R.T) @ R
 
     return Method(graph, formula, leaves=leaves)
 
@@ -190,7 +190,7 @@ def consreft(site: cr.Site) -> Method:
 def lobireft(site: cr.Site) -> Method:
     graph, learned, leaves = _started(cr.lobireft(site, D, rank=3))
     F = graph["edit"].featurizer
-    return Method(graph, lambda h, s, i: h + learned.offset @ frame(F.basis.master), leaves=leaves)
+    return Method(graph, lambda h, s, i: h + learned.bias @ frame(F.basis.master), leaves=leaves)
 
 
 def direft(site: cr.Site) -> Method:
@@ -198,7 +198,7 @@ def direft(site: cr.Site) -> Method:
     F = graph["edit"].featurizer
 
     def formula(h: Tensor, s: Tensor, i: Tensor) -> Tensor:
-        return h + torch.tanh(h @ learned.weight.T + learned.offset) @ frame(F.basis.master)
+        return h + torch.tanh(h @ learned.weight.T + learned.bias) @ frame(F.basis.master)
 
     return Method(graph, formula, leaves=leaves)
 
@@ -206,13 +206,13 @@ def direft(site: cr.Site) -> Method:
 def noreft(site: cr.Site) -> Method:
     graph, learned, leaves = _started(cr.noreft(site, D, rank=3))
     A = graph["edit"].featurizer.weight
-    return Method(graph, lambda h, s, i: h + (h @ learned.weight.T + learned.offset - h @ A.T) @ A, leaves=leaves)
+    return Method(graph, lambda h, s, i: h + (h @ learned.weight.T + learned.bias - h @ A.T) @ A, leaves=leaves)
 
 
 def nodireft(site: cr.Site) -> Method:
     graph, learned, leaves = _started(cr.nodireft(site, D, rank=3))
     A = graph["edit"].featurizer.weight
-    return Method(graph, lambda h, s, i: h + (h @ learned.weight.T + learned.offset) @ A, leaves=leaves)
+    return Method(graph, lambda h, s, i: h + (h @ learned.weight.T + learned.bias) @ A, leaves=leaves)
 
 
 def steering(site: cr.Site) -> Method:
@@ -246,7 +246,7 @@ def schematic_reft(site: cr.Site) -> Method:
 
     def formula(h: Tensor, s: Tensor, i: Tensor) -> Tensor:
         R = frame(F.basis.master)
-        return h + (s @ learned.weight.T + learned.offset - h @ R.T) @ R
+        return h + (s @ learned.weight.T + learned.bias - h @ R.T) @ R
 
     return Method(graph, formula, reads=EARLIER, leaves=leaves)
 

@@ -28,7 +28,7 @@ def test_three_overlapping_shifts_are_their_sum_in_every_order(family):
         expected = h.clone()
         for node in nodes.values():
             learned = node.source.source
-            expected += (h @ learned.weight.T + learned.offset) @ node.featurizer.rotation
+            expected += (h @ learned.weight.T + learned.bias) @ node.featurizer.rotation
         for order in permutations(nodes):
             graph = cr.InterventionGraph(**{name: nodes[name] for name in order})
             after = cr.IntervenedModel(model, graph + seen).collect({"input_ids": ids})["seen"]

@@ -26,7 +26,7 @@ import causal_reft as cr
 from causal_reft import plots
 from causal_reft.analysis import Edit, MemoryRecipe, memorise
 from causal_reft.execution import plan_all
-from causal_reft.graph import storage
+from causal_reft.graph import kinds
 from causal_reft.sites import ARCHITECTURES
 from causal_reft.training import fit_many
 from tests import words
@@ -139,13 +139,13 @@ def scene(code: str) -> dict[str, Any]:
 @cache
 def original() -> tuple[dict[str, Any], dict[str, Any]]:
     """The tables that a user may add to, as they are."""
-    return dict(ARCHITECTURES), dict(storage.FEATURIZERS)
+    return dict(ARCHITECTURES), dict(kinds.FEATURIZERS)
 
 
 @contextmanager
 def stage(code: str) -> Iterator[dict[str, Any]]:
     """The scene in an empty working folder; what was registered in it is forgotten, what was printed is not shown."""
-    before, tables, home = original(), (ARCHITECTURES, storage.FEATURIZERS), Path.cwd()
+    before, tables, home = original(), (ARCHITECTURES, kinds.FEATURIZERS), Path.cwd()
     names = scene(code)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         os.chdir(folder)

@@ -122,7 +122,7 @@ def learned_from(theirs: nn.Module, activation: str | None = None) -> cr.Learned
     ours = cr.LearnedSource(RANK, D, reads_input=isinstance(linear, nn.Linear), activation=activation, init="random")
     if isinstance(linear, nn.Linear):
         ours.weight.data.copy_(linear.weight)
-    ours.offset.data.copy_(linear.bias if isinstance(linear, nn.Linear) else linear)
+    ours.bias.data.copy_(linear.bias if isinstance(linear, nn.Linear) else linear)
     return ours
 
 

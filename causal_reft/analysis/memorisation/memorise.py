@@ -23,6 +23,7 @@ from causal_reft.analysis.memorisation.training import Lesson, MemoryRecipe, Out
 from causal_reft.errors import CausalReftWarning, DataError
 from causal_reft.execution import IntervenedModel
 from causal_reft.execution.inputs import IGNORED_LABEL
+from causal_reft.execution.locating import device_of
 from causal_reft.graph import InterventionGraph
 from causal_reft.seeds import derive
 
@@ -126,7 +127,7 @@ def memories(
 def started(edit: Edit, model: nn.Module, seed: int) -> InterventionGraph:
     """The untrained graph of an edit, on the model's device; a seed has one stream for texts and another for this."""
     graph = edit.graph(model, derive(seed, "initialisation"))
-    graph.modules.to(next(model.parameters()).device)
+    graph.modules.to(device_of(model))
     return graph
 
 

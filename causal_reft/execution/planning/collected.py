@@ -16,7 +16,7 @@ from torch import nn
 from causal_reft.execution.backend import HookBackend
 from causal_reft.execution.examples import Examples
 from causal_reft.execution.inputs import Inputs, RunInputs, parse_inputs
-from causal_reft.execution.locating import is_trainable
+from causal_reft.execution.locating import device_of, is_trainable
 from causal_reft.execution.transform import State, States
 from causal_reft.featurizers import Mask, computed_once
 from causal_reft.graph import Collect, InterventionGraph
@@ -163,7 +163,7 @@ def run_inputs(
     model: nn.Module, examples: Examples, rows: Int[Tensor, " batch"], runs: Sequence[str]
 ) -> dict[str, Inputs]:
     """The parsed inputs of some rows, on the model's device."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     batch = examples.rows(rows)
     return {run: parse_inputs(run, on_device(batch.runs[run], device), model) for run in runs}
 
