@@ -19,7 +19,7 @@ from torch import nn
 from causal_reft.alignment.controls import full_patch
 from causal_reft.alignment.reading import reading_of
 from causal_reft.alignment.scoring import NO_EDIT, score_rows, states_at
-from causal_reft.alignment.statistics import Interval, mean_interval
+from causal_reft.alignment.statistics import UNBOUNDED, Interval, mean_interval
 from causal_reft.errors import GraphError
 from causal_reft.execution import Examples
 from causal_reft.featurizers import Featurizer, Subspace
@@ -217,7 +217,7 @@ def _effect(
 ) -> dict[str, object]:
     found = score_rows(network, graph, examples, batch_size)
     iia: Interval = mean_interval(found["iia"], clusters)
-    difference = mean_interval(found["logit_difference"], clusters, share=False)
+    difference = mean_interval(found["logit_difference"], clusters, bounds=UNBOUNDED, missing=True)
     return {
         "patch": patch,
         "iia": iia.value,

@@ -23,6 +23,13 @@ def clusters_of(data: CounterfactualDataset, unit: str = "pair") -> np.ndarray:
     return row_keys(as_column(frame[name]) for frame in frames for name in columns)
 
 
+def factors_of(data: CounterfactualDataset) -> dict[str, np.ndarray]:
+    """The pair of each row, its base, and each of its sources, all numbered as by `clusters_of`: name -> "rows"."""
+    column = [PROMPT] if PROMPT in data.base else list(data.inputs)
+    runs = {name: row_keys(as_column(frame[key]) for key in column) for name, frame in data.runs.items()}
+    return {"pair": clusters_of(data), **runs}
+
+
 def target_settings(model: CausalModel, data: CounterfactualDataset) -> tuple[pd.DataFrame, np.ndarray]:
     """For each row a setting that gives the expected answer with no interchange, and where one was found.
 
