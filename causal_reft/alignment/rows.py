@@ -23,11 +23,11 @@ def clusters_of(data: CounterfactualDataset, unit: str = "pair") -> np.ndarray:
     return row_keys(as_column(frame[name]) for frame in frames for name in columns)
 
 
-def factors_of(data: CounterfactualDataset) -> dict[str, np.ndarray]:
-    """The pair of each row, its base, and each of its sources, all numbered as by `clusters_of`: name -> "rows"."""
-    column = [PROMPT] if PROMPT in data.base else list(data.inputs)
-    runs = {name: row_keys(as_column(frame[key]) for key in column) for name, frame in data.runs.items()}
-    return {"pair": clusters_of(data), **runs}
+def factors_of(data: CounterfactualDataset, unit: str = "pair") -> dict[str, np.ndarray]:
+    """The clusters of rows, and which rows have the same base, and the same source: name -> "rows", the unit first."""
+    columns = [PROMPT] if PROMPT in data.base else list(data.inputs)
+    runs = {run: row_keys(as_column(frame[name]) for name in columns) for run, frame in data.runs.items()}
+    return {unit: clusters_of(data, unit)} | {run: codes for run, codes in runs.items() if run != unit}
 
 
 def target_settings(model: CausalModel, data: CounterfactualDataset) -> tuple[pd.DataFrame, np.ndarray]:

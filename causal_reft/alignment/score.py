@@ -51,6 +51,7 @@ class Score:
             f"  {percent:.0f}th percentile of {len(self.random)} random subspaces of the same rank (seed {self.seed})\n"
             f"  separation from the best control ({self.separation.best_control}): {self.separation.value:+.3f} "
             f"[{self.separation.low:+.3f}, {self.separation.high:+.3f}], p = {self.separation.p:.2g}"
+            + (f"\n  read the intervals with care: {self.iia.warning}" if self.iia.warning else "")
         )
 
 

@@ -23,7 +23,7 @@ from causal_reft.errors import DataError
 LEVEL = 0.95
 SHARE, DIFFERENCE, UNBOUNDED = (0.0, 1.0), (-1.0, 1.0), (-np.inf, np.inf)
 NO_SEEDS = SeedVariance(0.0, 1.0)
-FEW_LEVELS, NEAR, UNEQUAL = 10, 0.1, 0.1
+FEW_LEVELS, NEAR = 10, 0.1
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _warnings(spread: Spread | None, factors: Factors, seeds: bool, bounds: tupl
     """Where simulated studies show that intervals hold too little (see the documentation's table)."""
     found = [f"all rows share one {name}: the interval says nothing of others" for name in factors.single]
     found += [
-        f"only {factor.n_levels} {factor.name}s"
+        f"only {factor.n_levels} levels of {factor.name}"
         for factor in (factors.unit, *factors.crossed)
         if factor.n_levels > 1 and factor.effective < FEW_LEVELS
     ]
@@ -249,8 +249,8 @@ def _warnings(spread: Spread | None, factors: Factors, seeds: bool, bounds: tupl
     if spread.n_seeds == 1:
         return [*found, "1 seed: the interval says nothing of other seeds"]
     near = bounds == SHARE and min(spread.mean[0], 1 - spread.mean[0]) < NEAR
-    if near and spread.seeds - spread.residual > UNEQUAL * spread.rows[0]:
-        found.append(f"{spread.n_seeds} seeds differ close to the end of the scale: a rare bad one may be missing")
+    if near and spread.seeds > spread.residual:
+        found.append(f"{spread.n_seeds} seeds differ close to the end of the scale: a rare worse one may be missing")
     return found
 
 

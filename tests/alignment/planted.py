@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from causal_reft.alignment import Alignment
+from causal_reft.alignment import Alignment, TensorEncoding
 from causal_reft.causal import CausalModel, CounterfactualDataset
 from causal_reft.featurizers import Subspace
 from causal_reft.graph import Collect, Interchange, InterventionGraph

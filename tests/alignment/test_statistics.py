@@ -111,7 +111,7 @@ def test_the_same_answers_in_every_pair_of_few_bases_count_as_few():
     base = np.repeat(np.arange(4), 10)
     found = mean_interval(np.ones(40), {"pair": np.arange(40), "base": base})
     assert found.low == pytest.approx(0.025 ** (1 / 4))
-    assert "only 4 bases" in found.warning
+    assert "only 4 levels of base" in found.warning
 
 
 def test_one_seed_warns_and_one_fit_does_not():
