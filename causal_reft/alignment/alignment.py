@@ -21,7 +21,7 @@ from torch import nn
 from causal_reft.alignment.encoding import as_encoding
 from causal_reft.alignment.illusion import IllusionReport, illusion_report
 from causal_reft.alignment.metrics import row_kinds, summary
-from causal_reft.alignment.rows import clusters_of, target_examples
+from causal_reft.alignment.rows import clusters_of, factors_of, target_examples
 from causal_reft.alignment.score import Score, controlled_score
 from causal_reft.alignment.scoring import score_rows
 from causal_reft.causal import CausalModel, CounterfactualDataset, concat
@@ -126,7 +126,7 @@ class Alignment:
     ) -> IllusionReport:
         """Does the subspace work through what the network reads, or beside it? See `causal_reft.alignment.illusion`."""
         return illusion_report(
-            network, self.graph_for(data), as_encoding(encoding).examples(data), clusters_of(data), reading
+            network, self.graph_for(data), as_encoding(encoding).examples(data), factors_of(data), reading
         )
 
     def __repr__(self) -> str:

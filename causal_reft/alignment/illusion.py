@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -19,7 +18,8 @@ from torch import nn
 from causal_reft.alignment.controls import full_patch
 from causal_reft.alignment.reading import reading_of
 from causal_reft.alignment.scoring import NO_EDIT, score_rows, states_at
-from causal_reft.alignment.statistics import Interval, mean_interval
+from causal_reft.alignment.statistics import UNBOUNDED, Interval, mean_interval
+from causal_reft.alignment.variance import Clusters
 from causal_reft.errors import GraphError
 from causal_reft.execution import Examples
 from causal_reft.featurizers import Featurizer, Subspace
@@ -122,7 +122,7 @@ def illusion_report(
     network: nn.Module,
     graph: InterventionGraph,
     examples: Examples,
-    clusters: np.ndarray,
+    clusters: Clusters,
     given: Rows | None = None,
     batch_size: int = 64,
 ) -> IllusionReport:
@@ -213,11 +213,11 @@ def _patched(graph: InterventionGraph, name: str, node: Interchange, part: Tenso
 
 
 def _effect(
-    network: nn.Module, patch: str, graph: InterventionGraph, examples: Examples, clusters: np.ndarray, batch_size: int
+    network: nn.Module, patch: str, graph: InterventionGraph, examples: Examples, clusters: Clusters, batch_size: int
 ) -> dict[str, object]:
     found = score_rows(network, graph, examples, batch_size)
     iia: Interval = mean_interval(found["iia"], clusters)
-    difference = mean_interval(found["logit_difference"], clusters, share=False)
+    difference = mean_interval(found["logit_difference"], clusters, bounds=UNBOUNDED, missing=True)
     return {
         "patch": patch,
         "iia": iia.value,

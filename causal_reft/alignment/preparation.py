@@ -20,7 +20,7 @@ from torch import nn
 
 from causal_reft.alignment.encoding import Encoding
 from causal_reft.alignment.metrics import row_kinds
-from causal_reft.alignment.rows import clusters_of, target_examples
+from causal_reft.alignment.rows import clusters_of, factors_of, target_examples
 from causal_reft.alignment.scoring import NO_EDIT, evaluated, score_rows, states_at
 from causal_reft.alignment.work import Part, VariableData
 from causal_reft.causal import CausalModel, CounterfactualDataset, Splits, Task, keep_solved, split_settings
@@ -138,7 +138,7 @@ def prepare(
     )
     digest = _digest([data.train, data.select.examples, data.report.examples])
     seconds = _seconds_per_row(network, encoding.clean_run(kept["train"], "base"))
-    return Prepared(data, _records(report, data.report.clusters), dropped, seconds, digest)
+    return Prepared(data, _records(report, data.report.clusters[how.unit]), dropped, seconds, digest)
 
 
 def width_at(network: nn.Module, site: Site, examples: Examples) -> int:
@@ -188,7 +188,7 @@ def _seconds_per_row(network: nn.Module, examples: Examples) -> float:
 
 def _part(encoding: Encoding, data: CounterfactualDataset, task: Task | CausalModel | None, unit: str) -> Part:
     target = None if task is None else target_examples(task, data, encoding)
-    return Part(encoding.examples(data), target, clusters_of(data, unit))
+    return Part(encoding.examples(data), target, factors_of(data, unit))
 
 
 def _permuted(encoding: Encoding, data: CounterfactualDataset, seed: int) -> Examples:

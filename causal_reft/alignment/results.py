@@ -15,7 +15,7 @@ import pandas as pd
 
 from causal_reft.alignment.cell import ILLUSION
 from causal_reft.alignment.illusion import IllusionReport
-from causal_reft.alignment.statistics import max_statistic_p, mean_interval
+from causal_reft.alignment.statistics import DIFFERENCE, UNBOUNDED, holm, mean_interval, paired_p
 from causal_reft.alignment.store import Store
 from causal_reft.alignment.tables import Tables
 from causal_reft.errors import StudyError, nearest
@@ -144,7 +144,7 @@ class StudyResult:
             `difference` (one minus two), `low`, `high`, two-sided `p`, `clusters`; rows are averaged over seeds.
         """
         a, b = (self._pairs(self._cell(which), metric) for which in (one, two))
-        return _paired(a, b)
+        return _paired(a, b, metric)
 
     def compare(self, other: StudyResult, metric: str = "iia") -> pd.DataFrame:
         """Cell by cell, this study minus another, on the base/source pairs that both have scored.
@@ -162,17 +162,12 @@ class StudyResult:
                 "The two studies have no cell in common (variable, site, positions and featurizer must agree), "
                 "so there is nothing to compare."
             )
-        rows, differences = [], []
+        rows = []
         for _, key in shared.iterrows():
             a, b = self._pairs(dict(key), metric), other._pairs(dict(key), metric)
-            rows.append({**key, "here": a.mean(), "there": b.mean(), **_paired(a, b)})
-            differences.append((a - b).dropna())
+            rows.append({**key, "here": a.mean(), "there": b.mean(), **_paired(a, b, metric)})
         table = pd.DataFrame(rows)
-        for _, part in table.groupby("variable", sort=False):
-            stacked = np.stack([differences[i].to_numpy() for i in part.index])
-            table.loc[part.index, "p_corrected"] = max_statistic_p(
-                stacked, np.arange(stacked.shape[1]), one_sided=False
-            )
+        table["p_corrected"] = table.groupby("variable", sort=False)["p"].transform(lambda p: holm(p.to_numpy()))
         return table
 
     def _variable(self, name: str | None) -> str:
@@ -212,15 +207,16 @@ class StudyResult:
         return self.report(html=True)
 
 
-def _paired(one: pd.Series, two: pd.Series) -> pd.Series:
+def _paired(one: pd.Series, two: pd.Series, metric: str) -> pd.Series:
     difference = (one - two).dropna()
     if difference.empty:
         raise StudyError(
             "The two have no base/source pair in common. Draw both from the same task with the same Sampling."
         )
-    values, clusters = difference.to_numpy(), np.arange(len(difference))
-    found = mean_interval(values, clusters, share=False)
-    p = float(max_statistic_p(values[None], clusters, one_sided=False)[0])
+    values, bounds = difference.to_numpy(), DIFFERENCE if metric == "iia" else UNBOUNDED
+    shared = difference.index.to_frame()
+    clusters = {"pair": np.arange(len(values))} | {name: pd.factorize(shared[name])[0] for name in shared}
+    found, p = mean_interval(values, clusters, bounds=bounds), paired_p(values, clusters, bounds=bounds)
     return pd.Series(
         {"difference": found.value, "low": found.low, "high": found.high, "p": p, "clusters": found.clusters}
     )

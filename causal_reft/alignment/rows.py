@@ -23,6 +23,13 @@ def clusters_of(data: CounterfactualDataset, unit: str = "pair") -> np.ndarray:
     return row_keys(as_column(frame[name]) for frame in frames for name in columns)
 
 
+def factors_of(data: CounterfactualDataset, unit: str = "pair") -> dict[str, np.ndarray]:
+    """The clusters of rows, and which rows have the same base, and the same source: name -> "rows", the unit first."""
+    columns = [PROMPT] if PROMPT in data.base else list(data.inputs)
+    runs = {run: row_keys(as_column(frame[name]) for name in columns) for run, frame in data.runs.items()}
+    return {unit: clusters_of(data, unit)} | {run: codes for run, codes in runs.items() if run != unit}
+
+
 def target_settings(model: CausalModel, data: CounterfactualDataset) -> tuple[pd.DataFrame, np.ndarray]:
     """For each row a setting that gives the expected answer with no interchange, and where one was found.
 

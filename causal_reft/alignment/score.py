@@ -10,7 +10,7 @@ from torch import nn
 from causal_reft.alignment.controls import full_patch, pca_graph, random_scores
 from causal_reft.alignment.encoding import Encoding
 from causal_reft.alignment.metrics import row_kinds, summary
-from causal_reft.alignment.rows import clusters_of
+from causal_reft.alignment.rows import factors_of
 from causal_reft.alignment.scoring import NO_EDIT, score_rows
 from causal_reft.alignment.statistics import Interval, Separation, mean_interval, percentile, separation
 from causal_reft.causal import CounterfactualDataset
@@ -27,7 +27,7 @@ class Score:
         controls: name -> IIA of the control (random: the best draw); `full_patch` is a reference and no control.
         random: the IIA of every random subspace.
         separation: the IIA minus that of the best control.
-        seed: of the random subspaces and of the bootstrap.
+        seed: of the random subspaces.
     """
 
     iia: Interval
@@ -51,6 +51,7 @@ class Score:
             f"  {percent:.0f}th percentile of {len(self.random)} random subspaces of the same rank (seed {self.seed})\n"
             f"  separation from the best control ({self.separation.best_control}): {self.separation.value:+.3f} "
             f"[{self.separation.low:+.3f}, {self.separation.high:+.3f}], p = {self.separation.p:.2g}"
+            + (f"\n  read the intervals with care: {self.iia.warning}" if self.iia.warning else "")
         )
 
 
@@ -64,7 +65,7 @@ def controlled_score(
     batch_size: int,
 ) -> Score:
     """Score a graph and, on the same rows, the graph with other featurizers at the same sites."""
-    examples, clusters = encoding.examples(data), clusters_of(data)
+    examples, clusters = encoding.examples(data), factors_of(data)
     values = score_rows(network, graph, examples, batch_size)
     rivals = {"no_edit": score_rows(network, NO_EDIT, examples, batch_size)["iia"][None]}
     rivals["random"] = random_scores(network, graph, examples, draws, seed)["iia"]
@@ -74,10 +75,10 @@ def controlled_score(
     whole = {} if full is None else {"full_patch": float(score_rows(network, full, examples, batch_size)["iia"].mean())}
     found = {name: float(rows.mean(1).max()) for name, rows in rivals.items()} | whole
     return Score(
-        iia=mean_interval(values["iia"], clusters, seed),
+        iia=mean_interval(values["iia"], clusters),
         means=summary(values, row_kinds(data)),
         controls=found,
         random=tuple(rivals["random"].mean(1).tolist()),
-        separation=separation(values["iia"][None], rivals, clusters, seed),
+        separation=separation(values["iia"][None], rivals, clusters),
         seed=seed,
     )

@@ -1,128 +1,44 @@
-"""How sure a score is: intervals, paired tests and simultaneous tests, with base/source pairs as the unit of chance.
+"""How sure a score is: intervals and paired tests that hold with few seeds and with rows that share their entities.
 
-Rows that show the network the same pair of prompts are one observation, so clusters are resampled and not rows; several
-seeds are resampled beside them. A score in which no cluster differs from any other has no spread to resample; its
-interval is the exact binomial one (Clopper and Pearson 1934), so that 40 of 40 is never reported as "1.00 [1.00,
-1.00]".
+Where the variance comes from is `variance`. The shape of an interval depends on the scale:
+
+    a share of rows, in [0, 1]     Wilson's interval (1927) with the effective sample size p (1 - p) (z / h)^2, where h
+                                   is the half-width of the t interval (Korn and Graubard 1998)
+    any other mean, differences    mean -+ h, lengthened on the side of a long tail (Hall 1992)
+    all clusters agree             nothing varies, so an unseen share of the population, up to 1 - (alpha/2)^(1/n) of
+                                   it (Clopper and Pearson 1934), may be anywhere: 40 of 40 is [0.91, 1]
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
-from causal_reft.seeds import numpy_stream
+from causal_reft.alignment.variance import Clusters, Factors, SeedVariance, Spread
+from causal_reft.errors import DataError
 
 LEVEL = 0.95
-RESAMPLES = 2000
+SHARE, DIFFERENCE, UNBOUNDED = (0.0, 1.0), (-1.0, 1.0), (-np.inf, np.inf)
+NO_SEEDS = SeedVariance(0.0, 1.0)
+FEW_LEVELS, NEAR = 10, 0.1
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over rows and where it plausibly lies."""
+    """A mean over rows (and seeds) and where it plausibly lies; `warning` says why the interval may be too short."""
 
     value: float
     low: float
     high: float
     rows: int
     clusters: int
+    warning: str = ""
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-@dataclass(frozen=True)
-class Clustered:
-    """Rows as sums over clusters: `sums` "score cluster", `counts` "cluster"."""
-
-    sums: np.ndarray
-    counts: np.ndarray
-
-    @staticmethod
-    def of(values: np.ndarray, clusters: np.ndarray) -> Clustered:
-        """Scores "score rows" (or "rows") of rows in these clusters; the rows must have no nan."""
-        codes = np.unique(clusters, return_inverse=True)[1]
-        table = np.atleast_2d(np.asarray(values, dtype=float))
-        counts = np.bincount(codes).astype(float)
-        return Clustered(np.stack([np.bincount(codes, row) for row in table]), counts)
-
-    @property
-    def means(self) -> np.ndarray:
-        """The mean over rows of each score: "score"."""
-        return self.sums.sum(1) / self.counts.sum()
-
-    def resampled(self, weights: np.ndarray) -> np.ndarray:
-        """The same under resampled clusters, weights "resample cluster": "resample score"."""
-        return (weights @ self.sums.T) / (weights @ self.counts)[:, None]
-
-
-def mean_interval(
-    values: np.ndarray, clusters: np.ndarray, seed: int = 0, level: float = LEVEL, share: bool = True
-) -> Interval:
-    """The mean of row scores (nan rows left out) with a cluster-bootstrap interval (BCa; Efron 1987).
-
-    `share`: whether 0 and 1 are the ends of the scale, as for accuracies, and not for differences.
-    """
-    kept = ~np.isnan(values)
-    if not kept.any():
-        return Interval(np.nan, np.nan, np.nan, 0, 0)
-    data = Clustered.of(values[kept], clusters[kept])
-    sums, counts = data.sums[0], data.counts
-    low, high = _degenerate(data, level, share) or _bootstrap(sums, counts, seed, level)
-    return Interval(float(data.means[0]), low, high, int(counts.sum()), len(counts))
-
-
-def crossed_interval(scores: np.ndarray, clusters: np.ndarray, seed: int = 0, level: float = LEVEL) -> Interval:
-    """The mean over seeds and rows, "seed rows", with an interval from resampling both seeds and clusters."""
-    data = Clustered.of(scores, clusters)
-    pooled = Clustered(data.sums.mean(0, keepdims=True), data.counts)
-    low, high = _degenerate(pooled, level) or np.quantile(
-        _crossed(data, numpy_stream(seed, "crossed"))[0], _tails(level)
-    )
-    return Interval(float(pooled.means[0]), float(low), float(high), int(data.counts.sum()), len(data.counts))
-
-
-def _crossed(data: Clustered, stream: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Means over resampled seeds and clusters "resample", and the cluster weights "resample cluster"."""
-    n_seeds, n_clusters = data.sums.shape
-    weights = stream.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=RESAMPLES).astype(float)
-    seeds = stream.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=RESAMPLES) / n_seeds
-    return (data.resampled(weights) * seeds).sum(1), weights
-
-
-def _tails(level: float) -> tuple[float, float]:
-    return (1 - level) / 2, (1 + level) / 2
-
-
-def _bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int, level: float) -> tuple[float, float]:
-    def ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
-        return sums.sum(axis) / counts.sum(axis)
-
-    found = stats.bootstrap(
-        (sums, counts),
-        ratio,
-        paired=True,
-        vectorized=True,
-        confidence_level=level,
-        n_resamples=RESAMPLES,
-        method="BCa",
-        rng=numpy_stream(seed, "bootstrap"),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def _degenerate(data: Clustered, level: float, share: bool = True) -> tuple[float, float] | None:
-    """The interval where all clusters agree: binomial for all-right and all-wrong, a point for any other constant."""
-    means = data.sums[0] / data.counts
-    if np.ptp(means) > 1e-12 * max(1.0, abs(float(means[0]))):
-        return None
-    value, n = float(means[0]), len(means)
-    if not share or value not in (0.0, 1.0):
-        return value, value
-    exact = stats.binomtest(round(value * n), n).proportion_ci(level, method="exact")
-    return float(exact.low), float(exact.high)
 
 
 @dataclass(frozen=True)
@@ -136,53 +52,105 @@ class Separation:
     best_control: str
 
 
-def separation(
+def mean_interval(
     scores: np.ndarray,
-    controls: dict[str, np.ndarray],
-    clusters: np.ndarray,
-    seed: int = 0,
+    clusters: Clusters,
     level: float = LEVEL,
-) -> Separation:
-    """The mean score over seeds minus the best control, which is chosen anew in every resample.
+    bounds: tuple[float, float] = SHARE,
+    missing: bool = False,
+) -> Interval:
+    """The mean of scores and its interval.
 
     Args:
-        scores: "seed rows": the same rows under each seed; seeds and clusters are both resampled.
-        controls: name -> "draw rows"; the best draw of the best control counts, which errs on the side of the controls.
-        clusters: "rows".
+        scores: "rows" of one fit, whose interval is about other rows; or "seed rows", about other seeds too.
+        clusters: "rows", equal for rows of one base/source pair; or by name, the pairs first and then what pairs
+            share: `{"pair": ..., "base": ..., "source": ...}`.
+        bounds: the ends of the scale; `SHARE`, `DIFFERENCE` (of two shares) or `UNBOUNDED`.
+        missing: whether rows may be nan (in all seeds) and are then left out.
+
+    Raises:
+        DataError: a score that is nan, infinite or out of bounds.
     """
-    mine = Clustered.of(scores, clusters)
-    theirs = {name: Clustered.of(rows, clusters) for name, rows in controls.items()}
-    best = max(theirs, key=lambda name: theirs[name].means.max())
-    value = float(mine.means.mean() - theirs[best].means.max())
-    ours, weights = _crossed(mine, numpy_stream(seed, "separation"))
-    rivals = np.max([part.resampled(weights).max(1) for part in theirs.values()], axis=0)
-    low, high = np.quantile(ours - rivals, _tails(level))
-    rival = controls[best][int(theirs[best].means.argmax())]
-    p = paired_p(scores.mean(0) - rival, clusters, seed, one_sided=True)
-    return Separation(value, float(low), float(high), p, best)
+    table = np.atleast_2d(np.asarray(scores, dtype=float))
+    if missing:
+        kept = ~np.isnan(table).all(0)
+        if not kept.any():
+            return Interval(np.nan, np.nan, np.nan, 0, 0)
+        table, clusters = table[:, kept], Factors.of(clusters).among(kept)
+    _check(table, bounds)
+    factors = Factors.of(clusters)
+    averaged = table.mean(0, keepdims=True)
+    spread = None if factors.unit.n_levels == 1 else Spread.of(averaged, table, factors, bounds)
+    low, high = _limits(averaged.mean(1), spread, factors, 1 - level, bounds)
+    warning = "; ".join(_warnings(spread, factors, np.ndim(scores) == 2, bounds))
+    return Interval(float(table.mean()), float(low[0]), float(high[0]), table.shape[1], factors.unit.n_levels, warning)
 
 
-def paired_p(difference: np.ndarray, clusters: np.ndarray, seed: int = 0, one_sided: bool = False) -> float:
-    """Whether a mean paired difference "rows" is zero: signs of whole clusters are flipped at random."""
-    return float(max_statistic_p(difference[None], clusters, seed, one_sided)[0])
+def separation(
+    scores: np.ndarray,
+    controls: Mapping[str, np.ndarray],
+    clusters: Clusters,
+    level: float = LEVEL,
+    seeds: SeedVariance | None = None,
+) -> Separation:
+    """The mean score minus that of the best control: the smallest of the differences from all controls.
 
+    A score is above the best control where it is above each of them, so the lower end is the smallest of the lower ends
+    and p the largest of the p-values, without a correction (intersection-union test; Berger 1982). The upper end is the
+    smallest of the upper ends at once for all controls, because the best one was chosen on the same rows (intersection
+    bounds; Chernozhukov, Lee and Rosen 2013). The difference itself lies inside.
 
-def max_statistic_p(differences: np.ndarray, clusters: np.ndarray, seed: int = 0, one_sided: bool = True) -> np.ndarray:
-    """p-values of many paired differences "cell rows" at once, each against the *largest* statistic of all cells.
+    Args:
+        scores: "seed rows"; with one seed the result is about other rows only.
+        controls: name -> "draw rows"; the best draw of the best control counts.
+        clusters: as for `mean_interval`.
+        seeds: the variance between seeds, pooled over the cells of a grid, because a cell's own from 2 seeds says
+            little. p uses the larger of the two, the interval the cell's own.
 
-    They hold for the best cell of the grid, whichever that is (Westfall and Young 1993, single step). Signs are flipped
-    by cluster, the same for all cells, so that what cells share is kept.
+    Raises:
+        DataError: a score that is nan, infinite or out of [0, 1].
     """
-    sums = Clustered.of(differences, clusters).sums
-    scale = np.sqrt((sums**2).sum(1))
-    flips = numpy_stream(seed, "sign flips").choice([-1.0, 1.0], size=(RESAMPLES, sums.shape[1]))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        observed = np.where(scale > 0, sums.sum(1) / scale, 0.0)
-        null = np.where(scale > 0, flips @ sums.T / scale, 0.0)
-    if not one_sided:
-        observed, null = np.abs(observed), np.abs(null)
-    most = null.max(1)
-    return (1 + (most[:, None] >= observed - 1e-12).sum(0)) / (1 + len(most))
+    scores = np.asarray(scores, dtype=float)
+    names = [name for name, rows in controls.items() for _ in rows]
+    rivals = np.concatenate(list(controls.values())).astype(float)
+    _check(scores, SHARE)
+    _check(rivals, SHARE)
+    factors, differences = Factors.of(clusters), scores.mean(0) - rivals
+    means = differences.mean(1)
+    spread = None if factors.unit.n_levels == 1 else Spread.of(differences, scores, factors, DIFFERENCE)
+    low, high = _limits(means, spread, factors, 1 - level, DIFFERENCE, len(rivals))
+    p = _above_zero(means, spread, factors, DIFFERENCE, seeds or SeedVariance.pooled([scores], factors))
+    best = int(means.argmin())
+    return Separation(float(means[best]), float(low.min()), float(high.min()), float(p.max()), names[best])
+
+
+def paired_p(
+    difference: np.ndarray, clusters: Clusters, one_sided: bool = False, bounds: tuple[float, float] = DIFFERENCE
+) -> float:
+    """Whether a mean paired difference "rows" is zero (or, one-sided, not above zero).
+
+    A t test over clusters (and what they share) with Hall's (1992) correction for skewness where that makes p larger.
+    Where all clusters agree, p is the probability of so many clusters without one from the share that the null needs.
+    """
+    table = np.asarray(difference, dtype=float)[None]
+    _check(table, bounds)
+    factors = Factors.of(clusters)
+    found = []
+    sides = [(table, bounds), (-table, (-bounds[1], -bounds[0]))]
+    for values, ends in sides[:1] if one_sided else sides:
+        spread = None if factors.unit.n_levels == 1 else Spread.of(values, values, factors, ends)
+        found.append(float(_above_zero(values.mean(1), spread, factors, ends)[0]))
+    return min(1.0, len(found) * min(found))
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p-values corrected for there being many of them (Holm 1979).
+
+    The chance that any true null falls below alpha is at most alpha, however the tests depend on each other.
+    """
+    order = np.argsort(p)
+    steps = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1))
+    return np.minimum(steps, 1.0)[np.argsort(order)]
 
 
 def percentile(score: float, draws: np.ndarray) -> float:
@@ -194,3 +162,103 @@ def binomial_interval(successes: int, trials: int, level: float = LEVEL) -> tupl
     """The exact interval of a rate."""
     found = stats.binomtest(successes, trials).proportion_ci(level, method="exact")
     return float(found.low), float(found.high)
+
+
+def _limits(
+    means: np.ndarray,
+    spread: Spread | None,
+    factors: Factors,
+    alpha: float,
+    bounds: tuple[float, float],
+    at_once: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower ends, and upper ends that hold for `at_once` means at once, of means "score"."""
+    flat = _agreed(means, factors.fewest, alpha, bounds)
+    if spread is None:
+        return flat
+    low, high = (_wilson if bounds == SHARE else _skewed)(spread, alpha, at_once)
+    low, high = np.where(spread.agreed, flat[0], low), np.where(spread.agreed, flat[1], high)
+    return np.maximum(low, bounds[0]), np.minimum(high, bounds[1])
+
+
+def _wilson(spread: Spread, alpha: float, means: int) -> tuple[np.ndarray, np.ndarray]:
+    p, h = spread.mean, spread.half_width(alpha, means)
+    scale = p * (1 - p)
+    z2_over_n = np.divide(h**2, scale, out=np.zeros_like(h), where=scale > 1e-12)
+    middle, half = p + z2_over_n / 2, np.sqrt(h**2 + z2_over_n**2 / 4)
+    return (middle - half) / (1 + z2_over_n), (middle + half) / (1 + z2_over_n)
+
+
+def _skewed(spread: Spread, alpha: float, means: int) -> tuple[np.ndarray, np.ndarray]:
+    below, above = (_lengthened(spread, alpha, sign) for sign in (1, -1))
+    return spread.mean - below * spread.half_width(alpha), spread.mean + above * spread.half_width(alpha, means)
+
+
+def _lengthened(spread: Spread, alpha: float, sign: int) -> np.ndarray:
+    """By how much a side is longer than h for a long tail there: the inverse of `_hall`, at least 1."""
+    t = special.stdtrit(spread.df, 1 - alpha / 2)
+    a = np.minimum(sign * spread.skewness, -1e-9)
+    return np.maximum(1, 3 / a * (np.cbrt(1 + a * (t - a / 6)) - 1) / t)
+
+
+def _hall(t: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """t of a mean of skewed values, a = skewness / sqrt(n): Hall's monotone cubic."""
+    return t + a / 3 * t**2 + a**2 / 27 * t**3 + a / 6
+
+
+def _agreed(mean: np.ndarray, n: float, alpha: float, bounds: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Limits where n clusters agree. Without ends of the scale: the point, or anywhere for a single cluster."""
+    low, high = bounds
+    if not np.isfinite(bounds).all():
+        return (mean, mean) if n > 1 else (np.full_like(mean, low), np.full_like(mean, high))
+    unseen = 1 - (alpha / 2) ** (1 / n)
+    return mean - unseen * (mean - low), mean + unseen * (high - mean)
+
+
+def _above_zero(
+    means: np.ndarray,
+    spread: Spread | None,
+    factors: Factors,
+    bounds: tuple[float, float],
+    seeds: SeedVariance = NO_SEEDS,
+) -> np.ndarray:
+    """p of "the mean is not above zero" for each mean "score"."""
+    share = np.maximum(means, 0) / (np.maximum(means, 0) - bounds[0])
+    agreed = (1 - share) ** factors.fewest
+    if spread is None:
+        return agreed
+    between = max(seeds.value, spread.seeds - spread.residual, 0.0)
+    total = spread.rows + between
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = means / np.sqrt(total)
+        df = total**2 / (spread.rows**2 / spread.df + between**2 / seeds.df)
+        t = np.minimum(t, _hall(t, spread.skewness))
+    return np.where(spread.agreed, agreed, special.stdtr(df, -t))
+
+
+def _warnings(spread: Spread | None, factors: Factors, seeds: bool, bounds: tuple[float, float]) -> list[str]:
+    """Where simulated studies show that intervals hold too little (see the documentation's table)."""
+    found = [f"all rows share one {name}: the interval says nothing of others" for name in factors.single]
+    found += [
+        f"only {factor.n_levels} levels of {factor.name}"
+        for factor in (factors.unit, *factors.crossed)
+        if factor.n_levels > 1 and factor.effective < FEW_LEVELS
+    ]
+    if spread is None or not seeds:
+        return found
+    if spread.n_seeds == 1:
+        return [*found, "1 seed: the interval says nothing of other seeds"]
+    near = bounds == SHARE and min(spread.mean[0], 1 - spread.mean[0]) < NEAR
+    if near and spread.seeds > spread.residual:
+        found.append(f"{spread.n_seeds} seeds differ close to the end of the scale: a rare worse one may be missing")
+    return found
+
+
+def _check(scores: np.ndarray, bounds: tuple[float, float]) -> None:
+    wrong = ~np.isfinite(scores) | (scores < bounds[0]) | (scores > bounds[1])
+    if wrong.any():
+        seed, row = (int(i) for i in np.argwhere(wrong)[0])
+        raise DataError(
+            f"Row {row} of series {seed} has the score {scores[seed, row]}; scores are finite numbers in "
+            f"[{bounds[0]:g}, {bounds[1]:g}]. Look at the network's logits of that row."
+        )

@@ -14,14 +14,8 @@ import torch
 
 from causal_reft.alignment.cell import CONTROLS, FIT, PERMUTED, SHUFFLED, TRUE, Cell, CellResult
 from causal_reft.alignment.metrics import METRICS, summary
-from causal_reft.alignment.statistics import (
-    Interval,
-    crossed_interval,
-    max_statistic_p,
-    mean_interval,
-    percentile,
-    separation,
-)
+from causal_reft.alignment.statistics import Interval, holm, mean_interval, percentile, separation
+from causal_reft.alignment.variance import Factors, SeedVariance
 from causal_reft.featurizers import principal_angles
 
 COLUMNS = {
@@ -35,9 +29,9 @@ COLUMNS = {
     "seed": "of initialisation and data order (table only)",
     "seeds": "how many seeds (grid only)",
     "rows": "report rows that were scored",
-    "clusters": "different base/source pairs among them: the units of the bootstrap",
+    "clusters": "different base/source pairs among them: the units of chance",
     "iia": "interchange intervention accuracy: exact match over the full vocabulary",
-    "iia_low": "lower end of its 95 % interval (clusters; in the grid seeds too)",
+    "iia_low": "lower end of its 95 % interval (over other rows; in the grid over other seeds too)",
     "iia_high": "upper end",
     "iia_sd": "standard deviation over seeds (grid only)",
     "cause": "iia over rows whose answer the interchange changes",
@@ -60,9 +54,10 @@ COLUMNS = {
     "separation": "iia minus control: the headline",
     "separation_low": "lower end of its 95 % interval",
     "separation_high": "upper end",
-    "p": "one-sided paired p-value of the separation",
-    "p_corrected": "the same against the largest of all cells of the variable (grid only)",
+    "p": "one-sided paired p-value of the separation (grid: seeds too, their variance pooled over the cells)",
+    "p_corrected": "the same corrected for all cells of the variable (Holm; grid only)",
     "seed_angle": "mean largest principal angle between the subspaces of two seeds, in degrees (grid only)",
+    "warning": "why the interval may be too short; empty: no reason known (grid only)",
     "steps": "optimizer steps (table only)",
     "final_loss": "last training loss (table only)",
 }
@@ -140,20 +135,21 @@ class Tables:
         groups: dict[tuple[str, int, int], list[Cell]] = {}
         for cell in self.fits(role="study"):
             groups.setdefault((cell.variable, cell.featurizer, cell.site), []).append(cell)
-        table = _ordered(self._grid_row(cells) for cells in groups.values())
-        corrected = [
-            p
+        seeds = {
+            variable: SeedVariance.pooled(
+                [self.scores(cells) for key, cells in groups.items() if key[0] == variable], self._factors[variable]
+            )
             for variable in self.rows
-            for p in self._corrected([cells for key, cells in groups.items() if key[0] == variable])
-        ]
-        table["p_corrected"] = corrected
+        }
+        table = _ordered(self._grid_row(cells, seeds[key[0]]) for key, cells in groups.items())
+        table["p_corrected"] = table.groupby("variable", sort=False)["p"].transform(lambda p: holm(p.to_numpy()))
         return table[[name for name in COLUMNS if name in table]]
 
     def fit_row(self, cell: Cell) -> dict[str, Any]:
         """One row of `table`."""
         found, controls, clusters = self.cells[cell], self.controlled(cell), self._clusters(cell)
         score = self._score(cell)
-        apart = separation(found.arrays["report.iia"][None], dict(controls.rivals), clusters)
+        apart = separation(found.arrays["report.iia"][None], controls.rivals, clusters)
         return {
             **self._place(cell),
             **score,
@@ -224,13 +220,13 @@ class Tables:
         kinds = self.rows[cell.variable]["kind"].to_numpy()
         return {**summary(values, kinds), **_interval_columns(mean_interval(values["iia"], self._clusters(cell)))}
 
-    def _grid_row(self, cells: list[Cell]) -> dict[str, Any]:
+    def _grid_row(self, cells: list[Cell], seeds: SeedVariance) -> dict[str, Any]:
         scores, controls, clusters = self.scores(cells), self.controlled(cells[0]), self._clusters(cells[0])
         single = pd.DataFrame([self._score(cell) for cell in cells])
         averaged = ["cause", "isolate", "disentangle", *(m for m in METRICS if m in single)]
         means = {name: float(single[name].mean()) for name in averaged}
         place = {key: value for key, value in self._place(cells[0]).items() if key != "seed"}
-        interval = crossed_interval(scores, clusters)
+        interval = mean_interval(scores, clusters)
         return {
             **place,
             "rank": float(np.mean([sum(self.cells[cell].facts["ranks"].values()) for cell in cells])),
@@ -240,16 +236,10 @@ class Tables:
             "iia_sd": float(scores.mean(1).std(ddof=1)) if len(cells) > 1 else float("nan"),
             **controls.columns(interval.value),
             "select_iia": float(np.mean([self.cells[cell].arrays["select.iia"].mean() for cell in cells])),
-            **_separation_columns(separation(scores, dict(controls.rivals), clusters), interval.value),
+            **_separation_columns(separation(scores, controls.rivals, clusters, seeds=seeds), interval.value),
             "seed_angle": self._seed_angle(cells),
+            "warning": interval.warning,
         }
-
-    def _corrected(self, groups: list[list[Cell]]) -> np.ndarray:
-        differences = []
-        for cells in groups:
-            rivals = np.concatenate(list(self.controlled(cells[0]).rivals.values()))
-            differences.append(self.scores(cells).mean(0) - rivals[int(rivals.mean(1).argmax())])
-        return max_statistic_p(np.stack(differences), self._clusters(groups[0][0]))
 
     def _seed_angle(self, cells: list[Cell]) -> float:
         """Mean over variables and pairs of seeds of the largest principal angle."""
@@ -262,8 +252,25 @@ class Tables:
             ]
         return float(np.mean(found)) if found else float("nan")
 
-    def _clusters(self, cell: Cell) -> np.ndarray:
-        return self.rows[cell.variable]["cluster"].to_numpy()
+    def _clusters(self, cell: Cell) -> Factors:
+        return self._factors[cell.variable]
+
+    @cached_property
+    def _factors(self) -> dict[str, Factors]:
+        """For each variable the clusters of its rows, and which rows have the same base, and the same sources."""
+        return {name: _factors(rows, self.description["sampling"]["unit"]) for name, rows in self.rows.items()}
+
+
+def _factors(rows: pd.DataFrame, unit: str) -> Factors:
+    """Numbers of the clusters, and of each run's prompts (or settings), by name."""
+    runs = {
+        name.removesuffix(end): pd.factorize(rows[name])[0]
+        for end in ("_prompt", "_setting")
+        for name in rows
+        if name.endswith(end)
+    }
+    others = {name: codes for name, codes in runs.items() if name != unit}
+    return Factors.of({unit: rows["cluster"].to_numpy(), **others})
 
 
 def _interval_columns(found: Interval) -> dict[str, Any]:

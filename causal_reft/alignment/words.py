@@ -35,6 +35,7 @@ def report_text(result: StudyResult) -> str:
             "",
             *_where(result, variable),
             *_ineffective(result, variable),
+            *_warnings(result, variable),
             "",
             *_controls(result, variable),
             *_ladder(result, variable),
@@ -112,6 +113,15 @@ def _where(result: StudyResult, variable: str) -> list[str]:
     return lines
 
 
+def _warnings(result: StudyResult, variable: str) -> list[str]:
+    """Why which intervals may be too short."""
+    grid = _of(result, variable)
+    found = grid.loc[grid["warning"] != "", "warning"].str.split("; ").explode().value_counts(sort=False)
+    return [
+        f"Read the intervals of {count} of {len(grid)} cells with care: {warning}." for warning, count in found.items()
+    ]
+
+
 def _controls(result: StudyResult, variable: str) -> list[str]:
     best = result.best(variable)
     angle = (
@@ -183,9 +193,9 @@ def _ineffective(result: StudyResult, variable: str) -> list[str]:
 def _reading() -> list[str]:
     return [
         "How to read it: the headline is the separation, a score minus that of its best control on the same rows. "
-        "Intervals are 95 %, from resampled base/source pairs (and seeds). A cell separates where p, corrected for all "
-        "cells by the largest statistic, is below 0.05 and the interval of the separation lies above zero. High IIA "
-        "alone is no evidence."
+        "Intervals are 95 %, over other base/source pairs and other seeds; pairs that share a base or a source are not "
+        "independent. A cell separates where p, corrected for all cells (Holm), is below 0.05 and the interval of the "
+        "separation lies above zero. High IIA alone is no evidence."
     ]
 
 

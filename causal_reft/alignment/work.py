@@ -41,11 +41,11 @@ FeaturizerRecipe = Callable[[int, int], Featurizer]
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one split as the network reads them, their targets, and a cluster number for each."""
+    """The rows of one split as the network reads them, their targets, and what they share (`factors_of`)."""
 
     examples: Examples
     target: Examples | None
-    clusters: np.ndarray
+    clusters: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)

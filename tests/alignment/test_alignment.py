@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from causal_reft.alignment import Alignment, mixed
+from causal_reft.alignment import Alignment, TensorEncoding, TextEncoding, mixed
 from causal_reft.alignment.encoding import CHOICES, as_encoding
 from causal_reft.alignment.rows import target_settings
 from causal_reft.alignment.scoring import score_rows

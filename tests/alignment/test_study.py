@@ -17,6 +17,8 @@ import pytest
 import torch
 
 from causal_reft.alignment import COLUMNS, Controls, Study, StudyResult
+from causal_reft.alignment.rows import factors_of
+from causal_reft.alignment.statistics import mean_interval
 from causal_reft.alignment.store import Store
 from causal_reft.alignment.work import run_group, slices
 from causal_reft.errors import StudyError
@@ -70,6 +72,20 @@ def test_records_have_a_row_for_each_example_and_fit(finished):
     for _, row in finished.table.iterrows():
         assert mean[row["site"], row["seed"]] == pytest.approx(row["iia"])
     assert {"base_setting", "source_setting", "expected_answer", "kind", "cluster"} <= set(records)
+
+
+def test_intervals_of_the_grid_know_which_pairs_share_a_base_or_a_source(finished):
+    records, row = finished.records, finished.grid.iloc[0]
+    mine = records[records["site"] == row["site"]]
+    scores = np.stack([part["iia"].to_numpy() for _, part in mine.groupby("seed")])
+    found = mean_interval(scores, factors_of(SPLITS.test))
+    assert (found.value, found.low, found.high) == (row["iia"], row["iia_low"], row["iia_high"])
+
+
+def test_a_study_of_one_seed_warns_of_it_in_grid_and_report(tmp_path):
+    result = small_study(tmp_path / "one", seeds=[0], controls=CHEAP).run(progress=False)
+    assert result.grid["warning"].str.contains("1 seed").all()
+    assert "2 of 2 cells with care: 1 seed: the interval says nothing of other seeds" in result.report()
 
 
 def test_two_sites_that_hold_one_tensor_score_alike(finished):
