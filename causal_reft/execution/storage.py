@@ -81,9 +81,9 @@ def _load_trained_base(model: nn.Module, files: Mapping[str, bytes], path: Path)
         if name not in named or named[name].shape != value.shape:
             found = "no such parameter" if name not in named else f"shape {tuple(named[name].shape)}"
             raise StorageError(
-                f"{path / BASE_WEIGHTS} holds {name!r} of shape {tuple(value.shape)}, which was trained with the graph, "
-                f"but this {type(model).__name__} has {found}. Wrap the base model as it was in training (the same adapters, "
-                "the same number of labels) and pass it: from_pretrained(folder, model=...)."
+                f"{path / BASE_WEIGHTS} holds {name!r} of shape {tuple(value.shape)}, which was trained with the "
+                f"graph, but this {type(model).__name__} has {found}. Wrap the base model as it was in training (the "
+                "same adapters, the same number of labels) and pass it: from_pretrained(folder, model=...)."
             )
     with torch.no_grad():
         for name, value in saved.items():

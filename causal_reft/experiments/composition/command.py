@@ -18,8 +18,9 @@ from causal_reft.analysis.behaviours import WordLists, language_and_answers, rat
 from causal_reft.analysis.composition import DEFAULTS, Skill, subset_name
 from causal_reft.data import Embedded
 from causal_reft.errors import DataError
-from causal_reft.experiments.composition.experiment import Experiment, run_composition
+from causal_reft.experiments.composition.experiment import Experiment
 from causal_reft.experiments.composition.methods import METHODS
+from causal_reft.experiments.composition.sweep import run_composition
 from causal_reft.experiments.models import load_model, on_device
 from causal_reft.experiments.options import above_zero, at_least
 from causal_reft.experiments.page import Page

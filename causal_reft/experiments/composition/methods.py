@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -20,10 +20,8 @@ from causal_reft.analysis.composition import (
     subset_name,
     subsets,
 )
+from causal_reft.experiments.composition.experiment import Experiment
 from causal_reft.seeds import derive
-
-if TYPE_CHECKING:
-    from causal_reft.experiments.composition.experiment import Experiment
 
 Variants = Iterator[tuple[str, cr.IntervenedModel]]
 Method = Callable[["Experiment", int], Variants]
