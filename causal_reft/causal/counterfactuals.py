@@ -75,7 +75,7 @@ class CounterfactualDataset:
         return np.any([self.labels[name].to_numpy() != self.base[name].to_numpy() for name in outputs], axis=0)
 
     def with_equal_spans(self, tokenizer: Callable[..., Any]) -> CounterfactualDataset:
-        """The rows whose spans have as many tokens in every run, so that token i of one meets token i of the other."""
+        """The rows whose spans have equally many tokens in every run, so that they pair token by token."""
         lengths = [frame.map(len).to_numpy() for frame in self.token_spans(tokenizer).values()]
         return self[np.flatnonzero(np.all([(other == lengths[0]).all(axis=1) for other in lengths[1:]], axis=0))]
 
@@ -169,7 +169,7 @@ class CounterfactualDataset:
 
     def __repr__(self) -> str:
         counts = self.labels.drop(columns=TEXT, errors="ignore").value_counts(sort=False)
-        shown = ", ".join(f"{_told(value)} {count}" for value, count in list(counts.items())[:6])
+        shown = ", ".join(f"{_shown(value)} {count}" for value, count in list(counts.items())[:6])
         more = f", ... ({len(counts)} values)" if len(counts) > 6 else ""
         return (
             f"CounterfactualDataset: {len(self)} rows, interchanging {', '.join(self.variables)}; "
@@ -179,7 +179,7 @@ class CounterfactualDataset:
         )
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -242,8 +242,8 @@ class Splits:
             for what in COUNTED
             if row[what]
         ]
-        told = ", ".join(found) or f"no setting{' and no prompt' * (PROMPT in self.train.base)} is in two parts"
-        return f"Splits: {sizes} rows, by ({', '.join(self.by)}); {told}; {self.dropped} crossing rows dropped"
+        common = ", ".join(found) or f"no setting{' and no prompt' * (PROMPT in self.train.base)} is in two parts"
+        return f"Splits: {sizes} rows, by ({', '.join(self.by)}); {common}; {self.dropped} crossing rows dropped"
 
 
 def shared(parts: Mapping[str, CounterfactualDataset]) -> pd.DataFrame:

@@ -27,7 +27,7 @@ def describe(model: Equations) -> str:
 
 
 def depths(model: Equations) -> dict[str, int]:
-    """How far above the inputs a variable stands: inputs 0, else one more than its highest parent."""
+    """How far above the inputs a variable is: inputs 0, else one more than its highest parent."""
     depth: dict[str, int] = {}
     for name in model.variables:
         depth[name] = 1 + max((depth[parent] for parent in model.parents[name]), default=-1)
@@ -35,7 +35,7 @@ def depths(model: Equations) -> dict[str, int]:
 
 
 def positions(model: Equations) -> dict[str, tuple[float, float]]:
-    """Where each variable stands: rows by depth; within a row ordered by its neighbours, with room for its name."""
+    """Where each variable is drawn: rows by depth; within a row ordered by its neighbours, with room for its name."""
     depth = depths(model)
     rows = [[name for name in model.variables if depth[name] == level] for level in range(max(depth.values()) + 1)]
     children = {name: tuple(c for c, parents in model.parents.items() if name in parents) for name in model.variables}
@@ -80,7 +80,7 @@ def draw(model: Equations, ax: Any = None) -> Any:
 
 
 def _arrow(tail: tuple[float, float], head: tuple[float, float]) -> dict[str, Any]:
-    """A straight arrow to the next row; one that passes a row bends outwards, around what stands between."""
+    """A straight arrow to the next row; one that passes a row bends outwards, around the variables between."""
     bend = 0.0 if head[1] - tail[1] <= 1 else (-0.25 if tail[0] <= 0.5 else 0.25)
     style = {"arrowstyle": "-|>", "color": "#666666", "shrinkA": 11, "shrinkB": 11}
     return {**style, "connectionstyle": f"arc3,rad={bend}"}
@@ -99,11 +99,11 @@ def to_html(model: Equations) -> str:
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
     picture = base64.b64encode(buffer.getvalue()).decode()
-    rows = "".join(f"<tr><td><b>{escape(name)}</b></td><td>{_told(model, name)}</td></tr>" for name in model.variables)
+    rows = "".join(f"<tr><td><b>{escape(name)}</b></td><td>{_shown(model, name)}</td></tr>" for name in model.variables)
     return f"<div><img alt='causal graph' src='data:image/png;base64,{picture}'/><table>{rows}</table></div>"
 
 
-def _told(model: Equations, name: str) -> str:
+def _shown(model: Equations, name: str) -> str:
     if name in model.inputs:
         return escape(f"in {describe_domain(model.domains[name])}")
     return f"<code>{escape(source_line(model.mechanisms[name]))}</code>"

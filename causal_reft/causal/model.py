@@ -122,7 +122,7 @@ class CausalModel:
     def interchange(self, base: Mapping[str, Any] | pd.DataFrame, /, **sources: Any) -> pd.DataFrame:
         """Every variable for each base setting, if each named variable took its value in its own source run.
 
-        `model.interchange(base, left=source, right=other)`: row i of base meets row i of each source.
+        `model.interchange(base, left=source, right=other)`: row i of base pairs with row i of each source.
         """
         check_known(sources, self.variables, "variable")
         columns = self._read(base)

@@ -1,6 +1,6 @@
 """See what the tokenizer makes of a prompt, with the tokens of each span in a colour of their own.
 
-In Jupyter the tokens are boxes; in a terminal they stand between bars, and the spans are listed with their numbers.
+In Jupyter the tokens are boxes; in a terminal they are between bars, and the spans are listed with their numbers.
 """
 
 from __future__ import annotations

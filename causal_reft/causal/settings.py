@@ -1,7 +1,7 @@
 """Parse what a user gives as settings into columns: right names, equal lengths, values inside their domains.
 
-A setting is an assignment of values to the inputs of a causal model. Columns of computed variables may come along (the
-frame that `run` returns has them); they must agree with their mechanisms, so that a stale column is never believed.
+A setting is an assignment of values to the inputs of a causal model. Columns of computed variables may be
+included (the frame that `run` returns has them); they must agree with their mechanisms, so that none is stale.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ def check_agrees(given: Columns, computed: Columns, mechanisms: Mapping[str, Mec
 
 
 def check_length(name: str, rows: int, expected: int, what: str) -> None:
-    """Row i of the base meets row i of every source and of every fixed column."""
+    """Row i of the base pairs with row i of every source and of every fixed column."""
     if rows != expected:
         raise CausalModelError(
             f"The {what} of {name!r} has {rows} settings and the base has {expected}; "
-            "row i of the base meets row i of the other, so they must be equally long."
+            "row i of the base pairs with row i of the other, so they must be equally long."
         )
 
 

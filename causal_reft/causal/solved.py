@@ -1,7 +1,7 @@
 """Keep the examples that the model gets right without any intervention, and say what was dropped.
 
-An interchange on a prompt that the model answers wrongly measures nothing. The model call is made by the caller: here
-arrive its answers, or a function that gives them.
+An interchange on a prompt that the model answers wrongly measures nothing. The caller runs the model and passes its
+answers, or a function that gives them.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ beside the list), a port, and how the wanted value lies in the last axis of what
 A component means the same in every family: `attention_input` and `mlp_input` are what the projections read (after the
 norm, where it comes first), `attention_query/key/value` what they give (before rotary embeddings and norms of heads),
 `attention_head_output` what the output projection reads, `attention_output` and `mlp_output` what the last projection
-gives (before a norm that some families put behind it). A model without a row is given one by `register_architecture`.
+gives (before a norm that some families put after it). A model without a row is given one by `register_architecture`.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class Tokens:
         return replace(self, ordinal=self.ordinal + by_token, mention=self.mention + by_token, total=self.total + grown)
 
     def named_like(self, other: Tokens) -> bool:
-        """Whether the same numbers of the same rows are named in the same way: tokens pair one to one as they stand."""
+        """Whether the same numbers of the same rows are named in the same way: tokens pair one to one in place."""
         mine, theirs = (
             (t.rows, t.ordinal, t.total, *([t.mention] if self.n_parts == other.n_parts else [])) for t in (self, other)
         )

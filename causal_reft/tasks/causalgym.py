@@ -1,6 +1,6 @@
 """CausalGym (Arora et al. 2024): minimal pairs of sentences that differ in one feature, which decides the next word.
 
-Two formats. *Templates* (a .json of suites) list what may stand in each slot; one or more label slots depend on the
+Two formats. *Templates* (a .json of suites) list what may fill each slot; one or more label slots depend on the
 type ("singular", "plural"), and every type has its own continuations. *Pairs* (.json or .jsonl) are sentences drawn
 from them, cut into regions: `base`, `src` (lists of texts), `base_type`, `src_type`, `base_label`, `src_label`, `task`.
 """

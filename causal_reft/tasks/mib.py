@@ -7,7 +7,7 @@ base and one counterfactual of every row as settings of a causal model:
 |---|---|---|
 | ioi | prompt, choices, answerKey | io_place |
 | arithmetic | prompt, operand1, operand2, label | carry, ones, tens |
-| choice (MCQA, ARC) | prompt, choices {label, text}, answerKey | place: where the right choice stands |
+| choice (MCQA, ARC) | prompt, choices {label, text}, answerKey | place: where the right choice is |
 | ravel | prompt, entity, attribute, Continent, Country, Language | Continent, Country, Language |
 """
 

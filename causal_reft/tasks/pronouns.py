@@ -1,7 +1,7 @@
 """Pronouns: "Once upon a time, there was a little girl named Mary." -> " She".
 
-`gender` is told by one word, and by a name that goes with it. It is an input of the causal model: interchanging it asks
-the network to go on as if the story were about a girl (or a boy), whatever else the prompt holds. The names are as long
+`gender` is shown by one word, and by a name that fits. It is an input of the causal model: interchanging it asks the
+network to go on as if the story were about a girl (or a boy), whatever else the prompt holds. The names are as long
 in tokens as each other for a small story model (three each), so that prompts of both genders line up. Such a model is
 right when it prefers the one pronoun to the other (`task.choices`); its most likely next token is often the name again.
 """
@@ -30,7 +30,7 @@ def _pronoun(gender: Column) -> Column:
 
 
 def pronoun_model(girls: Sequence[str] = GIRLS, boys: Sequence[str] = BOYS) -> CausalModel:
-    """Inputs gender, girl_name and boy_name; the `name` shown goes with the gender; `answer` is the gender told."""
+    """Inputs gender, girl_name and boy_name; the `name` shown goes with the gender; `answer` is the gender."""
     return CausalModel(
         inputs={"gender": ("girl", "boy"), "girl_name": girls, "boy_name": boys},
         mechanisms={"name": _name, "answer": _pronoun},

@@ -24,7 +24,7 @@ from causal_reft.errors import DataError
 
 @dataclass(frozen=True)
 class Record:
-    """One run as a file tells it: the setting, the prompt, the answer (None: the file has none) and its spans."""
+    """One run of a file's row: the setting, the prompt, the answer (None: the file has none) and its spans."""
 
     setting: dict[str, Any]
     prompt: str

@@ -62,9 +62,11 @@ def test_settings_with_their_prompts_are_split_by_what_is_read() -> None:
 def test_what_parts_share_is_counted_on_their_rows() -> None:
     """Also where the user made the parts."""
     data = hidden(3000).counterfactuals("mood", 60, seed=0)
-    again = replace(data.split(0.5, 0.2, 0.3), test=data[:10])
+    splits = data.split(0.5, 0.2, 0.3)
+    again = replace(splits, test=data[:10])
+    train, select, some = (set(zip(*part.prompts.values(), strict=True)) for part in (*list(splits)[:2], data[:10]))
     same = Splits(data, data[:10], data[10:], dropped=0, by=())
-    assert again.shared["pairs"].sum() == 10
+    assert again.shared["pairs"].tolist() == [0, len(train & some), len(select & some)] and train & some
     table = same.shared.set_index("parts")
     assert table.loc["train and select"].tolist() == [20, len(prompts(data[:10])), 10]
     assert "10 pairs in train and select" in repr(same)

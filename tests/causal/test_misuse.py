@@ -86,7 +86,7 @@ def test_balanced_says_which_outcome_it_never_drew(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(strategies, "MOST_ROUNDS", 2)
     with pytest.raises(CausalModelError, match="True is a value of 'y', and none of 2 rounds of 4,096 pairs has it"):
         RARE.counterfactuals("x", 100, 0, "balanced")
-    with pytest.raises(CausalModelError, match="True is a value of 'y in source of x'"):
+    with pytest.raises(CausalModelError, match="True is a value of 'y in base'"):
         RARE.counterfactuals("x", 100, 0, "balanced", over=["y"])
 
 
