@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from causal_reft.errors import RunError, SiteError
+from causal_reft.execution.cells import hooked
 from causal_reft.execution.checkpointing import carrying_edits, recomputes
 from causal_reft.execution.cut import cut_behind_reads, directions
 from causal_reft.execution.finish import finishing_at_reads
@@ -19,6 +20,8 @@ from causal_reft.execution.hooks import StopForward, Watch, follow_windows, watc
 from causal_reft.execution.inputs import Inputs
 from causal_reft.execution.kernels import chains, in_one_kernel
 from causal_reft.execution.locating import locate_graph
+from causal_reft.execution.row_check import check_row_axis
+from causal_reft.execution.threads import one_at_a_time
 from causal_reft.execution.transform import States
 from causal_reft.execution.visit import PortWork, Visit
 from causal_reft.graph import InterventionGraph
@@ -78,6 +81,10 @@ class HookBackend(Backend):
 
     def forward(self, run: str, inputs: Inputs, states: States, *, training: bool, wants_output: bool) -> Any:
         check_weights(self.model)
+        with one_at_a_time(self.model):
+            return self._forward(run, inputs, states, training, wants_output)
+
+    def _forward(self, run: str, inputs: Inputs, states: States, training: bool, wants_output: bool) -> Any:
         visit = Visit(run, self.work[run], inputs, states, training)
         if not wants_output and not visit.work:
             return None
@@ -85,19 +92,28 @@ class HookBackend(Backend):
         watch = Watch(visit, stop=not wants_output and not checkpointing and not offloaded(self.model))
         checkpoints = checkpointing or (self.model.training and not torch.is_grad_enabled())
         carrying = carrying_edits(self.model, watch) if checkpoints else nullcontext()
+        unseen = watch.stop and not hooked(self.model)  # a user's hook sees whole values, and may call the model
         given = cut_behind_reads(visit, inputs) if watch.stop and self.looks_back else inputs
         try:
             with (
-                finishing_at_reads(visit, self.blocks, given.width) if watch.stop else nullcontext(),
-                in_one_kernel(self.chains) if watch.stop else nullcontext(),
-                watching(watch),
+                finishing_at_reads(visit, self.blocks, given.width) if unseen else nullcontext(),
+                in_one_kernel(self.chains) if unseen else nullcontext(),
+                watching(watch, self.model),
                 carrying,
                 eagerly(self.model),
             ):
                 output = self.model(*given.args, **given.kwargs)
         except StopForward:
-            return None
+            output = None
+        if visit.doubted:
+            check_row_axis(self.model, visit, self._look)
         return output if wants_output else None
+
+    def _look(self, visit: Visit) -> None:
+        """One whole forward in which a visit only collects."""
+        inputs = visit.frame.inputs
+        with watching(Watch(visit), self.model), eagerly(self.model):
+            self.model(*inputs.args, **inputs.kwargs)
 
     def generate(self, inputs: Inputs, states: States, **options: Any) -> Any:
         check_weights(self.model)
@@ -105,10 +121,13 @@ class HookBackend(Backend):
         watch = Watch(visit)
         window = follow_windows(self.model, watch, prefill_only=not edits_generated(self.graph))
         try:
-            with watching(watch), eagerly(self.model):
-                return self.model.generate(*inputs.args, **inputs.kwargs, **options)  # type: ignore[operator]
+            with one_at_a_time(self.model), watching(watch, self.model), eagerly(self.model):
+                output = self.model.generate(*inputs.args, **inputs.kwargs, **options)  # type: ignore[operator]
         finally:
             window.remove()
+        if visit.doubted:
+            check_row_axis(self.model, visit, self._look)
+        return output
 
 
 def edits_generated(graph: InterventionGraph) -> bool:

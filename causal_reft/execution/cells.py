@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from causal_reft.execution.threads import here_or_else
 from causal_reft.tensors import Float, Int, Tensor
 
 WORTH_IT = 0.75  # at a larger share of the cells, gathering and scattering cost more than they save
@@ -49,7 +50,7 @@ def known_but_at(
 def forward_is(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """A module's forward is another one inside."""
     own = module.__dict__.get("forward")
-    module.forward = forward
+    module.forward = here_or_else(forward, module.forward)
     try:
         yield
     finally:

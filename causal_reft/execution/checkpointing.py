@@ -17,6 +17,7 @@ from torch import nn
 
 from causal_reft.errors import GraphError, RunError
 from causal_reft.execution.hooks import Watch
+from causal_reft.execution.threads import here_or_else
 from causal_reft.execution.visit import PortWork
 from causal_reft.featurizers import uncached
 from causal_reft.tensors import Tensor
@@ -60,9 +61,9 @@ def carrying_edits(model: nn.Module, watch: Watch) -> Iterator[None]:
     for module, original in zip(replaced, originals, strict=True):
         ports = [port for port in watch.visit.work if _inside(port, module)]
         if not torch.is_grad_enabled():
-            setattr(module, _FUNCTION, _directly)
+            setattr(module, _FUNCTION, here_or_else(_directly, original))
         elif ports:
-            setattr(module, _FUNCTION, _carrying(original, watch, ports))
+            setattr(module, _FUNCTION, here_or_else(_carrying(original, watch, ports), original))
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from causal_reft.errors import RunError
+from causal_reft.execution.input_checks import refuse_filled_cache
 from causal_reft.sites import unwrapped
 from causal_reft.tensors import Tensor
 
@@ -34,17 +35,23 @@ def check_generation(model: nn.Module, options: Mapping[str, Any]) -> None:
 
     Raises:
         RunError: labels; a model that does not generate; an assistant that is the edited model itself; own decoding
-            loops.
+            loops; guidance by a second text; a cache that holds tokens already.
     """
     if not callable(getattr(model, "generate", None)):
         raise RunError(f"{type(model).__name__} has no generate; it gives no texts.")
     if "labels" in options:
         raise RunError("generate takes no labels; pass the prompt alone.")
-    config = options.get("generation_config")
+    refuse_filled_cache(options.get("past_key_values"), "generate")
+    config = options.get("generation_config") or getattr(model, "generation_config", None)
     asked = {
         name: options.get(name, getattr(config, name, None))
-        for name in ("assistant_early_exit", "dola_layers", "custom_generate")
+        for name in ("assistant_early_exit", "dola_layers", "custom_generate", "guidance_scale")
     }
+    if asked["guidance_scale"] not in (None, 1):
+        raise RunError(
+            f"generate(guidance_scale={asked['guidance_scale']}) also reads a text without the prompt, whose tokens "
+            "would be taken for the prompt's. Leave it out."
+        )
     if asked["assistant_early_exit"] is not None or unwrapped(
         options.get("assistant_model") or nn.Module()
     ) is unwrapped(model):

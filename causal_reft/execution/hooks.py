@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from causal_reft.errors import GraphError
+from causal_reft.execution.threads import in_this_thread
 from causal_reft.execution.visit import PortWork, Visit, find_input
 from causal_reft.sites import unwrapped
 
@@ -28,7 +29,7 @@ class Watch:
 
     def __init__(self, visit: Visit, stop: bool = False) -> None:
         self.visit, self.stop, self.live = visit, stop, False
-        self.carries = False
+        self.carries, self.depth = False, 0
         self.handles: list[RemovableHandle] = []
 
     def see(self, port: PortWork, value: Any) -> Any:
@@ -43,6 +44,8 @@ class Watch:
                 "of torch.utils.checkpoint, where edits would be lost. Turn that off, or use the model's "
                 "gradient_checkpointing."
             )
+        if self.depth > 1:  # somebody's hook calls the model inside our call
+            return value
         new = self.visit.see(port, value, again=not self.live)
         if self.live and self.stop and self.visit.complete:
             raise StopForward
@@ -76,9 +79,22 @@ class Watch:
             return self.see(port, output)
 
         if location.port == "input":
-            self.handles.append(location.module.register_forward_pre_hook(before, with_kwargs=True))
+            self.handles.append(location.module.register_forward_pre_hook(in_this_thread(before), with_kwargs=True))
         else:
-            self.handles.append(location.module.register_forward_hook(after))
+            self.handles.append(location.module.register_forward_hook(in_this_thread(after)))
+
+    def count_calls(self, model: nn.Module) -> None:
+        """Notice calls of the model inside our own call, which are not ours."""
+
+        def entered(module: nn.Module, args: Any) -> None:
+            self.depth += 1
+
+        def left(module: nn.Module, args: Any, output: Any) -> None:
+            self.depth -= 1
+
+        root = unwrapped(model)
+        self.handles.append(root.register_forward_pre_hook(in_this_thread(entered), prepend=True))
+        self.handles.append(root.register_forward_hook(in_this_thread(left), always_call=True))
 
     def remove(self) -> None:
         """Take our hooks off."""
@@ -87,10 +103,11 @@ class Watch:
 
 
 @contextmanager
-def watching(watch: Watch) -> Iterator[Watch]:
+def watching(watch: Watch, model: nn.Module) -> Iterator[Watch]:
     """Our hooks are on inside, and off afterwards."""
     watch.live = True
     try:
+        watch.count_calls(model)
         for port in watch.visit.work:
             watch.attach(port)
         yield watch
@@ -113,4 +130,4 @@ def follow_windows(model: nn.Module, watch: Watch, prefill_only: bool) -> Remova
         if watch.visit.follow(args, kwargs) and prefill_only:
             watch.remove()
 
-    return unwrapped(model).register_forward_pre_hook(before, with_kwargs=True)
+    return unwrapped(model).register_forward_pre_hook(in_this_thread(before), with_kwargs=True)

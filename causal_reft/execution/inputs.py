@@ -7,15 +7,19 @@ follow), `active` (node name -> which rows it edits).
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from causal_reft.errors import PositionError, RunError, nearest
+from causal_reft.errors import PositionError, RunError
+from causal_reft.execution import input_checks as checks
+from causal_reft.execution.input_checks import OURS, TEXT
+from causal_reft.execution.left_padding import needs_position_ids, true_positions
+from causal_reft.execution.output_layout import NEXT_TOKEN, output_layout
 from causal_reft.position_words import is_position_word
 from causal_reft.sites import (
     ARCHITECTURES,
@@ -32,8 +36,6 @@ from causal_reft.sites import (
 )
 from causal_reft.tensors import Tensor
 
-OURS = ("spans", "prompt_lengths", "active")
-TEXT = ("input_ids", "inputs_embeds")
 IGNORED_LABEL = -100
 RunInputs = Mapping[str, Any] | Tensor
 
@@ -74,9 +76,12 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
     """What the user passed for a run -> `Inputs`.
 
     Raises:
-        RunError: nothing that a run can be; an unsupported mask; a batch of pads without a mask.
+        RunError: nothing that a run can be; unknown keys; inputs whose rows are not the batch's; an unsupported mask; a
+            batch of pads without a mask; tokens that the model does not have; a cache that holds tokens already.
         PositionError: spans or active rows whose number is not the batch size.
     """
+    if isinstance(given, Tensor) and not given.ndim:
+        raise RunError(f"run {run!r} was given a single number; the first axis of a run's tensor is the batch.")
     if isinstance(given, Tensor) and not given.is_floating_point() and model_config(model) is not None:
         given = {"input_ids": given}
     if isinstance(given, Tensor):
@@ -92,18 +97,24 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
     tensors = [value for value in kwargs.values() if isinstance(value, Tensor) and value.ndim]
     if not tensors:
         raise RunError(f"run {run!r} holds no tensor. Tokenise with return_tensors='pt'.")
-    _same_device(run, tensors, model)
+    checks.check_keys(run, given, model)
+    checks.same_device(run, tensors, model)
+    checks.refuse_filled_cache(kwargs.get("past_key_values"), f"run {run!r}")
     text = next((kwargs[key] for key in TEXT if isinstance(kwargs.get(key), Tensor)), None)
+    if text is None:
+        checks.check_rows(run, kwargs)
+    else:
+        checks.check_text(run, kwargs, text, model)
     batch = len(tensors[0] if text is None else text)
     mask = None if text is None else _mask(run, kwargs, text, model)
     if mask is not None:
-        _fits_context(run, mask, model)
-        kwargs |= _position_ids(kwargs, mask, model)
-    active = {name: _rows(name, rows, batch) for name, rows in (ours["active"] or {}).items()}
+        checks.fits_context(run, mask, model)
+        kwargs |= _position_ids(run, kwargs, mask, model)
+    active = {name: active_rows(name, rows, batch) for name, rows in (ours["active"] or {}).items()}
     config = getattr(unwrapped(model), "config", None)
     decoder = _decoder_inputs(kwargs, batch, active) if getattr(config, "is_encoder_decoder", False) else None
-    lengths = _prompt_lengths(given, mask, labelled=decoder is None and _continues_texts(model))
-    return Inputs((), kwargs, batch, mask, ours["spans"], lengths, active, decoder)
+    lengths = _prompt_lengths(run, given, mask, batch, labelled=output_layout(model) == NEXT_TOKEN)
+    return Inputs((), kwargs, batch, mask, _spans(ours["spans"], batch), lengths, active, decoder)
 
 
 def _check_span_names(run: str, spans: Spans | None) -> None:
@@ -113,29 +124,6 @@ def _check_span_names(run: str, spans: Spans | None) -> None:
                 f"run {run!r} brings a span called {name!r}, and positions={str(name)!r} names tokens by their place "
                 f"in the prompt, so the span would not be found. Give it another name: spans={{'{name}_span': ...}}."
             )
-
-
-def _continues_texts(model: nn.Module) -> bool:
-    """Whether labels beside the tokens are what follows a prompt (not so for masked or token classification models)."""
-    generates = getattr(unwrapped(model), "can_generate", None)
-    return bool(generates()) if callable(generates) else True
-
-
-def _same_device(run: str, tensors: list[Tensor], model: nn.Module) -> None:
-    first = next(model.parameters(), None)
-    if (
-        first is None
-        or first.is_meta
-        or getattr(model, "_hf_hook", None) is not None
-        or all(t.device == first.device for t in tensors)
-    ):
-        return
-    devices = {p.device for p in model.parameters()}
-    stray = [t.device for t in tensors if t.device not in devices]
-    if stray:
-        raise RunError(
-            f"run {run!r} is on {stray[0]}, but the model is on {first.device}. Write inputs.to({str(first.device)!r})."
-        )
 
 
 def _decoder_inputs(kwargs: Mapping[str, Any], batch: int, active: dict[str, Tensor]) -> Inputs:
@@ -157,7 +145,7 @@ def _decoder_inputs(kwargs: Mapping[str, Any], batch: int, active: dict[str, Ten
 def _mask(run: str, kwargs: Mapping[str, Any], text: Tensor, model: nn.Module) -> Tensor:
     mask = kwargs.get("attention_mask")
     if mask is None:
-        _refuse_hidden_padding(run, kwargs.get("input_ids"), model)
+        checks.refuse_hidden_padding(run, kwargs.get("input_ids"), model)
         return torch.ones(text.shape[:2], dtype=torch.long, device=text.device)
     if mask.ndim != 2:
         raise RunError(
@@ -167,48 +155,29 @@ def _mask(run: str, kwargs: Mapping[str, Any], text: Tensor, model: nn.Module) -
     return mask
 
 
-def _fits_context(run: str, mask: Tensor, model: nn.Module) -> None:
+def _position_ids(run: str, kwargs: Mapping[str, Any], mask: Tensor, model: nn.Module) -> dict[str, Tensor]:
+    """Token numbers for left-padded rows, which most decoders would otherwise count from the padding.
+
+    Raises:
+        RunError: a model for which no numbers make left padding safe.
+    """
     config = model_config(model)
-    row = ARCHITECTURES.get(config.model_type) if config is not None else None
-    if row is None or row.learned_positions is None:
-        return
-    longest, room = int((mask != 0).sum(1).max()), row.learned_positions(config)
-    if longest > room:
-        raise RunError(
-            f"run {run!r} has a text of {longest} tokens, and {type(model).__name__} has learned positions for "
-            f"{room}. Shorten it."
-        )
-
-
-def _position_ids(kwargs: Mapping[str, Any], mask: Tensor, model: nn.Module) -> dict[str, Tensor]:
-    """Token numbers for left-padded rows, which most decoders would otherwise count from the padding."""
-    config = model_config(model)
-    row = ARCHITECTURES.get(config.model_type) if config is not None else None
-    if (
-        row is None
-        or not row.counts_positions
-        or kwargs.get("position_ids") is not None
-        or not bool((mask[:, 0] == 0).any())
-    ):
+    if config is None or kwargs.get("position_ids") is not None or not bool((mask[:, 0] == 0).any()):
         return {}
-    if "position_ids" not in forward_arguments(model):
-        return {}
-    return {"position_ids": (mask.long().cumsum(1) - 1).clamp_min(0)}
+    row, takes = ARCHITECTURES.get(config.model_type), "position_ids" in checks.forward_arguments(model)
+    if row is not None and (takes or not row.counts_positions):
+        needed = row.counts_positions
+    else:
+        needed = needs_position_ids(run, model)
+    return {"position_ids": true_positions(mask)} if needed else {}
 
 
-def _refuse_hidden_padding(run: str, ids: Tensor | None, model: nn.Module) -> None:
-    config = getattr(model, "config", None)
-    pad, eos = getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None)
-    if ids is None or pad is None or pad == eos or ids.shape[0] == 1:
-        return
-    if bool((ids[:, [0, -1]] == pad).any()):
-        raise RunError(
-            f"run {run!r} has padding (token {pad}) but no attention_mask, so 'the last token' of a row is unknown. "
-            f"Pass the tokenizer's whole output: model(tokenizer(prompts, padding=True, return_tensors='pt'))."
-        )
+def active_rows(name: str, rows: Any, batch: int) -> Tensor:
+    """Which rows an edit acts on, (batch,) of booleans.
 
-
-def _rows(name: str, rows: Any, batch: int) -> Tensor:
+    Raises:
+        PositionError: not one entry for each row.
+    """
     rows = torch.as_tensor(rows, dtype=torch.bool)
     if rows.shape != (batch,):
         raise PositionError(
@@ -217,11 +186,52 @@ def _rows(name: str, rows: Any, batch: int) -> Tensor:
     return rows
 
 
-def _prompt_lengths(given: Mapping[str, Any], mask: Tensor | None, labelled: bool) -> Tensor | None:
+def _spans(spans: Any, batch: int) -> Spans | None:
+    """Every span as token indices, row by row.
+
+    Raises:
+        PositionError: not one entry for each row; entries that are no indices (a mask of booleans, say).
+    """
+    if spans is None:
+        return None
+    found = {}
+    for name, rows in spans.items():
+        if len(rows) != batch:
+            raise PositionError(
+                f"spans[{name!r}] has {len(rows)} entries for a batch of {batch} rows; give one per row."
+            )
+        entries = rows.tolist() if isinstance(rows, Tensor) else rows
+        found[name] = [_indices(f"spans[{name!r}][{row}]", entry) for row, entry in enumerate(entries)]
+    return found
+
+
+def _indices(place: str, entry: Any) -> list[int]:
+    plain = entry.tolist() if hasattr(entry, "tolist") else entry
+    items: list[Any] = list(plain) if isinstance(plain, Sequence) and not isinstance(plain, str) else [plain]
+    if any(isinstance(item, bool) for item in items):
+        raise PositionError(
+            f"{place} holds booleans, which would be read as tokens 0 and 1. Give token indices: "
+            "mask.nonzero().flatten().tolist()."
+        )
+    try:
+        return [operator.index(item) for item in items]
+    except TypeError as error:
+        raise PositionError(f"{place} = {entry!r} is no token index, range or list of indices.") from error
+
+
+def _prompt_lengths(
+    run: str, given: Mapping[str, Any], mask: Tensor | None, batch: int, labelled: bool
+) -> Tensor | None:
     """As given; else the real tokens before the first label that the loss reads, where labels say so."""
     lengths, labels = given.get("prompt_lengths"), given.get("labels")
     if lengths is not None:
-        return torch.as_tensor(lengths, dtype=torch.long)
+        counts = torch.as_tensor(lengths)
+        if counts.shape != (batch,) or counts.is_floating_point() or counts.dtype == torch.bool:
+            raise RunError(
+                f"run {run!r}: prompt_lengths must be one number of tokens for each of the {batch} rows, not "
+                f"{counts.dtype} of shape {tuple(counts.shape)}."
+            )
+        return counts.long()
     if mask is None or not labelled or not isinstance(labels, Tensor) or labels.shape != mask.shape:
         return None
     return before_labels(labels, mask)
@@ -252,8 +262,8 @@ class Frame:
     repeats.
 
     In a plain forward the window is the whole text, or its first `seen` columns where the rest is not computed. While
-    decoding, it is the tokens that this step adds; `rows` is then how many rows the forward has (beams and returned
-    sequences repeat each row of the inputs).
+    decoding, it is the `step` tokens that this step adds; `rows` is then how many rows the forward has (beams and
+    returned sequences repeat each row of the inputs).
     """
 
     inputs: Inputs
@@ -261,14 +271,21 @@ class Frame:
     offset: int = 0
     rows: int = 0
     seen: int | None = None
+    step: int | None = None
     _known: dict[object, Tokens] = field(default_factory=dict)
     _behind: dict[object, tuple[int, Tokens]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rows = self.rows or self.inputs.batch
 
-    def moved(self, offset: int, rows: int) -> None:
+    @property
+    def columns(self) -> int | None:
+        """How many columns of the text the current forward computes; `None` without a text."""
+        return self.step or self.seen or self.inputs.width
+
+    def moved(self, offset: int, rows: int, step: int) -> None:
         """The next window of a text that is being decoded."""
+        self.step = step
         if (offset, rows) != (self.offset, self.rows):
             self.offset, self.rows, self._known = offset, rows, {}
 
@@ -295,10 +312,6 @@ class Frame:
 
     def _resolve(self, node: str | None, positions: Positions, rows: int, width: int, device: torch.device) -> Tokens:
         text = self.inputs.width if self.inputs.width is not None else width
-        if not self.decoding and width not in (text, self.seen):
-            raise PositionError(
-                f"The value at the site has {width} positions, but the attention mask has {text} columns."
-            )
         if self.inputs.mask is None and positions.everything and node not in self.inputs.active and not self.decoding:
             return _everything(rows, width, device)
         named = self.mentions(positions, text, self.offset + width)
@@ -328,31 +341,9 @@ def _everything(rows: int, width: int, device: torch.device) -> Tokens:
     In a dictionary, not by `functools.cache`: what runs on a server travels as source, which a cached function lacks.
     """
     key = rows, width, device
-    if key not in _WHOLE:
+    found = _WHOLE.get(key)
+    if found is None:
         if len(_WHOLE) == 16:
             _WHOLE.clear()
-        _WHOLE[key] = Tokens.of(torch.arange(width, device=device).repeat(rows, 1))
-    return _WHOLE[key]
-
-
-def forward_arguments(model: nn.Module) -> set[str]:
-    """The named arguments of a model's forward, and of the model inside where it is wrapped.
-
-    Read from the class: accelerate and nnsight replace the `forward` of the instance.
-    """
-    parameters = [p for m in (model, unwrapped(model)) for p in inspect.signature(type(m).forward).parameters.values()]
-    return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"self"}
-
-
-def check_keywords(keywords: Mapping[str, object], accepted: set[str], runs: tuple[str, ...]) -> None:
-    """Refuse keyword arguments that neither the graph nor the model's own forward knows.
-
-    Raises:
-        RunError: with the nearest name.
-    """
-    for name in keywords:
-        if name not in accepted and name not in runs:
-            raise RunError(
-                f"{name!r} is neither a run of the graph ({', '.join(runs)}) nor an argument of the model. "
-                f"{nearest(name, [*accepted, *runs])}"
-            )
+        found = _WHOLE[key] = Tokens.of(torch.arange(width, device=device).repeat(rows, 1))
+    return found

@@ -21,8 +21,10 @@ from causal_reft.errors import GraphError, RunError, nearest
 from causal_reft.execution import storage
 from causal_reft.execution.backend import Backend, HookBackend
 from causal_reft.execution.checkpointing import enable_checkpointing, recomputes
+from causal_reft.execution.finite import check_finite_states
 from causal_reft.execution.generation import GENERATION_INPUTS, check_generation, padded_left
-from causal_reft.execution.inputs import OURS, Inputs, RunInputs, check_keywords, forward_arguments, parse_inputs
+from causal_reft.execution.input_checks import OURS, accepted_keywords, check_keywords
+from causal_reft.execution.inputs import Inputs, RunInputs, active_rows, parse_inputs
 from causal_reft.execution.locating import device_of, is_trainable, move_to_sites
 from causal_reft.execution.transform import States, in_batch_shape
 from causal_reft.featurizers import computed_once
@@ -34,6 +36,9 @@ BACKENDS = ("hooks", "nnsight")
 
 class IntervenedModel(nn.Module):
     """A model and a graph; the model stays the user's own object, unchanged.
+
+    One base model is used by one thread at a time: calls under graphs, plans and served batches on it wait for each
+    other, and calls of the plain model in other threads are never edited.
 
     Args:
         model: a transformers model, or any `nn.Module` whose sites are named by path. The nnsight backend also takes
@@ -72,7 +77,7 @@ class IntervenedModel(nn.Module):
             model, tokenizer = self._envoy._module, tokenizer or getattr(self._envoy, "tokenizer", None)
         self.base_model, self.tokenizer = model, tokenizer
         self.trained_base: tuple[str, ...] = ()  # parameters of the base model that were trained beside the graph
-        if taken := (set(graph.runs) - {"base"}) & self._accepted():
+        if taken := (set(graph.runs) - {"base"}) & accepted_keywords(self.base_model):
             raise GraphError(
                 f"A run is called {sorted(taken)[0]!r}, which is an argument of the model's own forward. Rename the "
                 f"run."
@@ -153,6 +158,12 @@ class IntervenedModel(nn.Module):
         self.interventions.train(mode)
         return self
 
+    def eval(self) -> IntervenedModel:
+        """Evaluation mode of the edits and of the base model, whose dropout is then off. `train()` does not undo it for
+        the base model: a frozen base is trained around in evaluation mode."""
+        self.base_model.eval()
+        return self.train(False)
+
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """The graph's trainable parameters, each once."""
         return (p for p in self.interventions.parameters() if p.requires_grad)
@@ -162,12 +173,14 @@ class IntervenedModel(nn.Module):
         return self.graph.n_trainable_parameters, sum(p.numel() for p in self.base_model.parameters())
 
     def print_trainable_parameters(self) -> None:
-        """One line, as peft prints it."""
+        """One line, as peft prints it; it says whether the base model's parameters ask for gradients.
+
+        Wrapping a model freezes nothing: `fit` and `ReftTrainer` freeze it for the time of training.
+        """
         learned, base = self.count_parameters()
-        print(
-            f"learned numbers: {learned:,} || base model: {base:,} (not trained) || "
-            f"{100 * learned / max(base, 1):.4f} %"
-        )
+        asking = sum(p.numel() for p in self.base_model.parameters() if p.requires_grad)
+        said = f"{asking:,} of them ask for gradients; fit and ReftTrainer freeze them" if asking else "frozen"
+        print(f"learned numbers: {learned:,} || base model: {base:,} ({said}) || {100 * learned / max(base, 1):.4f} %")
 
     @property
     def config(self) -> Any:
@@ -235,7 +248,7 @@ class IntervenedModel(nn.Module):
         given: dict[str, Any] = {
             key: value for key, value in keywords.items() if key in self.graph.runs and key != "base"
         }
-        check_keywords(own, self._accepted(), self.graph.runs)
+        check_keywords(own, accepted_keywords(self.base_model), self.graph.runs)
         active = own.pop("active", None)
         if base is not None or own:
             given["base"] = self._merge(base, own)
@@ -275,9 +288,7 @@ class IntervenedModel(nn.Module):
             return runs
         for name, rows in active.items():
             run = self.graph.edits[name].run
-            runs[run].active[name] = parse_inputs(
-                run, {"x": torch.zeros(runs[run].batch), "active": {name: rows}}, self.base_model
-            ).active[name]
+            runs[run].active[name] = active_rows(name, rows, runs[run].batch)
         return runs
 
     def _execute(self, runs: Mapping[str, Inputs], wants_output: bool) -> tuple[Any, States]:
@@ -317,6 +328,7 @@ class IntervenedModel(nn.Module):
         for name, node in self.graph.collects.items():
             assert node.site is not None
             state = states[node.run, node.site]
+            check_finite_states(name, node, state)
             found[name] = in_batch_shape(_read(node, state.h), state.tokens)
         return found
 
@@ -335,11 +347,6 @@ class IntervenedModel(nn.Module):
             wanted.add(run)
             frontier |= before[run] - wanted
         return wanted
-
-    def _accepted(self) -> set[str]:
-        """Keywords of the model's own forward, and ours."""
-        named = forward_arguments(self.base_model)
-        return named | set(OURS) | {"num_items_in_batch", "output_attentions", "output_hidden_states", "return_dict"}
 
 
 def _read(node: Collect, h: Tensor) -> Tensor:

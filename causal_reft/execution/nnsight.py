@@ -32,6 +32,8 @@ from causal_reft.execution.backend import Backend, check_weights, eagerly, offlo
 from causal_reft.execution.checkpointing import recomputes
 from causal_reft.execution.inputs import Inputs
 from causal_reft.execution.locating import locate_graph
+from causal_reft.execution.row_check import check_row_axis
+from causal_reft.execution.threads import one_at_a_time
 from causal_reft.execution.transform import States
 from causal_reft.execution.visit import PortWork, Visit, find_input
 from causal_reft.graph import InterventionGraph
@@ -71,20 +73,33 @@ class NNsightBackend(Backend):
 
     def forward(self, run: str, inputs: Inputs, states: States, *, training: bool, wants_output: bool) -> Any:
         self._refuse_what_would_be_wrong(run)
-        visit = Visit(run, portable(self.work[run]), inputs, states, training)
+        visit = Visit(run, portable(self.work[run]), inputs, states, training, strict=bool(self.remote))
         if not wants_output and not visit.work:
             return None
-        with eagerly(self.model):
+        with one_at_a_time(self.model), eagerly(self.model):
             output, kept = traced(self.envoy, visit, wants_output, self.remote)
         states.update(kept)
+        if visit.doubted:
+            check_row_axis(self.model, visit, self._look)
         if wants_output:
             visit.check_complete()
         return output
 
     def generate(self, inputs: Inputs, states: States, **options: Any) -> Any:
-        visit = Visit("base", portable(self.work["base"]), inputs, states, training=False, decoding=True)
-        with eagerly(self.model), _without_warning():
-            return generated(self.envoy, visit, options, self.remote)
+        work, strict = portable(self.work["base"]), bool(self.remote)
+        visit = Visit("base", work, inputs, states, training=False, decoding=True, strict=strict)
+        with one_at_a_time(self.model), eagerly(self.model), _without_warning():
+            output = generated(self.envoy, visit, options, self.remote)
+        if visit.doubted:
+            check_row_axis(self.model, visit, self._look)
+        return output
+
+    def _look(self, visit: Visit) -> None:
+        """One whole forward in which a visit only collects."""
+        visit.work = portable(tuple(visit.work))
+        with eagerly(self.model):
+            _, kept = traced(self.envoy, visit, True, False)
+        visit.states.update(kept)
 
     def _refuse_what_would_be_wrong(self, run: str) -> None:
         if self.remote is not True:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from causal_reft.errors import GraphError
-from causal_reft.execution.examples import Examples, TargetPositions
+from causal_reft.errors import DataError, GraphError
+from causal_reft.execution.examples import Examples, TargetPositions, check_runs
+from causal_reft.execution.finite import check_finite_logits
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.graph import InterventionGraph, PerRow, Shift
 from causal_reft.tensors import Float, Int, Tensor
@@ -21,10 +22,22 @@ from causal_reft.tensors import Float, Int, Tensor
 
 @dataclass(frozen=True)
 class TargetLogits:
-    """The logits that the loss reads for some rows: `reads.targets[i]` is expected at `logits[i]`."""
+    """The logits that the loss reads for some rows: `reads.targets[i]` is expected at `logits[i]`.
+
+    Raises:
+        RunError: NaN or infinity among the logits.
+        DataError: a label beyond the classes.
+    """
 
     logits: Float[Tensor, "read classes"]
     reads: TargetPositions
+
+    def __post_init__(self) -> None:
+        """Refuse logits that are no numbers, and labels that are no class."""
+        check_finite_logits(self.logits, self.reads.rows, self.reads.columns)
+        classes, targets = self.logits.shape[-1], self.reads.targets
+        if targets.numel() and int(targets.max()) >= classes:
+            raise DataError(f"Label {int(targets.max())} is no class: the model has classes 0 to {classes - 1}.")
 
     @property
     def targets(self) -> Int[Tensor, " read"]:
@@ -60,12 +73,13 @@ class FullPasses(Passes):
 
     def __init__(self, model: IntervenedModel, examples: Examples) -> None:
         refuse_rows_of_one_call(model.graph)
-        self.model, self.examples = model, examples
+        self.model, self.examples = model, examples.of_model(model.base_model)
+        check_runs(model.graph.runs, examples)
 
     def scored(self, rows: Int[Tensor, " row"]) -> TargetLogits:
         batch = self.examples.rows(rows)
         reads = TargetPositions.of(batch)
-        runs = {run: _on_device(inputs, self.model) for run, inputs in batch.runs.items()}
+        runs = {run: _on_device(inputs, self.model) for run, inputs in {**batch.runs, "base": batch.base}.items()}
         base = runs.pop("base")
         output = self.model(base, **{run: inputs for run, inputs in runs.items() if run in self.model.graph.runs})
         return TargetLogits(reads.take(logits_of(output)), reads)

@@ -91,7 +91,7 @@ def train(
         states: States = {}
         output = None
         for run in runs:
-            visit = Visit(run, work[run], inputs[run], states, training=True)
+            visit = Visit(run, work[run], inputs[run], states, training=True, strict=True)
             output, kept = traced(envoy, visit, run == "base", False)
             states.update(kept)
         value = loss(output)
@@ -137,6 +137,7 @@ def apply(
         parse_inputs(run, inputs, module),
         dict(states or {}),
         False,
+        strict=True,
     )
     for port in visit.work:
         visit_port(model, visit, port)

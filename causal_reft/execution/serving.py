@@ -9,7 +9,7 @@ and s_g the scale of its edit
 
 from __future__ import annotations
 
-import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -21,17 +21,22 @@ from torch import nn
 from causal_reft.errors import GraphError, RunError, nearest
 from causal_reft.execution.inputs import RunInputs
 from causal_reft.execution.intervened_model import IntervenedModel
+from causal_reft.execution.threads import one_at_a_time
 from causal_reft.featurizers import Featurizer, Identity, Projection, Subspace
 from causal_reft.featurizers.featurizer import add_in
 from causal_reft.graph import Constant, Interchange, InterventionGraph, LearnedSource, RowSource, Shift
 from causal_reft.graph.sources import ACTIVATIONS, EditContext
-from causal_reft.sites import Site
+from causal_reft.sites import Site, locate
 from causal_reft.tensors import Coordinates, Float, Hidden, Int, Tensor
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What edits must share to be computed together; `place` counts the edits of one graph at one site."""
+    """What edits must share to be computed together.
+
+    `place` counts the edits of one graph at one value of the model, whatever their positions: stacks act in the order
+    of their places, so the edits of every graph keep their order.
+    """
 
     place: int
     site: Site
@@ -167,7 +172,7 @@ class Served:
     """A model under many graphs, each row of a batch under its own.
 
     Args:
-        model: a transformers model or any module; used through hooks, one call at a time (a lock keeps threads apart).
+        model: a transformers model or any module; used through hooks, one call at a time (threads wait for each other).
         tokenizer: kept for conveniences that need text.
 
     Example:
@@ -180,7 +185,6 @@ class Served:
         self.model, self.tokenizer = model, tokenizer
         self.graphs: dict[str, InterventionGraph] = {}
         self._stacks: dict[str, Stack] = {}
-        self._lock = threading.Lock()
         self._restack({})
 
     def add(self, name: str, graph: InterventionGraph) -> None:
@@ -192,7 +196,7 @@ class Served:
         """
         if name in self.graphs:
             raise GraphError(f"A graph called {name!r} is served already. Remove it first: served.remove({name!r}).")
-        with self._lock:
+        with one_at_a_time(self.model):
             self._restack({**self.graphs, name: graph})
 
     def remove(self, name: str) -> None:
@@ -202,7 +206,7 @@ class Served:
             GraphError: no such graph.
         """
         self._check(name)
-        with self._lock:
+        with one_at_a_time(self.model):
             self._restack({other: graph for other, graph in self.graphs.items() if other != name})
 
     @torch.no_grad()
@@ -213,12 +217,12 @@ class Served:
             RunError: not one name (or None) for each row.
             GraphError: a name that is not served.
         """
-        with self._lock:
+        with one_at_a_time(self.model):
             return self._intervened(base, active=self._choose(graphs, base, keywords), **keywords)
 
     def generate(self, base: RunInputs | None = None, *, graphs: Sequence[str | None], **keywords: Any) -> Any:
         """The model's own `generate`, row i under `graphs[i]`."""
-        with self._lock:
+        with one_at_a_time(self.model):
             return self._intervened.generate(base, active=self._choose(graphs, base, keywords), **keywords)
 
     def __repr__(self) -> str:
@@ -246,23 +250,24 @@ class Served:
         found: dict[Structure, dict[str, Parts]] = {}
         dtype = torch.promote_types(next((p.dtype for p in self.model.parameters()), torch.float32), torch.float32)
         for name, graph in graphs.items():
-            for structure, parts in taken_apart(name, graph, dtype).items():
+            for structure, parts in taken_apart(name, graph, dtype, self.model).items():
                 found.setdefault(structure, {})[name] = parts
         ordered = sorted(found, key=lambda structure: structure.place)
         stacks = {f"stack_{i}": Stack(structure, found[structure]) for i, structure in enumerate(ordered)}
         nodes = {
             key: Interchange(s.structure.site, StackedFeaturizer(s), StackedSource(s)) for key, s in stacks.items()
         }
-        self._intervened = IntervenedModel(self.model, InterventionGraph(**nodes), self.tokenizer).eval()
+        self._intervened = IntervenedModel(self.model, InterventionGraph(**nodes), self.tokenizer).train(False)
         self.graphs, self._stacks = dict(graphs), stacks
 
 
 @torch.no_grad()
-def taken_apart(name: str, graph: InterventionGraph, dtype: torch.dtype) -> dict[Structure, Parts]:
+def taken_apart(name: str, graph: InterventionGraph, dtype: torch.dtype, model: nn.Module) -> dict[Structure, Parts]:
     """Each edit of a graph by its structure, its tensors copied in the precision in which they will be used.
 
     Raises:
         GraphError: more than the base run, or a featurizer or source that does not stack.
+        SiteError: a site that the model does not have.
     """
     if graph.runs != ("base",) or graph.collects:
         raise GraphError(
@@ -270,9 +275,11 @@ def taken_apart(name: str, graph: InterventionGraph, dtype: torch.dtype) -> dict
             "base run are served."
         )
     parts: dict[Structure, Parts] = {}
+    counts: Counter[tuple[str, str]] = Counter()
     for key, node in graph.edits.items():
-        place = sum(structure.site == node.site for structure in parts)
-        structure, part = _parts(f"{name}.{key}", node, place, dtype)
+        value = locate(model, node.site).key
+        structure, part = _parts(f"{name}.{key}", node, counts[value], dtype)
+        counts[value] += 1
         parts[structure] = part
     return parts
 

@@ -2,23 +2,23 @@
 it back.
 
 Every backend visits the same way; they differ in how they get at a port. A value may be a tensor, a tuple or mapping
-that starts with one (decided from the value), have no position axis, or have rows and positions in one axis.
+that starts with one (decided from the value); how it lies is read by `execution/layout.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from causal_reft.errors import GraphError, PositionError, SiteError
 from causal_reft.execution.inputs import Frame, Inputs
+from causal_reft.execution.layout import Rebuild, lay_out
 from causal_reft.execution.transform import Edit, Place, States, transform
 from causal_reft.graph import Interchange
 from causal_reft.sites import Location, Site, Tokens
-from causal_reft.tensors import Float, Tensor
+from causal_reft.tensors import Tensor
 
-Rebuild = Callable[[Tensor], Any]
 _TEXT = ("decoder_input_ids", "input_ids", "inputs_embeds", "decoder_inputs_embeds")
 
 
@@ -33,15 +33,27 @@ class PortWork:
 
 
 class Visit:
-    """A run on its way through the model: its work, its windows on the texts, and the states that it collects."""
+    """A run on its way through the model: its work, its windows on the texts, and the states that it collects.
+
+    `doubted`: ports whose values lie as their shapes alone cannot tell; `strict` refuses such.
+    """
 
     def __init__(
-        self, run: str, work: Sequence[PortWork], inputs: Inputs, states: States, training: bool, decoding: bool = False
+        self,
+        run: str,
+        work: Sequence[PortWork],
+        inputs: Inputs,
+        states: States,
+        training: bool,
+        decoding: bool = False,
+        strict: bool = False,
     ) -> None:
         self.run, self.work, self.states, self.training, self.decoding = run, work, states, training, decoding
+        self.strict = strict
         self.frame = Frame(inputs, decoding)
         self.decoder_frame = None if inputs.decoder is None else Frame(inputs.decoder, decoding)
         self.reached: set[tuple[str, str]] = set()
+        self.doubted: dict[tuple[str, str], Location] = {}
 
     def see(self, port: PortWork, value: Any, again: bool = False) -> Any:
         """The new value at a port. `again`: autograd recomputes what was seen before.
@@ -54,10 +66,13 @@ class Visit:
             self._reach(port.location)
         stream, rebuild = find_tensor(value, port.location)
         frame = self._frame_at(port.location)
-        shaped, unshape, has_positions = _with_positions(stream, frame, port.location)
+        laid = lay_out(stream, frame, port.location)
+        shaped = laid.value
+        if laid.doubtful:
+            self._doubt(port.location, shaped)
 
         def place(node: str | None, site: Site, location: Location) -> Place:
-            width = shaped.shape[1] if has_positions else 0
+            width = shaped.shape[1] if laid.has_positions else 0
             return Place(site, location, _tokens(frame, node, site, len(shaped), width, shaped))
 
         repeats = frame.repeats(len(shaped))
@@ -72,7 +87,7 @@ class Visit:
         )
         if not again:
             self.states.update(kept)
-        return value if new is shaped else rebuild(unshape(new))
+        return value if new is shaped else rebuild(laid.back(new))
 
     @property
     def complete(self) -> bool:
@@ -96,13 +111,23 @@ class Visit:
         """Before each forward of `generate`: note which columns it computes. Returns whether the prompt is read
         already."""
         frame, cache = self.decoder_frame or self.frame, kwargs.get("past_key_values")
-        given = next((kwargs[name] for name in _TEXT if kwargs.get(name) is not None), None)
+        named = next((kwargs[name] for name in _TEXT if kwargs.get(name) is not None), None)
+        given = args[0] if named is None else named
         offset = 0 if cache is None else int(cache.get_seq_length())
-        frame.moved(offset, len(args[0] if given is None else given))
+        frame.moved(offset, len(given), given.shape[1])
         return offset >= (frame.inputs.width or 0)
 
     def _frame_at(self, location: Location) -> Frame:
         return self.decoder_frame if location.stack == "decoder" and self.decoder_frame is not None else self.frame
+
+    def _doubt(self, location: Location, value: Tensor) -> None:
+        """Note a value whose axes are a guess; on a server, where nothing can be asked afterwards, refuse it."""
+        self.doubted[location.key] = location
+        if self.strict and self.frame.columns == len(value):
+            raise PositionError(
+                f"{location.path!r}: the batch has as many rows as the texts have tokens, so the first axis of its "
+                "value could be either. Pad the texts to another width."
+            )
 
     def _reach(self, location: Location) -> None:
         if location.key in self.reached and not self.decoding:
@@ -145,51 +170,6 @@ def find_input(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], lo
     if name is None:
         raise SiteError(f"{location.path!r} is not called with a tensor, so it has no 'input' port.")
     return name
-
-
-def _with_positions(
-    stream: Tensor, frame: Frame, location: Location
-) -> tuple[Float[Tensor, "batch pos width"], Rebuild, bool]:
-    """The value as (batch, pos, width), the way back, and whether it had positions at all."""
-    if not stream.is_floating_point():
-        raise SiteError(
-            f"{location.path!r} has {stream.dtype} values at its {location.port}; only real-valued states can be "
-            "intervened on."
-        )
-    if stream.ndim == 3:
-        return stream, lambda new: new, True
-    if stream.ndim == 2 and len(stream) % frame.rows == 0:
-        pooled = (
-            len(stream) == frame.rows
-            and frame.inputs.width is not None
-            and not frame.decoding
-            and frame.inputs.width > 1
-        )
-        return stream.reshape(frame.rows, -1, stream.shape[-1]), lambda new: new.reshape(stream.shape), not pooled
-    if stream.ndim == 4 and not frame.decoding:
-        return *_with_heads(stream, frame, location), True
-    raise PositionError(
-        f"{location.path!r} has a value of shape {tuple(stream.shape)} for a batch of {frame.inputs.batch} rows; a "
-        "site needs (batch, positions, width), or (batch, width) without positions."
-    )
-
-
-def _with_heads(stream: Tensor, frame: Frame, location: Location) -> tuple[Float[Tensor, "batch pos width"], Rebuild]:
-    """A value by head, (batch, heads, pos, size) or (batch, pos, heads, size), as (batch, pos, heads * size)."""
-    axes = [axis for axis in (1, 2) if stream.shape[axis] == (frame.inputs.width or stream.shape[2])]
-    if len(axes) != 1:
-        raise PositionError(
-            f"{location.path!r} has a value of shape {tuple(stream.shape)} at {location.port}, in which "
-            f"{'two axes' if axes else 'no axis'} could be the {frame.inputs.width} positions. "
-            f"{'Pad the texts to another width.' if axes else 'Name another value.'}"
-        )
-    by_token = stream if axes == [1] else stream.transpose(1, 2)
-    shape = by_token.shape
-
-    def back(new: Tensor) -> Tensor:
-        return new.reshape(shape) if axes == [1] else new.reshape(shape).transpose(1, 2)
-
-    return by_token.flatten(2), back
 
 
 def _tokens(frame: Frame, node: str | None, site: Site, rows: int, width: int, stream: Tensor) -> Tokens:

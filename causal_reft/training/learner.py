@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from causal_reft.errors import DataError
 from causal_reft.execution import Examples, IntervenedModel, JointPlan, Passes, TargetLogits
+from causal_reft.execution.finite import check_finite_loss
 from causal_reft.featurizers import Mask, computed_once
 from causal_reft.seeds import derive
 from causal_reft.tensors import Tensor
@@ -68,7 +69,8 @@ class Learner:
     def objective(self, scored: TargetLogits, share: float) -> Tensor:
         """What one batch, `share` of the step's reads, adds to what is minimised."""
         value = self.loss(scored.logits, scored.targets).mean()
-        self.value += float(value.detach()) * share
+        check_finite_loss(number := float(value.detach()), f"step {len(self.history.steps)}")
+        self.value += number * share
         total = value + self.recipe.penalty * sum(mask.penalty() for mask in self.masks) if self.masks else value
         return total * share
 

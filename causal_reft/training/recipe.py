@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -44,7 +45,8 @@ class Recipe:
         """From the keywords of a call.
 
         Raises:
-            DataError: a setting or a way of batching that does not exist; learning rates for other roles.
+            DataError: a setting or a way of batching that does not exist; learning rates for other roles; counts below
+                one; a learning rate that is negative or no number.
         """
         known = Recipe.__dataclass_fields__
         for name in settings:
@@ -53,6 +55,13 @@ class Recipe:
         recipe = Recipe(**settings)  # type: ignore[arg-type]
         if isinstance(recipe.lr, Mapping) and set(recipe.lr) != set(ROLES):
             raise DataError(f"lr={dict(recipe.lr)} must name exactly {' and '.join(ROLES)}.")
+        for name in ("epochs", "batch_size", "accumulate"):
+            count = getattr(recipe, name)
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise DataError(f"{name}={count!r} must be a whole number from 1 on.")
+        for rate in recipe.lr.values() if isinstance(recipe.lr, Mapping) else (recipe.lr,):
+            if not (math.isfinite(rate) and rate >= 0):
+                raise DataError(f"lr={recipe.lr!r} must be finite and not negative; 1e-3 is a usual start.")
         if recipe.batches not in BATCHES:
             raise DataError(f"batches={recipe.batches!r} does not exist. {nearest(recipe.batches, BATCHES)}")
         return recipe

@@ -124,7 +124,7 @@ def bad_examples() -> dict[str, tuple[type[Exception], str, tuple[dict, Tensor, 
 def test_examples_that_contradict_themselves_are_refused(name: str) -> None:
     kind, said, arguments = bad_examples()[name]
     with pytest.raises(kind, match=said):
-        cr.Examples(*arguments)
+        cr.Examples(*arguments).of_model(gpt2())
 
 
 def test_labels_that_read_nothing_or_do_not_fit_are_refused() -> None:

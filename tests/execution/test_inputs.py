@@ -67,7 +67,7 @@ def test_what_is_ours_never_reaches_the_model() -> None:
     given_ = {**batch, "spans": {"s": [0, 1]}, "prompt_lengths": [2, 2], "active": {"edit": [True, False]}}
     inputs = parse_inputs("base", given_, gpt2())
     assert set(inputs.kwargs) == {"input_ids", "attention_mask", "position_ids"}
-    assert inputs.batch == 2 and inputs.spans == {"s": [0, 1]} and inputs.active["edit"].tolist() == [True, False]
+    assert inputs.batch == 2 and inputs.spans == {"s": [[0], [1]]} and inputs.active["edit"].tolist() == [True, False]
 
 
 @pytest.mark.parametrize("make", [gpt2, llama])

@@ -9,6 +9,8 @@ from copy import deepcopy
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import causal_reft as cr
 from causal_reft.errors import GraphError, RunError, StorageError
@@ -231,3 +233,41 @@ def test_the_streaming_example_runs(shared, repository, capsys, monkeypatch):
     runpy.run_path(str(repository / "examples" / "serve_stream.py"), run_name="__main__")
     printed = capsys.readouterr().out
     assert "plain" in printed and "louder" in printed
+
+
+PLACES = ("last", "all", "f2+l2", -1, 0, "f1")
+
+
+@given(
+    edits=st.lists(
+        st.lists(st.tuples(st.sampled_from(PLACES), st.integers(0, 1), st.booleans()), min_size=1, max_size=4),
+        min_size=1,
+        max_size=4,
+    ),
+    chosen=st.lists(st.integers(-1, 3), min_size=3, max_size=3),
+)
+@settings(max_examples=60)
+def test_overlapping_edits_keep_the_order_of_their_own_graph(edits, chosen):
+    """Whatever the words for their positions are, and in whatever order other graphs have them."""
+    model, inputs = model_of("llama"), inputs_of("llama")
+    graphs = {}
+    for g, graph in enumerate(edits):
+        nodes = {}
+        for i, (where, layer, shifted) in enumerate(graph):
+            source = learned(7 * g + i)
+            nodes[f"edit_{i}"] = cr.Interchange(
+                cr.Site(layer, positions=where),
+                cr.Subspace(D, 2, seed=5 * g + i),
+                cr.Shift(source) if shifted else source,
+            )
+        graphs[f"g{g}"] = cr.InterventionGraph(**nodes)
+    server = Served(model)
+    for name, graph in graphs.items():
+        server.add(name, graph)
+    names = [f"g{c}" if 0 <= c < len(graphs) else None for c in chosen]
+    found = server(inputs, graphs=names).logits
+    for row, name in enumerate(names):
+        graph = cr.InterventionGraph() if name is None else graphs[name]
+        with torch.no_grad():
+            wanted = cr.IntervenedModel(model, graph)(inputs).logits[row]
+        torch.testing.assert_close(found[row], wanted, rtol=0, atol=1e-9)

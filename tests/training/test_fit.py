@@ -159,7 +159,7 @@ def test_the_base_model_is_left_as_it_was_found(ends: str) -> None:
     base.transformer.h[1].register_forward_hook(lambda *_: calls.append(1))
     before = {name: (p.clone(), p.requires_grad) for name, p in base.named_parameters()}
     modes = [module.training for module in base.modules()]
-    model.eval()
+    model.train(False)
 
     def failing(logits: Tensor, targets: Tensor) -> Tensor:
         raise RuntimeError("mine")

@@ -29,6 +29,7 @@ from causal_reft.execution.planning.collected import (
     run_inputs,
     why_not_kept,
 )
+from causal_reft.execution.threads import in_this_thread
 from causal_reft.execution.transform import States
 from causal_reft.graph import InterventionGraph
 from causal_reft.tensors import Int, Tensor
@@ -59,8 +60,8 @@ class LentPasses(Passes):
             self._build()
         lent, index = (self.kept, rows) if self.kept is not None else (self._collect(rows), torch.arange(len(rows)))
         states: States = {key: kept.rows(index, self.model.device) for key, kept in lent.items()}
-        batch = Examples({"base": self.examples.runs["base"]}, self.examples.labels).rows(rows)
-        inputs = parse_inputs("base", on_device(batch.runs["base"], self.model.device), self.model.base_model)
+        batch = self.examples.of_base().rows(rows)
+        inputs = parse_inputs("base", on_device(batch.base, self.model.device), self.model.base_model)
         with _returned(
             {module: values.index_select(0, rows.to(values.device)) for module, values in self.early.items()}
         ):
@@ -139,8 +140,8 @@ def finished_before(
 
     with ExitStack() as stack:
         for module in model.modules():
-            stack.callback(module.register_forward_pre_hook(entered).remove)
-            stack.callback(module.register_forward_hook(left).remove)
+            stack.callback(module.register_forward_pre_hook(in_this_thread(entered)).remove)
+            stack.callback(module.register_forward_hook(in_this_thread(left)).remove)
         model(*args)
     return {
         m: out for m, out in found.items() if out is not None and all(calls.get(inner, 0) <= 1 for inner in m.modules())

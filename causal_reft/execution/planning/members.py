@@ -12,6 +12,7 @@ from causal_reft.execution.examples import Examples
 from causal_reft.execution.inputs import Inputs, parse_inputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.locating import locate_graph
+from causal_reft.execution.output_layout import NEXT_TOKEN
 from causal_reft.execution.planning.collected import why_not_kept
 from causal_reft.execution.planning.decoder import Decoder
 from causal_reft.execution.planning.stages import Tables
@@ -56,6 +57,8 @@ class TextData:
         inputs = parse_inputs("base", base, model.base_model)
         if inputs.width is None or "input_ids" not in inputs.kwargs:
             return "the base run is not a text"
+        if examples.layout not in (None, NEXT_TOKEN):
+            return "the model is not a causal language model"
         return TextData(inputs, ReadTable.of(examples, inputs.width))
 
     def table(self, node: str | None, positions: Positions) -> Table:

@@ -18,7 +18,7 @@ import torch
 
 from causal_reft.errors import CausalReftWarning, GraphError
 from causal_reft.execution.examples import Examples
-from causal_reft.execution.inputs import OURS
+from causal_reft.execution.input_checks import OURS
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.passes import FullPasses, Passes, TargetLogits
 from causal_reft.execution.planning.decoder import find_decoder
@@ -28,6 +28,7 @@ from causal_reft.execution.planning.members import Member, TextData, enter
 from causal_reft.execution.planning.recording import Place
 from causal_reft.execution.planning.selfcheck import Check, compare
 from causal_reft.execution.planning.together import Together
+from causal_reft.execution.threads import one_at_a_time
 from causal_reft.tensors import Int, Tensor
 
 
@@ -70,6 +71,7 @@ class JointPlan:
             raise GraphError(
                 "A plan is for one or more graphs on one base model. Wrap the same model object under each graph."
             )
+        examples = examples.of_model(models[0].base_model)
         self.models, self.examples, self.options = tuple(models), examples, options
         self.full = [FullPasses(model, examples) for model in self.models]
         self.refused: dict[int, str] = {}
@@ -83,6 +85,10 @@ class JointPlan:
 
     def scored(self, rows: Int[Tensor, " row"]) -> list[TargetLogits]:
         """The logits that the loss reads for these rows, for every graph."""
+        with one_at_a_time(self.models[0].base_model):
+            return self._scored(rows)
+
+    def _scored(self, rows: Tensor) -> list[TargetLogits]:
         if self.why_full():
             return [passes.scored(rows) for passes in self.full]
         self._renew()

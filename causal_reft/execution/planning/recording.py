@@ -21,6 +21,7 @@ from causal_reft.execution.kernels import in_one_kernel
 from causal_reft.execution.planning.decoder import Decoder
 from causal_reft.execution.planning.prefix import KeysValues, left_aligned, recording_cache, right_aligned
 from causal_reft.execution.planning.window import Windows
+from causal_reft.execution.threads import in_this_thread
 from causal_reft.execution.visit import find_tensor
 from causal_reft.sites import Location
 from causal_reft.tensors import Float, Int, Tensor
@@ -154,7 +155,8 @@ def record(decoder: Decoder, inputs: Inputs, wanted: Wanted) -> Record:
         stack.enter_context(in_one_kernel(decoder.chains))
         for block, path in taping.outputs:
             module = decoder.blocks.modules[block].get_submodule(path)
-            stack.callback(module.register_forward_hook(partial(taping.keep_output, block, path)).remove)
+            keep = in_this_thread(partial(taping.keep_output, block, path))
+            stack.callback(module.register_forward_hook(keep).remove)
         try:
             decoder.model(*inputs.args, **arguments)
         except StopForward:

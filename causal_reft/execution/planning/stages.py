@@ -26,6 +26,7 @@ from causal_reft.execution.kernels import in_one_kernel
 from causal_reft.execution.passes import logits_of
 from causal_reft.execution.planning.decoder import Decoder
 from causal_reft.execution.planning.window import Table, WindowTokens
+from causal_reft.execution.threads import in_this_thread
 from causal_reft.execution.transform import Edit, Place, States, transform
 from causal_reft.execution.visit import PortWork, find_input, find_tensor
 from causal_reft.sites import Location, Positions, Site
@@ -188,8 +189,9 @@ def _stacked(above: Tensor | None, new: Tensor, copies: int) -> Tensor:
 def _attached(location: Location, see: Callable[[Any], Any]) -> RemovableHandle:
     """A hook that hands the value at a port to `see` and puts back what comes out."""
     if location.port == "output":
-        return location.module.register_forward_hook(lambda module, args, output: see(output))
-    return location.module.register_forward_pre_hook(partial(_with_input_seen, location, see), with_kwargs=True)
+        return location.module.register_forward_hook(in_this_thread(lambda module, args, output: see(output)))
+    hook = in_this_thread(partial(_with_input_seen, location, see))
+    return location.module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 def _with_input_seen(
@@ -205,7 +207,10 @@ def _with_input_seen(
 def _head_at(head: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
     """The head sees one row that holds the named cells."""
 
-    handle = head.register_forward_pre_hook(lambda module, args: (args[0][rows, columns][None], *args[1:]))
+    def cells(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return args[0][rows, columns][None], *args[1:]
+
+    handle = head.register_forward_pre_hook(in_this_thread(cells))
     try:
         yield
     finally:
