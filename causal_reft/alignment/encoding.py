@@ -20,9 +20,9 @@ from causal_reft.causal import CounterfactualDataset
 from causal_reft.causal.counterfactuals import PROMPT, TEXT
 from causal_reft.errors import DataError, nearest
 from causal_reft.execution import Examples
-from causal_reft.execution.inputs import IGNORED_LABEL
 from causal_reft.sites import Positions, Prompt, resolve
 from causal_reft.tensors import Tensor
+from causal_reft.texts import Ids, continuations, labelled_batch, pad_token_id, prompt_tokens, record, token_batch
 
 BASE_ANSWER, CHOICES = "base_answer", "choices"
 
@@ -132,16 +132,22 @@ class TextEncoding(Encoding):
         ordered = sorted(parts, key=repr)
         return np.array([resolve(Positions((part,)), prompt, inputs.get("spans")).counts.numpy() for part in ordered])
 
-    def _prompts(self, frame: pd.DataFrame) -> list[list[int]]:
-        return [list(ids) for ids in self.tokenizer(frame[PROMPT].tolist())["input_ids"]]
+    def _prompts(self, frame: pd.DataFrame) -> list[Ids]:
+        return prompt_tokens(frame[PROMPT].tolist(), self.tokenizer)
 
     def _answers(self, frame: pd.DataFrame, texts: pd.Series) -> list[tuple[int, ...]]:
         """The tokens with which each prompt goes on when its answer follows."""
-        whole = self.tokenizer([p + a for p, a in zip(frame[PROMPT], texts, strict=True)])["input_ids"]
-        return [
-            self._rest(list(a), b, *text)
-            for a, b, text in zip(whole, self._prompts(frame), zip(frame[PROMPT], texts, strict=True), strict=True)
-        ]
+        prompts, answers = frame[PROMPT].tolist(), texts.tolist()
+        found = continuations(prompts, answers, self.tokenizer)
+        for prompt, answer, pair in zip(prompts, answers, found, strict=True):
+            if pair.merged or not pair.completion:
+                whole = prompt_tokens([prompt + answer], self.tokenizer)[0]
+                raise DataError(
+                    f"The answer {answer!r} does not continue {prompt!r} in tokens: together they are "
+                    f"{self.tokenizer.convert_ids_to_tokens(whole)}. Give answers their leading space (' She'), and "
+                    "end prompts without one."
+                )
+        return [tuple(pair.completion) for pair in found]
 
     def _choices(self, frame: pd.DataFrame, answers: list[tuple[int, ...]]) -> dict[str, list[Any]]:
         """For each row the tokens of all choices, where answers are single tokens."""
@@ -155,37 +161,21 @@ class TextEncoding(Encoding):
             )
         return {CHOICES: [tuple(answer[0] for answer in row) for row in zip(*tokens, strict=True)]}
 
-    def _rest(self, whole: list[int], prompt: list[int], text: str, answer: str) -> tuple[int, ...]:
-        if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
-            raise DataError(
-                f"The answer {answer!r} does not continue {text!r} in tokens: together they are "
-                f"{self.tokenizer.convert_ids_to_tokens(whole)}. Give answers their leading space (' She'), end "
-                "prompts without one, and switch off a tokenizer's end-of-text token (add_eos_token=False)."
-            )
-        return tuple(whole[len(prompt) :])
-
-    def _run(self, prompts: list[list[int]], spans: pd.DataFrame | None) -> dict[str, Any]:
-        width = max(map(len, prompts))
-        pad = next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
-        rows = [self._padded(ids, width, pad) for ids in prompts]
-        mask = [self._padded([1] * len(ids), width, 0) for ids in prompts]
-        inputs: dict[str, Any] = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}
+    def _run(self, rows: list[Ids], spans: pd.DataFrame | None) -> dict[str, Any]:
+        inputs = token_batch(rows, pad_token_id(self.tokenizer), self.padding_side)
         return inputs if spans is None else inputs | {"spans": {name: spans[name].tolist() for name in spans}}
 
     def _answered(
-        self, prompts: list[list[int]], answers: list[tuple[int, ...]], spans: pd.DataFrame | None
+        self, prompts: list[Ids], answers: list[tuple[int, ...]], spans: pd.DataFrame | None
     ) -> tuple[dict[str, Any], Tensor]:
-        """Prompts with one label each where all answers are one token; otherwise with the answers behind them."""
+        """Prompts with one label each where all answers are one token; otherwise with the answers after them."""
         if all(len(answer) == 1 for answer in answers):
             return self._run(prompts, spans), torch.tensor([answer[0] for answer in answers])
-        inputs = self._run([p + list(a) for p, a in zip(prompts, answers, strict=True)], spans)
-        inputs["prompt_lengths"] = torch.tensor(list(map(len, prompts)))
-        rows = [[IGNORED_LABEL] * len(p) + list(a) for p, a in zip(prompts, answers, strict=True)]
-        return inputs, torch.tensor([self._padded(row, inputs["input_ids"].shape[1], IGNORED_LABEL) for row in rows])
-
-    def _padded(self, row: list[int], width: int, filler: int) -> list[int]:
-        padding = [filler] * (width - len(row))
-        return row + padding if self.padding_side == "right" else padding + row
+        records = [record(p, a) for p, a in zip(prompts, answers, strict=True)]
+        inputs = labelled_batch(records, pad_token_id(self.tokenizer), self.padding_side)
+        if spans is not None:
+            inputs["spans"] = {name: spans[name].tolist() for name in spans}
+        return inputs, inputs.pop("labels")
 
 
 def as_encoding(given: Any) -> Encoding:

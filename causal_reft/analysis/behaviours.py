@@ -21,6 +21,7 @@ from torch import nn
 
 from causal_reft.execution import IntervenedModel
 from causal_reft.reft import as_examples, completions, generate_texts
+from causal_reft.texts import text_tokens
 
 Row = Mapping[str, str]
 LanguageOf = Callable[[str], str]
@@ -81,13 +82,8 @@ def continuations(
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens} | (
         {} if line_end is None else {"eos_token_id": line_end}
     )
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    texts = [""] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        for row, text in zip(rows, generate_texts(model, [prompts[i] for i in rows], **options), strict=True):
-            texts[row] = text.split("\n")[0]
-    return texts
+    texts = generate_texts(model, list(prompts), batch_size, **options)
+    return [text.split("\n")[0] for text in texts]
 
 
 def behaviour_rows(
@@ -166,5 +162,5 @@ def _words(text: str) -> list[str]:
 
 def _line_end(tokenizer: Any) -> int | None:
     """The token that ends a line, where one token does."""
-    ids = tokenizer("a\n", add_special_tokens=False)["input_ids"]
+    ids = text_tokens(["a\n"], tokenizer)[0]
     return int(ids[-1]) if tokenizer.decode(ids[-1:]) == "\n" else None

@@ -35,8 +35,8 @@ from causal_reft.sites import (
     unwrapped,
 )
 from causal_reft.tensors import Tensor
+from causal_reft.texts import IGNORED_LABEL
 
-IGNORED_LABEL = -100
 RunInputs = Mapping[str, Any] | Tensor
 
 

@@ -1,6 +1,6 @@
 """A model under an intervention graph: call it as the model itself, with one keyword for each further run.
 
-reft(base)                              only the base run
+reft(base)                              only the base run: a tokenizer's output, or the text itself
 das(base, source=other)                 one forward for each distinct run, sources first
 out.collected["name"]                   what the graph's Collect nodes saw
 reft.generate(**prompt)                 the same positions as in training
@@ -26,6 +26,7 @@ from causal_reft.execution.generation import GENERATION_INPUTS, check_generation
 from causal_reft.execution.input_checks import OURS, accepted_keywords, check_keywords
 from causal_reft.execution.inputs import Inputs, RunInputs, active_rows, parse_inputs
 from causal_reft.execution.locating import device_of, is_trainable, move_to_sites
+from causal_reft.execution.strings import tokenised
 from causal_reft.execution.transform import States, in_batch_shape
 from causal_reft.featurizers import computed_once
 from causal_reft.graph import Collect, InterventionGraph
@@ -44,7 +45,7 @@ class IntervenedModel(nn.Module):
         model: a transformers model, or any `nn.Module` whose sites are named by path. The nnsight backend also takes
             a repo id, a folder, and nnsight's own objects (a `TransformersModel`, an `NNsight`).
         graph: the interventions; their tensors go to the device of their site.
-        tokenizer: kept for saving and for conveniences that need text.
+        tokenizer: what turns strings into the model's inputs; also kept for saving.
         backend: "hooks" (default) or "nnsight".
         remote: with the nnsight backend, where it runs: False here, True on NDIF, "local" as a rehearsal of that.
 
@@ -109,8 +110,9 @@ class IntervenedModel(nn.Module):
         """The base model's own output for the base run, with `.collected` beside it.
 
         Args:
-            base: the base run's inputs: a tokenizer's output, or a tensor for a plain module. Where only the base run
-                exists, its entries may be given as keywords instead: `model(**batch)`.
+            base: the base run's inputs: a tokenizer's output, a tensor for a plain module, or, where the model has its
+                tokenizer, a string, a list of strings, or conversations. Where only the base run exists, its entries
+                may be given as keywords instead: `model(**batch)`.
             keywords: one for each further run of the graph; arguments of the model's own forward (labels, ...);
                 `active` (node name -> one bool a row), `spans` and `prompt_lengths` of the base run.
 
@@ -139,6 +141,7 @@ class IntervenedModel(nn.Module):
         Edits of prompt positions act while the prompt is read; edits of "generated" positions on every decoding step.
         Right-padded prompts of a decoder are padded on the left first, as generation requires.
         """
+        base = self._tokenised("base", base)
         given = dict(base) if isinstance(base, Mapping) else {} if base is None else {"input_ids": base}
         options = {key: value for key, value in keywords.items() if key not in self.graph.runs}
         given.update({key: options.pop(key) for key in list(options) if key in GENERATION_INPUTS or key in OURS})
@@ -250,6 +253,7 @@ class IntervenedModel(nn.Module):
         }
         check_keywords(own, accepted_keywords(self.base_model), self.graph.runs)
         active = own.pop("active", None)
+        base, given = self._tokenised("base", base), {run: self._tokenised(run, text) for run, text in given.items()}
         if base is not None or own:
             given["base"] = self._merge(base, own)
         needs = set(self.graph.runs) if needs is None else needs
@@ -260,6 +264,9 @@ class IntervenedModel(nn.Module):
             )
         runs = {run: parse_inputs(run, inputs, self.base_model) for run, inputs in given.items()}
         return self._activate(runs, active)
+
+    def _tokenised(self, run: str, given: Any) -> Any:
+        return tokenised(run, given, self.base_model, self.tokenizer)
 
     def _merge(self, base: RunInputs | None, own: dict[str, Any]) -> RunInputs:
         if base is None:

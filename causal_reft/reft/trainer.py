@@ -13,7 +13,7 @@ import copy
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -30,7 +30,7 @@ from causal_reft.execution.cells import forward_is
 from causal_reft.execution.inputs import before_labels
 from causal_reft.execution.storage import load_trained_base
 from causal_reft.graph import load_weights
-from causal_reft.reft.data import ReftCollator, pad_id
+from causal_reft.reft.data import ReftCollator
 from causal_reft.reft.options import (
     check_options,
     last_complete_checkpoint,
@@ -40,6 +40,7 @@ from causal_reft.reft.options import (
 )
 from causal_reft.reft.planned import MOST_TOKENS, PlannedDataset, as_examples, token_losses
 from causal_reft.sites import unwrapped
+from causal_reft.texts import pad_token_id, token_batch
 from causal_reft.training import frozen
 
 logger = logging.getLogger(__name__)
@@ -232,17 +233,16 @@ class ReftTrainer(Trainer):
         """The new tokens for the prompts of a batch, padded on the right."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"] != 0
         lengths = self._with_prompt_lengths(dict(inputs))["prompt_lengths"]
-        prompts = [row[real][: int(n)] for row, real, n in zip(ids, mask, lengths, strict=True)]
-        pad, width = pad_id(self.processing_class), max(map(len, prompts))
-        ids = torch.stack([nn.functional.pad(p, (width - len(p), 0), value=pad) for p in prompts])
-        mask = torch.stack([nn.functional.pad(torch.ones_like(p), (width - len(p), 0)) for p in prompts])
+        prompts = [row[real][: int(n)].tolist() for row, real, n in zip(ids, mask, lengths, strict=True)]
+        pad = pad_token_id(self.processing_class)
+        batch = {key: value.to(ids.device) for key, value in token_batch(prompts, pad, side="left").items()}
         options: dict[str, Any] = {"do_sample": False, "pad_token_id": pad}
         if getattr(self.args, "generation_max_length", None) is not None:
             options["max_new_tokens"] = self.args.generation_max_length  # type: ignore[attr-defined]
         if getattr(self.args, "generation_num_beams", None) is not None:
             options["num_beams"] = self.args.generation_num_beams  # type: ignore[attr-defined]
-        out = self._intervened.generate({"input_ids": ids, "attention_mask": mask}, **options)
-        return out[:, width:]
+        out = self._intervened.generate(batch, **options)
+        return out[:, batch["input_ids"].shape[1] :]
 
     # What is trained and saved -----------------------------------------------------------------------------------
 
@@ -312,21 +312,4 @@ def _pad(tokenizer: Any) -> int:
             "Records are padded with the tokenizer's pad token: give IntervenedModel(..., tokenizer) or "
             "data_collator=..."
         )
-    return pad_id(tokenizer)
-
-
-def generate_texts(model: IntervenedModel, prompts: Iterable[str], **options: Any) -> list[str]:
-    """The continuations of prompts as text (without the prompts).
-
-    Args:
-        model: an intervened model with a tokenizer.
-        prompts: any number of texts of any length; they are padded on the left together.
-        options: of `generate`: max_new_tokens, num_beams, ...; greedy by default.
-    """
-    tokenizer = model.tokenizer
-    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    records = [{"input_ids": ids, "labels": ids, "prompt_lengths": len(ids)} for ids in encoded]
-    batch = ReftCollator(pad_id(tokenizer))(records)
-    inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-    out = model.generate(inputs, **{"do_sample": False, "pad_token_id": pad_id(tokenizer), **options})
-    return tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    return pad_token_id(tokenizer)

@@ -27,7 +27,7 @@ from causal_reft.execution import Examples, FullPasses, IntervenedModel
 from causal_reft.featurizers import computed_once
 from causal_reft.graph import InterventionGraph
 from causal_reft.reft import as_examples
-from causal_reft.reft.data import pad_id
+from causal_reft.texts import pad_token_id
 from causal_reft.training import cross_entropy
 
 Record = dict[str, Any]
@@ -75,7 +75,7 @@ def greedy(model: IntervenedModel, tokenizer: Any, records: Sequence[Record]) ->
     prompts = [record["input_ids"][: record["prompt_lengths"]] for record in records]
     longest = max(len(record["input_ids"]) - record["prompt_lengths"] for record in records)
     width = max(map(len, prompts))
-    fill = pad_id(tokenizer)
+    fill = pad_token_id(tokenizer)
     ids = torch.tensor([[fill] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "pad_token_id": fill}
