@@ -21,13 +21,14 @@ from causal_reft.graph import Collect, Constant, Interchange, InterventionGraph,
 from causal_reft.reft import generate_texts
 from causal_reft.sites import Site
 from causal_reft.tensors import Float, Tensor
+from causal_reft.texts import prompt_rows
 
 
 @torch.no_grad()
 def states_at(model: nn.Module, tokenizer: Any, texts: Sequence[str], site: Site) -> Float[Tensor, "state d_model"]:
     """The states of all tokens that the site names, text after text, (state, d_model)."""
     seen = IntervenedModel(model, InterventionGraph(seen=Collect("base", site)), tokenizer)
-    return torch.cat([seen.collect(_encoded(seen, text))["seen"][0] for text in texts])
+    return torch.cat([seen.collect(text)["seen"][0] for text in texts])
 
 
 @torch.no_grad()
@@ -46,9 +47,9 @@ def projections(model: nn.Module, tokenizer: Any, text: str, site: Site, featuri
     """
     graph = InterventionGraph(seen=Collect("base", site.moved(positions="all"), featurizer))
     seen = IntervenedModel(model, graph, tokenizer)
-    encoded = _encoded(seen, text)
-    z = seen.collect(encoded)["seen"][0].cpu()
-    tokens = [tokenizer.decode([i]) or tokenizer.convert_ids_to_tokens(i) for i in encoded["input_ids"][0].tolist()]
+    ids = prompt_rows(text, tokenizer)[0]
+    z = seen.collect(torch.tensor([ids], device=seen.device))["seen"][0].cpu()
+    tokens = [tokenizer.decode([i]) or tokenizer.convert_ids_to_tokens(i) for i in ids]
     return pd.DataFrame(
         [
             {"position": position, "token": token, "coordinate": coordinate, "z": float(z[position, coordinate])}
@@ -88,8 +89,3 @@ def steered(
         texts = generate_texts(pushed, prompts, max_new_tokens=max_new_tokens)
         rows += [{"strength": strength, "prompt": p, "continuation": t} for p, t in zip(prompts, texts, strict=True)]
     return pd.DataFrame(rows)
-
-
-def _encoded(model: IntervenedModel, text: str) -> dict[str, Tensor]:
-    ids = torch.tensor([model.tokenizer(text)["input_ids"]], device=model.device)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

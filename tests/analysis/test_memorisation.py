@@ -9,11 +9,12 @@ import torch
 
 from causal_reft.analysis import Edit, MemoryRecipe, equal_prompt_embedding, layer_edits, memorise
 from causal_reft.analysis.memorisation.edits import prompt_embedding, reach
-from causal_reft.analysis.memorisation.memorise import memories, prompt_tokens, record, started
+from causal_reft.analysis.memorisation.memorise import known_prompt, memories, started
 from causal_reft.analysis.memorisation.targets import target_ids
 from causal_reft.analysis.memorisation.training import Lesson, learn, side_by_side
 from causal_reft.errors import CausalReftWarning, DataError
 from causal_reft.execution import FullPasses, IntervenedModel
+from causal_reft.texts import record
 from tests.analysis.memory_models import PROMPT, TEXT, tokenizer
 from tests.models import ARCHITECTURES, D_MODEL, N_LAYERS, blocks, gpt2, llama
 
@@ -29,7 +30,7 @@ def first(output: object) -> torch.Tensor:
 def test_training_edits_the_tokens_that_generation_edits(family: str) -> None:
     model = ARCHITECTURES[family]()
     ids = target_ids("book", TEXT, 5, TOKENIZER)
-    prompt = prompt_tokens(PROMPT, TOKENIZER)
+    prompt = known_prompt(PROMPT, TOKENIZER)
     lessons = []
     for number, edit in enumerate((Edit("consreft", 1, (1,), "last"), Edit("loreft", 2, (1,), "f1+l1"))):
         graph = started(edit, model, number)
@@ -126,7 +127,7 @@ def test_pieces_of_a_batch_give_the_gradient_of_the_whole() -> None:
     for size in (1, 64):
         graph = started(Edit("loreft", 2, (0,)), model, 0)
         records = [
-            record(prompt_tokens(prompt, TOKENIZER), ids[: 1 + i]) for i, prompt in enumerate(("hen", "owl pig", "rat"))
+            record(known_prompt(prompt, TOKENIZER), ids[: 1 + i]) for i, prompt in enumerate(("hen", "owl pig", "rat"))
         ]
         learn(model, TOKENIZER, [Lesson(graph, records)], MemoryRecipe(steps=5, batch_size=size))
         found.append(torch.cat([p.detach().flatten() for p in graph.parameters()]))

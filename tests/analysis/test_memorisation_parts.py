@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from causal_reft.analysis import Edit, MemoryRecipe, read_text
-from causal_reft.analysis.memorisation.memorise import prompt_tokens, record, started
+from causal_reft.analysis.memorisation.memorise import known_prompt, started
 from causal_reft.analysis.memorisation.recall import Recall, scores, unedited
 from causal_reft.analysis.memorisation.targets import readable_tokens, target_ids
 from causal_reft.analysis.memorisation.training import MARGIN, Lesson, learn, margin
 from causal_reft.errors import DataError
 from causal_reft.experiments.memorisation.ids import access_ids, distinct_words, id_records
+from causal_reft.texts import record
 from tests.analysis.memory_models import PROMPT, TEXT, WORDS, tokenizer
 from tests.models import llama
 
@@ -105,7 +106,7 @@ def test_half_a_character_never_counts_as_recalled() -> None:
 
 def test_the_unedited_reading_is_the_models_own() -> None:
     model = llama()
-    prompts = [prompt_tokens(text, TOKENIZER) for text in (PROMPT, "owl")]
+    prompts = [known_prompt(text, TOKENIZER) for text in (PROMPT, "owl")]
     targets = [target_ids("book", TEXT, n, TOKENIZER) for n in (3, 5)]
     found = unedited(model, TOKENIZER, [record(p, t) for p, t in zip(prompts, targets, strict=True)])
     for one, prompt, target in zip(found, prompts, targets, strict=True):
@@ -128,7 +129,7 @@ def test_the_margin_is_what_the_target_lacks_to_win_by_half() -> None:
 
 @pytest.mark.parametrize("loss", ["margin", "cross_entropy"])
 def test_the_recipes_loss_is_what_is_minimised(loss: str) -> None:
-    model, prompt, target = llama(), prompt_tokens(PROMPT, TOKENIZER), target_ids("book", TEXT, 4, TOKENIZER)
+    model, prompt, target = llama(), known_prompt(PROMPT, TOKENIZER), target_ids("book", TEXT, 4, TOKENIZER)
     lesson = Lesson(started(Edit("loreft", 1, (0,)), model, 0), [record(prompt, target)])
     outcome = learn(model, TOKENIZER, [lesson], MemoryRecipe(steps=1, loss=loss))[0]
     logits = model(torch.tensor([[*prompt, *target]])).logits[0, len(prompt) - 1 : -1].detach()

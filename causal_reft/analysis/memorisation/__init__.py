@@ -7,7 +7,6 @@ from causal_reft.analysis.memorisation.edits import (
     REFT,
     Edit,
     causal_decoder,
-    context_limit,
     equal_prompt_embedding,
     layer_edits,
     prompt_embedding,
@@ -17,15 +16,14 @@ from causal_reft.analysis.memorisation.memorise import (
     PROMPT,
     Memory,
     check_context,
+    known_prompt,
     memories,
     memorise,
-    prompt_tokens,
-    record,
     started,
     warn_of_last_block,
 )
 from causal_reft.analysis.memorisation.recall import Recall, recall, scores, stored_bits, unedited
-from causal_reft.analysis.memorisation.targets import KINDS, Ids, known, read_text, target_ids, tokenised
+from causal_reft.analysis.memorisation.targets import KINDS, Ids, known, read_text, target_ids
 from causal_reft.analysis.memorisation.training import LOSSES, Lesson, MemoryRecipe, learn
 
 __all__ = [
@@ -44,24 +42,21 @@ __all__ = [
     "Recall",
     "causal_decoder",
     "check_context",
-    "context_limit",
     "equal_prompt_embedding",
     "known",
+    "known_prompt",
     "layer_edits",
     "learn",
     "memories",
     "memorise",
     "prompt_embedding",
-    "prompt_tokens",
     "reach",
     "read_text",
     "recall",
-    "record",
     "scores",
     "started",
     "stored_bits",
     "target_ids",
-    "tokenised",
     "unedited",
     "warn_of_last_block",
 ]

@@ -162,11 +162,6 @@ def causal_decoder(model: nn.Module) -> Decoder:
     return found
 
 
-def context_limit(model: nn.Module) -> int | None:
-    """The longest text in tokens that the model was made for, where its config says so."""
-    return getattr(model_config(model), "max_position_embeddings", None)
-
-
 def _in_words(layers: Sequence[int]) -> str:
     """ "3", "0-3" or "0, 2, 5"."""
     if len(layers) > 1 and list(layers) == list(range(layers[0], layers[-1] + 1)):

@@ -16,16 +16,17 @@ from typing import Any
 
 from torch import nn
 
-from causal_reft.analysis.memorisation.edits import Edit, context_limit, reach
+from causal_reft.analysis.memorisation.edits import Edit, reach
 from causal_reft.analysis.memorisation.recall import Recall, recall, scores, unedited
 from causal_reft.analysis.memorisation.targets import Ids, known, target_ids
 from causal_reft.analysis.memorisation.training import Lesson, MemoryRecipe, Outcome, learn
 from causal_reft.errors import CausalReftWarning, DataError
 from causal_reft.execution import IntervenedModel
-from causal_reft.execution.inputs import IGNORED_LABEL
 from causal_reft.execution.locating import device_of
 from causal_reft.graph import InterventionGraph
+from causal_reft.reft.context import context_length
 from causal_reft.seeds import derive
+from causal_reft.texts import IGNORED_LABEL, prompt_tokens, record
 
 PROMPT = "Recall the text:"
 LAST_BLOCK = "changes only the first new token"
@@ -106,7 +107,7 @@ def memories(
         As `memorise`.
     """
     recipe = recipe or MemoryRecipe()
-    prompt_ids = prompt_tokens(prompt, tokenizer)
+    prompt_ids = known_prompt(prompt, tokenizer)
     for edit, _ in trials:
         check_context(model, edit, len(prompt_ids), len(target))
     reaches = [reach(model, edit, len(prompt_ids), len(target)) for edit, _ in trials]
@@ -131,24 +132,16 @@ def started(edit: Edit, model: nn.Module, seed: int) -> InterventionGraph:
     return graph
 
 
-def prompt_tokens(prompt: str, tokenizer: Any) -> Ids:
+def known_prompt(prompt: str, tokenizer: Any) -> Ids:
     """The prompt as the model will be given it, special tokens in front included.
 
     Raises:
         DataError: no tokens at all; words that the tokenizer does not know.
     """
-    ids = tuple(tokenizer(prompt)["input_ids"])
-    if len(ids) > 1 and tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id:
-        ids = ids[:-1]
+    ids = prompt_tokens([prompt], tokenizer)[0]
     if not ids:
         raise DataError(f"prompt={prompt!r} has no tokens, so there is none to edit. Give it a word.")
     return known(ids, tokenizer)
-
-
-def record(prompt: Sequence[int], target: Sequence[int]) -> dict[str, Any]:
-    """A training record in the form of `causal_reft.reft.completions`: labels on the target alone."""
-    labels = [IGNORED_LABEL] * len(prompt) + list(target)
-    return {"input_ids": [*prompt, *target], "labels": labels, "prompt_lengths": len(prompt)}
 
 
 def check_context(model: nn.Module, edit: Edit, prompt_length: int, n: int) -> None:
@@ -157,7 +150,7 @@ def check_context(model: nn.Module, edit: Edit, prompt_length: int, n: int) -> N
     Raises:
         DataError: prompt and text are longer than the model's context.
     """
-    limit, length = context_limit(model), prompt_length + edit.added_tokens + n
+    limit, length = context_length(model), prompt_length + edit.added_tokens + n
     if limit is not None and length > limit:
         raise DataError(
             f"{n} tokens behind a prompt of {length - n} are {length}, and {type(model).__name__} was made for "

@@ -27,7 +27,7 @@ from causal_reft.execution import Examples, FullPasses, IntervenedModel
 from causal_reft.featurizers import computed_once
 from causal_reft.graph import InterventionGraph
 from causal_reft.reft import as_examples
-from causal_reft.texts import pad_token_id
+from causal_reft.texts import pad_token_id, token_batch
 from causal_reft.training import cross_entropy
 
 Record = dict[str, Any]
@@ -74,13 +74,11 @@ def greedy(model: IntervenedModel, tokenizer: Any, records: Sequence[Record]) ->
     """The tokens that greedy decoding adds to each prompt, as many as the longest target has."""
     prompts = [record["input_ids"][: record["prompt_lengths"]] for record in records]
     longest = max(len(record["input_ids"]) - record["prompt_lengths"] for record in records)
-    width = max(map(len, prompts))
     fill = pad_token_id(tokenizer)
-    ids = torch.tensor([[fill] * (width - len(p)) + p for p in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    batch = token_batch(prompts, fill, side="left")
     plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "pad_token_id": fill}
-    out = model.generate({"input_ids": ids, "attention_mask": mask}, max_new_tokens=longest, **plain)
-    return [tuple(row) for row in out[:, width:].tolist()]
+    out = model.generate({key: value.to(model.device) for key, value in batch.items()}, max_new_tokens=longest, **plain)
+    return [tuple(row) for row in out[:, batch["input_ids"].shape[1] :].tolist()]
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import numpy as np
 
 from causal_reft.errors import DataError, nearest
 from causal_reft.seeds import numpy_stream
+from causal_reft.texts import text_tokens
 
 Ids = tuple[int, ...]
 UNREADABLE = "\ufffd"
@@ -84,11 +85,6 @@ def known(ids: Sequence[int], tokenizer: Any) -> Ids:
     return tuple(ids)
 
 
-def tokenised(text: str, tokenizer: Any) -> list[int]:
-    """Ids without special tokens."""
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
 def readable_tokens(tokenizer: Any) -> list[int]:
     """The vocabulary without special tokens and without tokens that are no text by themselves (half a character)."""
     return list(_readable(tokenizer))
@@ -103,13 +99,13 @@ def _readable(tokenizer: Any) -> Ids:
 
 
 def _book(text: str, n: int, tokenizer: Any, seed: int) -> Sequence[int]:
-    return tokenised(text[: _CHARACTERS_PER_TOKEN * (n + 4)], tokenizer)
+    return text_tokens([text[: _CHARACTERS_PER_TOKEN * (n + 4)]], tokenizer)[0]
 
 
 def _scrambled(text: str, n: int, tokenizer: Any, seed: int) -> Sequence[int]:
     words = text.split()
     order = numpy_stream(seed, "scrambled words").permutation(len(words))
-    return tokenised(" ".join(words[i] for i in order[:n]), tokenizer)
+    return text_tokens([" ".join(words[i] for i in order[:n])], tokenizer)[0]
 
 
 def _random(text: str, n: int, tokenizer: Any, seed: int) -> Sequence[int]:

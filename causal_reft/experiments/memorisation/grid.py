@@ -27,9 +27,8 @@ from causal_reft.analysis.memorisation import (
     MemoryRecipe,
     causal_decoder,
     check_context,
-    context_limit,
+    known_prompt,
     memories,
-    prompt_tokens,
     target_ids,
 )
 from causal_reft.errors import CausalReftWarning, StudyError
@@ -115,9 +114,9 @@ class MemorisationGrid:
 
     def beyond_context(self, n: int) -> bool:
         """Whether some edit's prompt and n tokens are more than the model was made for."""
-        limit = context_limit(self.model)
+        limit = context_length(self.model)
         longest = max(edit.added_tokens for edit in self.edits)
-        return limit is not None and len(prompt_tokens(self.prompt, self.tokenizer)) + longest + n > limit
+        return limit is not None and len(known_prompt(self.prompt, self.tokenizer)) + longest + n > limit
 
     def description(self) -> dict[str, Any]:
         """What all cells of a folder have in common and that determines their numbers."""
@@ -166,7 +165,7 @@ class MemorisationGrid:
         return target_ids(kind, self.text, n, self.tokenizer, seed)
 
     def _check(self, n: int) -> None:
-        length = len(prompt_tokens(self.prompt, self.tokenizer))
+        length = len(known_prompt(self.prompt, self.tokenizer))
         for edit in self.edits:
             check_context(self.model, edit, length, n)
 
@@ -175,7 +174,7 @@ class MemorisationGrid:
         beyond = [n for n in sorted(self.lengths) if self.beyond_context(n)]
         if beyond:
             warnings.warn(
-                f"Lengths {', '.join(map(str, beyond))} with the prompt exceed the {context_limit(self.model)} tokens "
+                f"Lengths {', '.join(map(str, beyond))} with the prompt exceed the {context_length(self.model)} tokens "
                 f"that {type(self.model).__name__} was made for. They are not run: beyond its context a model fails by "
                 f"itself.",
                 CausalReftWarning,

@@ -22,14 +22,12 @@ from causal_reft.analysis.memorisation import (
     MemoryRecipe,
     check_context,
     known,
+    known_prompt,
     learn,
-    prompt_tokens,
     reach,
     recall,
-    record,
     started,
     stored_bits,
-    tokenised,
     unedited,
     warn_of_last_block,
 )
@@ -37,6 +35,7 @@ from causal_reft.errors import DataError
 from causal_reft.execution import IntervenedModel
 from causal_reft.experiments.models import identity_of
 from causal_reft.sweeps import Result, Store, digest_of, run, table_of
+from causal_reft.texts import record, text_tokens
 
 TEMPLATE = "ID {id} :"
 
@@ -104,7 +103,7 @@ def id_records(tokenizer: Any, text: str, count: int, template: str = TEMPLATE) 
     Raises:
         DataError: as `access_ids`.
     """
-    prompts = [prompt_tokens(template.format(id=number), tokenizer) for number in range(count)]
+    prompts = [known_prompt(template.format(id=number), tokenizer) for number in range(count)]
     if len(set(prompts)) < count:
         raise DataError(
             f"template={template!r}: {count} ids give only {len(set(prompts))} different prompts in this tokenizer. "
@@ -112,7 +111,7 @@ def id_records(tokenizer: Any, text: str, count: int, template: str = TEMPLATE) 
         )
     words = distinct_words(text, count)
     return [
-        record(prompt, known(tokenised(word, tokenizer), tokenizer))
+        record(prompt, known(text_tokens([word], tokenizer)[0], tokenizer))
         for prompt, word in zip(prompts, words, strict=True)
     ]
 
