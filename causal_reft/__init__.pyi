@@ -54,9 +54,13 @@ from causal_reft.graph.presets import steer as steer
 from causal_reft.interop import load_pyreft as load_pyreft
 from causal_reft.reft import ReftCollator as ReftCollator
 from causal_reft.reft import ReftTrainer as ReftTrainer
+from causal_reft.reft import alpaca_prompt as alpaca_prompt
 from causal_reft.reft import as_examples as as_examples
+from causal_reft.reft import classification as classification
 from causal_reft.reft import completions as completions
 from causal_reft.reft import generate_texts as generate_texts
+from causal_reft.reft import preferences as preferences
+from causal_reft.reft import regression as regression
 from causal_reft.sites import Site as Site
 from causal_reft.sites import register_architecture as register_architecture
 from causal_reft.sites import site_grid as site_grid

@@ -26,7 +26,7 @@ from causal_reft.execution.generation import GENERATION_INPUTS, check_generation
 from causal_reft.execution.input_checks import OURS, accepted_keywords, check_keywords
 from causal_reft.execution.inputs import Inputs, RunInputs, active_rows, parse_inputs
 from causal_reft.execution.locating import device_of, is_trainable, move_to_sites
-from causal_reft.execution.strings import tokenised
+from causal_reft.execution.strings import Text, tokenised
 from causal_reft.execution.transform import States, in_batch_shape
 from causal_reft.featurizers import computed_once
 from causal_reft.graph import Collect, InterventionGraph
@@ -106,7 +106,7 @@ class IntervenedModel(nn.Module):
         """The same model with stronger or weaker edits: `model.scaled(german=0.5)`; see `InterventionGraph.scaled`."""
         return self.with_graph(self.graph.scaled(*every, **strengths)).train(self.training)
 
-    def forward(self, base: RunInputs | None = None, **keywords: Any) -> Any:
+    def forward(self, base: RunInputs | Text | None = None, **keywords: Any) -> Any:
         """The base model's own output for the base run, with `.collected` beside it.
 
         Args:
@@ -128,14 +128,14 @@ class IntervenedModel(nn.Module):
         output, states = self._execute(runs, wants_output=True)
         return with_collected(output, self._collected(states))
 
-    def collect(self, base: RunInputs | None = None, **keywords: Any) -> dict[str, Tensor]:
+    def collect(self, base: RunInputs | Text | None = None, **keywords: Any) -> dict[str, Tensor]:
         """What the Collect nodes see, without computing anything behind the deepest of them."""
         runs = self._parse(base, keywords, needs=self._runs_for_collects())
         _, states = self._execute(runs, wants_output=False)
         return self._collected(states)
 
     @torch.no_grad()
-    def generate(self, base: RunInputs | None = None, **keywords: Any) -> Any:
+    def generate(self, base: RunInputs | Text | None = None, **keywords: Any) -> Any:
         """The model's own `generate` under the graph; takes its options, and one keyword for each further run.
 
         Edits of prompt positions act while the prompt is read; edits of "generated" positions on every decoding step.
@@ -244,7 +244,7 @@ class IntervenedModel(nn.Module):
         return f"IntervenedModel({type(self.base_model).__name__}, backend={self.backend_name!r})\n{self.graph!r}"
 
     def _parse(
-        self, base: RunInputs | None, keywords: Mapping[str, Any], needs: set[str] | None = None
+        self, base: RunInputs | Text | None, keywords: Mapping[str, Any], needs: set[str] | None = None
     ) -> dict[str, Inputs]:
         """One `Inputs` for each run that is needed."""
         own = {key: value for key, value in keywords.items() if key not in self.graph.runs or key == "base"}
@@ -268,7 +268,7 @@ class IntervenedModel(nn.Module):
     def _tokenised(self, run: str, given: Any) -> Any:
         return tokenised(run, given, self.base_model, self.tokenizer)
 
-    def _merge(self, base: RunInputs | None, own: dict[str, Any]) -> RunInputs:
+    def _merge(self, base: Any, own: dict[str, Any]) -> Any:
         if base is None:
             return own
         if not isinstance(base, Mapping):

@@ -17,6 +17,8 @@ from causal_reft.sites import unwrapped
 from causal_reft.tensors import Tensor
 from causal_reft.texts import encode
 
+Text = str | Sequence[Any]  # a text, texts, a conversation, conversations
+
 
 def tokenised(run: str, given: Any, model: nn.Module, tokenizer: Any) -> Any:
     """Strings and conversations as a batch on the model's device; anything else as it is.

@@ -2,8 +2,22 @@
 `causal_reft.graph.presets`.
 """
 
-from causal_reft.reft.data import ReftCollator, as_examples, completions
+from causal_reft.reft.context import check_context, context_length
+from causal_reft.reft.data import ReftCollator, as_examples, classification, completions, preferences, regression
+from causal_reft.reft.formats import alpaca_prompt
 from causal_reft.reft.generate import generate_texts
 from causal_reft.reft.trainer import ReftTrainer
 
-__all__ = ["ReftCollator", "ReftTrainer", "as_examples", "completions", "generate_texts"]
+__all__ = [
+    "ReftCollator",
+    "ReftTrainer",
+    "alpaca_prompt",
+    "as_examples",
+    "check_context",
+    "classification",
+    "completions",
+    "context_length",
+    "generate_texts",
+    "preferences",
+    "regression",
+]

@@ -45,7 +45,7 @@ def token_batch(rows: Sequence[Sequence[int]], pad: int, side: str = "right") ->
 
 def labelled_batch(records: Sequence[Record], pad: int, side: str = "right") -> dict[str, Any]:
     """The tensors of records: `input_ids`, `attention_mask`, `labels`, and what else the records hold of
-    `prompt_lengths` and `spans`.
+    `prompt_lengths`, `token_type_ids` and `spans`.
 
     Labels are one for each token, or one for each record (a class as int, a score as float).
 
@@ -54,6 +54,8 @@ def labelled_batch(records: Sequence[Record], pad: int, side: str = "right") -> 
     """
     _same_keys(records)
     batch = token_batch([row["input_ids"] for row in records], pad, side)
+    if "token_type_ids" in records[0]:
+        batch["token_type_ids"] = padded([row["token_type_ids"] for row in records], 0, side)
     if "labels" in records[0]:
         batch["labels"] = _labels([row["labels"] for row in records], side)
     if "prompt_lengths" in records[0]:

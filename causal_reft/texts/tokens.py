@@ -77,7 +77,11 @@ def prompt_tokens(texts: Sequence[str], tokenizer: Any, framed: bool = False) ->
 
 
 def continuations(
-    prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, framed: bool = False
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    tokenizer: Any,
+    framed: bool = False,
+    records: Sequence[int] | None = None,
 ) -> list[Continuation]:
     """The tokens of each prompt, and those of its completion as they follow it.
 
@@ -88,6 +92,7 @@ def continuations(
         prompts, completions: one completion for each prompt.
         tokenizer: a transformers tokenizer, fast or slow.
         framed: as for `prompt_tokens`.
+        records: how errors number the pairs; by default from 0.
 
     Raises:
         DataError: a completion that cannot follow its prompt without a space that neither has.
@@ -97,7 +102,11 @@ def continuations(
     found = []
     for row, (prompt, both) in enumerate(zip(before, whole, strict=True)):
         merged = both[: len(prompt)] != prompt
-        rest = _by_itself(row, completions[row], tokenizer) if merged else both[len(prompt) :]
+        rest = (
+            _by_itself(row if records is None else records[row], completions[row], tokenizer)
+            if merged
+            else both[len(prompt) :]
+        )
         found.append(Continuation(prompt, rest, merged))
     return found
 

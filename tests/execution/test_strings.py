@@ -1,4 +1,4 @@
-"""Strings wherever a batch goes: the same numbers as for the tokenizer's own output, and an error without a tokenizer."""
+"""Strings wherever a batch goes: the same numbers as for the tokenizer's own output."""
 
 from __future__ import annotations
 

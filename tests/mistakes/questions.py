@@ -320,6 +320,36 @@ DATA = (
         'cr.completions([("the cat sees", "a dog")], tokenizer, max_length=8)',
     ),
     Mistake(
+        e.DataError, "Rows with fields of other names",
+        'cr.completions([{"text": "the cat sees", "next": "a dog"}], tokenizer)', "Record 0 has the fields text, next",
+        "Only some names of fields are known; any others can be given.",
+        'cr.completions([{"text": "the cat sees", "next": "a dog"}], tokenizer, fields=("text", "next"))',
+    ),
+    Mistake(
+        e.DataError, "A row without its completion",
+        'cr.completions([{"prompt": "the cat sees", "completion": None}], tokenizer)', "'completion' is None",
+        "An empty cell of a table, usually.",
+        'cr.completions([{"prompt": "the cat sees", "completion": "a dog"}], tokenizer)',
+    ),
+    Mistake(
+        e.DataError, "Conversations without a chat template",
+        'cr.completions([("the cat sees", "a dog")], tokenizer, chat=True)', "needs a chat template",
+        "The tokenizers of instruction-tuned models bring one.",
+        'cr.completions([("the cat sees", "a dog")], tokenizer)',
+    ),
+    Mistake(
+        e.DataError, "A class that does not exist",
+        'cr.classification([("the cat sees", 2)], tokenizer, classes=2)', "outside 0 to 1",
+        "Classes are counted from 0.",
+        'cr.classification([("the cat sees", 1)], tokenizer, classes=2)',
+    ),
+    Mistake(
+        e.RunError, "Text for a model without its tokenizer",
+        'cr.IntervenedModel(model, cr.InterventionGraph())("the cat sees")', "this model has no tokenizer",
+        "Strings become tokens through the tokenizer that the model was given.",
+        'cr.IntervenedModel(model, cr.InterventionGraph(), tokenizer)("the cat sees")',
+    ),
+    Mistake(
         e.DataError, "The trainer on the bare model",
         'cr.ReftTrainer(model, TrainingArguments("runs", report_to="none"))', "trains an IntervenedModel",
         "What is trained is the graph.",
