@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from causal_reft.errors import DataError, RunError
 from causal_reft.execution.inputs import continues_texts
+from causal_reft.execution.locating import device_of
 from causal_reft.sites import unwrapped
 from causal_reft.tensors import Tensor
 from causal_reft.texts import encode
@@ -41,14 +41,8 @@ def tokenised(run: str, given: Any, model: nn.Module, tokenizer: Any) -> Any:
         batch = encode(given, tokenizer, continued=decoder_only and continues_texts(model))
     except DataError as error:
         raise RunError(f"run {run!r}: {error}") from error
-    device = _device(model)
+    device = device_of(getattr(model, "get_input_embeddings", lambda: None)() or model)
     return {key: value.to(device) for key, value in batch.items()}
-
-
-def _device(model: nn.Module) -> torch.device:
-    """Where the model reads token ids."""
-    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
-    return next((p.device for p in (embeddings or model).parameters()), torch.device("cpu"))
 
 
 def _holds_text(given: Any) -> bool:

@@ -34,6 +34,7 @@ from causal_reft.analysis.memorisation import (
 from causal_reft.errors import CausalReftWarning, StudyError
 from causal_reft.experiments.memorisation.result import MemorisationResult
 from causal_reft.experiments.models import identity_of
+from causal_reft.reft import context_length
 from causal_reft.sweeps import Result, Store, digest_of, run
 
 BEYOND = "beyond the context"
