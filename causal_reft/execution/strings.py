@@ -11,9 +11,8 @@ from typing import Any
 from torch import nn
 
 from causal_reft.errors import DataError, RunError
-from causal_reft.execution.inputs import continues_texts
 from causal_reft.execution.locating import device_of
-from causal_reft.sites import unwrapped
+from causal_reft.execution.output_layout import NEXT_TOKEN, output_layout
 from causal_reft.tensors import Tensor
 from causal_reft.texts import encode
 
@@ -36,9 +35,8 @@ def tokenised(run: str, given: Any, model: nn.Module, tokenizer: Any) -> Any:
             f"run {run!r} was given text, {str(given)[:60]!r}, and this model has no tokenizer. Write "
             "IntervenedModel(model, graph, tokenizer), or pass tokenizer(prompts, padding=True, return_tensors='pt')."
         )
-    decoder_only = not getattr(getattr(unwrapped(model), "config", None), "is_encoder_decoder", False)
     try:
-        batch = encode(given, tokenizer, continued=decoder_only and continues_texts(model))
+        batch = encode(given, tokenizer, continued=output_layout(model) == NEXT_TOKEN)
     except DataError as error:
         raise RunError(f"run {run!r}: {error}") from error
     device = device_of(getattr(model, "get_input_embeddings", lambda: None)() or model)

@@ -174,10 +174,10 @@ class WithDigits:
     def __init__(self, inner: object) -> None:
         self.inner = inner
 
-    def __call__(self, text: str, **options: object) -> dict[str, list[int]]:
+    def __call__(self, texts: list[str], **options: object) -> dict[str, list[list[int]]]:
         for digit, word in enumerate(WORDS[:4]):
-            text = text.replace(f"ID {digit} :", f"{word} hen")
-        return self.inner(text, **options)  # type: ignore[operator]
+            texts = [text.replace(f"ID {digit} :", f"{word} hen") for text in texts]
+        return self.inner(texts, **options)  # type: ignore[operator]
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)

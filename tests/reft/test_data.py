@@ -243,7 +243,7 @@ def test_labels_of_tokens_for_a_classifier_are_refused(tokenizer):
     reft = cr.IntervenedModel(
         LlamaForSequenceClassification(words.model().config).eval(), cr.loreft(cr.Site(1), 16, 2), tokenizer
     )
-    with pytest.raises(DataError, match="a classifier takes one label for each row"):
+    with pytest.raises(DataError, match="a classifier of whole inputs: give one class for each row"):
         FullPasses(reft, cr.as_examples(cr.completions(PAIRS, tokenizer), tokenizer)).scored(torch.tensor([0]))
 
 
