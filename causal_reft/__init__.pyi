@@ -52,6 +52,7 @@ from causal_reft.graph.presets import noreft as noreft
 from causal_reft.graph.presets import patch as patch
 from causal_reft.graph.presets import steer as steer
 from causal_reft.interop import load_pyreft as load_pyreft
+from causal_reft.interop import save_pyreft as save_pyreft
 from causal_reft.reft import ReftCollator as ReftCollator
 from causal_reft.reft import ReftTrainer as ReftTrainer
 from causal_reft.reft import as_examples as as_examples
