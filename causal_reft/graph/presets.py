@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 
@@ -30,7 +29,7 @@ from causal_reft.sites import Positions, PositionsLike, Site
 from causal_reft.tensors import Float, Tensor
 
 Sites = Site | Sequence[Site]
-Share = Literal["positions", "layers", "all"] | None
+Share = str | None  # one of SHARES
 SHARES = ("positions", "layers", "all", None)
 
 

@@ -258,7 +258,7 @@ def directional_ablation(site: cr.Site) -> Method:
 
 
 def trained_steering(site: cr.Site) -> Method:
-    graph, learned, leaves = _started(cr.steering_vector(site, D))
+    graph, learned, _ = _started(cr.steering_vector(site, D))
     return Method(graph, lambda h, s, i: h + learned.bias, leaves=(learned.bias,))
 
 

@@ -174,7 +174,7 @@ GRAPHS = (
         cr.IntervenedModel(model, cr.InterventionGraph(edit=edit))(batch)
         """,
         "one value for each of 3 tokens, but row 0 names 5.*PerRow",
-        "The values belong to the tokens of a row in order, and are the same in every row; their first axis is not the batch.",
+        "The values belong to the tokens of a row, in order; their first axis is not the batch.",
         """
         edit = cr.Interchange(cr.Site(1, positions=[0, -1]), cr.Identity(16), cr.Constant(torch.zeros(2, 16)))
         cr.IntervenedModel(model, cr.InterventionGraph(edit=edit))(batch)

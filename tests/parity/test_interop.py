@@ -91,6 +91,25 @@ def untied(model: nn.Module, folder: Path, tied: bool = False) -> Any:
     return theirs
 
 
+def loaded(model: nn.Module, folder: Path) -> Any:
+    """A folder in pyreft's format under pyreft, in float32 (its own `load` rounds W and b to bfloat16)."""
+    config = json.loads((folder / "config.json").read_text())
+    representations = [
+        {
+            "layer": layer,
+            "component": component,
+            "low_rank_dimension": rank,
+            "intervention": pyreft.LoreftIntervention(embed_dim=D, low_rank_dimension=rank, dtype=torch.float32),
+        }
+        for layer, component, _, _, rank in (row[:5] for row in config["representations"])
+    ]
+    theirs = pyreft.get_reft_model(model, pyreft.ReftConfig(representations=representations), set_device=False)
+    assert list(theirs.interventions) == config["sorted_keys"]
+    for key, intervention in theirs.interventions.items():
+        intervention.load_state_dict(torch.load(folder / f"intkey_{key}.bin"))
+    return theirs
+
+
 def as_pyreft_runs(theirs: Any, row: dict[str, Tensor], positions: str, tied: bool, n: int) -> Tensor:
     """The logits of one prompt under the positions that pyreft's own function gives it: one pad token is put before
     the prompt, and positions that a short prompt lacks go there."""
@@ -140,7 +159,9 @@ def test_a_graph_goes_to_pyreft_and_back(tied: bool, tmp_path: Path) -> None:
         one, two = torch.load(file), torch.load(tmp_path / "ours" / file.name)
         assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
     assert load_pyreft(tmp_path / "ours", positions="f2+l2") == graph
-    again = pyreft.ReftModel.load(str(tmp_path / "ours"), model)
+    read = pyreft.ReftModel.load(str(tmp_path / "ours"), model)
+    assert list(read.interventions) == list(theirs.interventions), "pyreft's own reader takes it"
+    again = loaded(model, tmp_path / "ours")
     row = prompts([7], "none")
     args = (row, "f2+l2", tied, 2 if tied else 4)
     torch.testing.assert_close(as_pyreft_runs(again, *args), as_pyreft_runs(theirs, *args), rtol=0, atol=1e-6)
@@ -153,7 +174,7 @@ def test_a_graph_trained_here_is_the_same_edit_in_pyreft(tmp_path: Path) -> None
         for parameter in graph.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     cr.save_pyreft(graph, tmp_path / "x")
-    theirs, row = pyreft.ReftModel.load(str(tmp_path / "x"), model), prompts([7], "none")
+    theirs, row = loaded(model, tmp_path / "x"), prompts([7], "none")
     expected = cr.IntervenedModel(model, graph).eval()(row).logits
     torch.testing.assert_close(as_pyreft_runs(theirs, row, "f2+l2", True, 2), expected, rtol=0, atol=2e-5)
     back = cr.IntervenedModel(model, load_pyreft(tmp_path / "x", positions="f2+l2")).eval()
