@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_WORD = re.compile(r"^(first|last|all|generated|[fl]\d+|-?\d+)$")
+_WORD = re.compile(r"^(first|last|all|generated|[fl]\d+(<half)?|-?\d+)$")
 
 
 def is_position_word(name: str) -> bool:

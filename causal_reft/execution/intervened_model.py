@@ -102,7 +102,7 @@ class IntervenedModel(nn.Module):
         """The same model object under another graph: `both.with_graph(both.graph.only("german"))`."""
         return IntervenedModel(self._envoy or self.base_model, graph, self.tokenizer, self.backend_name, self.remote)
 
-    def scaled(self, *every: float, **strengths: float) -> IntervenedModel:
+    def scaled(self, *every: float | int, **strengths: float | int) -> IntervenedModel:
         """The same model with stronger or weaker edits: `model.scaled(german=0.5)`; see `InterventionGraph.scaled`."""
         return self.with_graph(self.graph.scaled(*every, **strengths)).train(self.training)
 

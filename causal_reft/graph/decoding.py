@@ -18,7 +18,7 @@ from causal_reft.graph.encoding import SCHEMA, Data, nodes_to_data
 from causal_reft.graph.fields import FLAG, RECORD, SEED, TEXT, Field, checked, maybe, number, whole
 from causal_reft.graph.interchange import Interchange, Node
 from causal_reft.graph.kinds import FEATURIZERS, SETTINGS, shapes_of
-from causal_reft.graph.sources import Collect, Constant, LearnedSource, Noise, Shift, Source
+from causal_reft.graph.sources import Collect, Constant, LearnedScale, LearnedSource, Noise, Shift, Source
 from causal_reft.sites import Site, parse_positions
 from causal_reft.tensors import Tensor
 
@@ -40,6 +40,7 @@ SOURCES: dict[str, dict[str, Field]] = {
     "Noise": {"std": number("a number that is not negative", lambda value: value >= 0), "seed": SEED},
     "Constant": {"tensor": TEXT},
     "LearnedSource": {"module": TEXT},
+    "LearnedScale": {"module": TEXT},
 }
 INDEX = whole(-(2**31), 2**31)
 POSITIONS = Field(
@@ -148,6 +149,8 @@ class _Reader:
                 return Noise(float(data["std"]), data["seed"])
             case "Constant":
                 return Constant(self._tensor(data["tensor"]))
+            case "LearnedScale":
+                return self.module(data["module"], LearnedScale)
         return self.module(data["module"], LearnedSource)
 
     def module(self, name: str, kind: type[Module]) -> Module:
@@ -187,6 +190,8 @@ class _Reader:
                 return self._autoencoder(name, config)
             case "Subspace":
                 return self._subspace(name, config)
+            case "LearnedScale":
+                return LearnedScale(**config)
             case "Mask":
                 config["inner"] = self.module(config["inner"], Featurizer)
                 config["temperature"] = float(config["temperature"])

@@ -19,7 +19,17 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
 from causal_reft.graph.interchange import Interchange, Node
 from causal_reft.graph.layout import Item, Layout, circle_text, featurizer_name, lay_out, site_names
-from causal_reft.graph.sources import Collect, Constant, LearnedSource, Noise, PerRow, RowSource, Shift, Source
+from causal_reft.graph.sources import (
+    Collect,
+    Constant,
+    LearnedScale,
+    LearnedSource,
+    Noise,
+    PerRow,
+    RowSource,
+    Shift,
+    Source,
+)
 from causal_reft.plots.style import INK, QUIET, heading, new_axes, plain, tidy
 
 COLOURS = {
@@ -194,6 +204,8 @@ def source_formula(source: Source) -> str:
             read = "s" if source.reads else "h"
             linear = " + ".join(filter(None, [f"W {read}" * source.reads_input, "b" * (source.bias is not None)]))
             return f"{source.activation}({linear})" if source.activation else linear
+        case LearnedScale():
+            return "s h" if source.bias is None else "s h + b"
         case PerRow() | RowSource():
             return "by row"
     return ""  # a Collect: the arrow says it
@@ -205,7 +217,7 @@ def _kind(source: Source) -> str:
             return _kind(inner)
         case Collect():
             return "from another run"
-        case LearnedSource():
+        case LearnedSource() | LearnedScale():
             return "learned"
         case Noise():
             return "noise"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from causal_reft.errors import GraphError
 from causal_reft.featurizers import Featurizer, Subspace
-from causal_reft.graph.sources import Collect, LearnedSource, Shift, Source
+from causal_reft.graph.sources import Collect, LearnedScale, LearnedSource, Shift, Source
 from causal_reft.sites import Site
 
 
@@ -33,7 +33,7 @@ class Interchange:
     source: Source
     run: str = "base"
     dropout: float = 0.0
-    scale: float = 1.0
+    scale: float | int = 1.0
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale):
@@ -48,6 +48,11 @@ class Interchange:
         inner = self.source.source if isinstance(self.source, Shift) else self.source
         if isinstance(inner, LearnedSource):
             self._check_learned(inner)
+        if isinstance(inner, LearnedScale) and inner.rank != self.featurizer.rank:
+            raise GraphError(
+                f"{inner!r} scales {inner.rank} coordinates, but {self.featurizer!r} has {self.featurizer.rank}. Use "
+                f"LearnedScale(rank={self.featurizer.rank})."
+            )
         if (
             isinstance(inner, Collect)
             and inner.featurizer is not None

@@ -24,7 +24,7 @@ from torch import nn
 from causal_reft.errors import GraphError, nearest
 from causal_reft.graph.encoding import nodes_to_data
 from causal_reft.graph.interchange import Interchange, Node
-from causal_reft.graph.sources import Collect, LearnedSource, Shift
+from causal_reft.graph.sources import Collect, LearnedScale, LearnedSource, Shift
 from causal_reft.graph.storage import save_nodes
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class InterventionGraph:
             self[name]
         return InterventionGraph(**{**self._nodes, **nodes})
 
-    def scaled(self, *every: float, **strengths: float) -> InterventionGraph:
+    def scaled(self, *every: float | int, **strengths: float | int) -> InterventionGraph:
         """The graph with the change of some edits (or of every edit) multiplied; parameters are shared.
 
         `graph.scaled(german=0.5)` halves the edit `german`; `graph.scaled(2)` doubles all of them; 0 is no edit, a
@@ -194,7 +194,7 @@ def held_modules(node: Node) -> dict[str, nn.Module]:
         return {} if node.featurizer is None else {"featurizer": node.featurizer}
     source = node.source.source if isinstance(node.source, Shift) else node.source
     held: dict[str, nn.Module] = {"featurizer": node.featurizer}
-    if isinstance(source, LearnedSource):
+    if isinstance(source, (LearnedSource, LearnedScale)):
         held["source"] = source
     if isinstance(source, Collect) and source.featurizer is not None:
         held["source_featurizer"] = source.featurizer

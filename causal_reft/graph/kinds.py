@@ -32,6 +32,7 @@ SETTINGS: dict[str, Mapping[str, Field]] = {
     "Autoencoder": {**_PLACE, "activation": one_of(*ENCODER_ACTIVATIONS), "k": maybe(SIZE)},
     "Flow": {**_PLACE, "n_layers": SIZE, "width": SIZE, "seed": SEED},
     "Rotation": {},
+    "LearnedScale": {"rank": SIZE, "bias": FLAG},
     "LearnedSource": {
         **_PLACE,
         "reads_input": FLAG,
@@ -68,6 +69,7 @@ def shapes_of(kind: str, config: Mapping[str, Any], n_tensors: int) -> Shapes | 
         "Subspace": lambda c: {},
         "Projection": lambda c: {"weight": (c["rank"], c["d_model"])},
         "LearnedSource": _learned_shapes,
+        "LearnedScale": lambda c: {"weight": (c["rank"],), **({"bias": (c["rank"],)} if c["bias"] else {})},
         "Autoencoder": _autoencoder_shapes,
         "Flow": lambda c: _flow_shapes(c, n_tensors),
     }.get(kind)

@@ -2,6 +2,7 @@
 
 Collect("source")    z = F.read(s)        the state of another run           interchange, DAS
 LearnedSource(...)   z = act(W h + b)     a function that training finds     LoReFT, ConsReFT, ...
+LearnedScale(...)    z = s * F.read(h) + b                                   RED, (IA)^3
 Constant, Noise      z = c,  z ~ N(0, std^2)                                 ablations
 PerRow(values)       z = c_i for row i of the batch                          one call only
 Shift(source)        z = F.read(h) + source                                  adds to the state: steering, DiReFT
@@ -323,6 +324,38 @@ class LearnedSource(nn.Module):
         return f"LearnedSource({self.extra_repr()})"
 
 
+class LearnedScale(nn.Module):
+    """z = s * F.read(h) + b, elementwise and trained; starts at s = 1 and b = 0, which is no edit.
+
+    With the whole vector it is RED (Wu et al. 2024, arXiv 2402.15179), without b (IA)^3 (Liu et al. 2022, arXiv
+    2205.05638).
+
+    Args:
+        rank: coordinates that it scales.
+        bias: whether there is a b; the attribute `bias` is the parameter, (rank,), or None.
+    """
+
+    def __init__(self, rank: int, bias: bool = True) -> None:
+        super().__init__()
+        self.rank = rank
+        self.weight = nn.Parameter(torch.ones(rank))
+        self.bias = nn.Parameter(torch.zeros(rank)) if bias else None
+
+    def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
+        dtype = computing(h, self.weight)
+        z = featurizer.read(h).to(dtype) * self.weight.to(dtype)
+        return z if self.bias is None else z + self.bias.to(dtype)
+
+    def needs(self) -> tuple[Collect, ...]:
+        return ()
+
+    def config(self) -> dict[str, object]:
+        return {"rank": self.rank, "bias": self.bias is not None}
+
+    def __repr__(self) -> str:
+        return f"LearnedScale(rank={self.rank}{'' if self.bias is not None else ', bias=False'})"
+
+
 @dataclass(frozen=True)
 class Shift:
     """Adds the inner source to the coordinates: z = F.read(h) + source.
@@ -409,7 +442,7 @@ class RowSource(ABC):
         return ()
 
 
-Source = Collect | Constant | Noise | LearnedSource | Shift | PerRow | RowSource
+Source = Collect | Constant | Noise | LearnedSource | LearnedScale | Shift | PerRow | RowSource
 
 
 def _as_values(value: object) -> Tensor:

@@ -1,3 +1,4 @@
-"""What other libraries saved, read into graphs of ours."""
+"""What other libraries save, as graphs, and graphs in their formats."""
 
 from causal_reft.interop.pyreft import load_pyreft as load_pyreft
+from causal_reft.interop.pyreft import save_pyreft as save_pyreft

@@ -3,6 +3,8 @@
     5, -1            one token; negative counts back from the last prompt token
     [2, 5], slice    several tokens of every row (a list is never "source 2 to base 5")
     "first", "last", "all", "f5+l5"    clipped to short prompts, every token at most once
+    "f5<half", "l5<half"               the same, and at most half of a prompt: pyreft's rule, in which "f5<half+l5<half"
+                                       leaves out the middle token of a short prompt of odd length
     "generated"      the tokens that decoding adds (in training: the tokens after the prompt)
     "subject"        a span name; each row of the data brings its own tokens
     "last+generated", "f3+subject"     unions
@@ -26,7 +28,7 @@ from causal_reft.position_words import is_position_word
 
 PositionsLike = int | str | slice | Sequence[int]
 
-_EDGE = re.compile(r"^([fl])(\d+)$")
+_EDGE = re.compile(r"^([fl])(\d+)(<half)?$")
 _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_ .-]*$")
 
 
@@ -38,11 +40,13 @@ class Part:
     number: int = 0
     bounds: tuple[int | None, int | None, int | None] = (None, None, None)
     name: str = ""
+    half: bool = False  # at most half of the prompt
 
     def __str__(self) -> str:
         match self.kind:
             case "first" | "last":
-                return self.kind if self.number == 1 else f"{self.kind[0]}{self.number}"
+                edge = self.kind if self.number == 1 and not self.half else f"{self.kind[0]}{self.number}"
+                return f"{edge}<half" if self.half else edge
             case "index":
                 return str(self.number)
             case "slice":
@@ -146,7 +150,7 @@ def _parse_word(word: str, whole: str) -> Part:
         count = int(edge[2])
         if count == 0:
             raise PositionError(f"positions={whole!r}: {word!r} names no token. Leave it out.")
-        return Part("first" if edge[1] == "f" else "last", count)
+        return Part("first" if edge[1] == "f" else "last", count, half=edge[3] is not None)
     return Part("index", int(word))
 
 

@@ -173,15 +173,16 @@ def mentions(positions: Positions, prompt: Prompt, spans: Spans | None = None) -
     start, stop, end = prompt.start[:, None], prompt.stop[:, None], prompt.end[:, None]
     found = torch.full((len(prompt.start), prompt.width), UNNAMED, device=columns.device)
     for number, part in enumerate(positions.parts):
+        most = torch.clamp((stop - start) // 2, max=part.number) if part.half else part.number
         match part.kind:
             case "all":
                 places = _between(columns, start, stop)
             case "generated":
                 places = _between(columns, stop, end)
             case "first":
-                places = _between(columns, start, torch.minimum(start + part.number, stop))
+                places = _between(columns, start, torch.minimum(start + most, stop))
             case "last":
-                places = _between(columns, torch.maximum(stop - part.number, start), stop)
+                places = _between(columns, torch.maximum(stop - most, start), stop)
             case "index":
                 column = _absolute(part.number, prompt)[:, None]
                 places = _between(columns, column, column + 1)

@@ -102,6 +102,6 @@ def test_shuffled_weights_are_the_same_numbers_elsewhere():
 
 
 def test_a_site_with_fewer_distinct_states_than_the_rank_says_that_it_has_no_pca_control():
-    few = Examples({run: values[:2].repeat(20, 1, 1) for run, values in EXAMPLES.runs.items()}, EXAMPLES.labels)
+    few = Examples({run: values[:2].repeat(20, 1) for run, values in EXAMPLES.runs.items()}, EXAMPLES.labels)
     with pytest.warns(CausalReftWarning, match=r"vary in [123] directions, so there are no 6 principal ones.*NaN"):
         assert pca_graph(NETWORK, edit(Subspace(planted.WIDTH, 6)), few) is None

@@ -99,6 +99,7 @@ def test_a_plan_scales_as_full_passes_do(family: str) -> None:
         assert_equal(mine, plain)
 
 
+@torch.no_grad()
 def divergence(model: cr.IntervenedModel, batch: dict[str, Tensor]) -> float:
     last = [mask.tolist().index(1) + int(mask.sum()) - 1 for mask in batch["attention_mask"]]
     rows = torch.arange(len(last))
@@ -120,6 +121,6 @@ def test_a_calibrated_edit_moves_the_output_by_the_divergence(side: str) -> None
 def test_a_divergence_that_no_strength_reaches_is_said() -> None:
     model = cr.IntervenedModel(gpt2(), cr.steer(cr.Site(1), torch.linspace(-1, 1, D).double())).eval()
     with pytest.raises(RunError, match=r"No strength up to 4 moves the output by KL 50: the most is"):
-        cr.calibrate(model, prompts([4], "none"), kl=50.0, largest=4)
+        cr.calibrate(model, prompts([4], "none"), kl=50.0, largest=4.0)
     with pytest.raises(ValueError, match="positive"):
         cr.calibrate(model, prompts([4], "none"), kl=-1.0)

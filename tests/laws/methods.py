@@ -49,12 +49,12 @@ def interchange(site: cr.Site, F: cr.Featurizer, source: object, **options: obje
 
 
 def zero_ablation(site: cr.Site) -> Method:
-    return Method(interchange(site, cr.Identity(D), cr.Constant(0.0)), lambda h, s, i: torch.zeros_like(h))
+    return Method(cr.zero_ablate(site, D), lambda h, s, i: torch.zeros_like(h))
 
 
 def mean_ablation(site: cr.Site) -> Method:
     mean = torch.linspace(-1, 1, D, dtype=torch.float64)
-    return Method(interchange(site, cr.Identity(D), cr.Constant(mean)), lambda h, s, i: mean.expand_as(h))
+    return Method(cr.mean_ablate(site, mean), lambda h, s, i: mean.expand_as(h))
 
 
 def noise_ablation(site: cr.Site) -> Method:
@@ -63,7 +63,7 @@ def noise_ablation(site: cr.Site) -> Method:
         rows = [torch.randn(D, generator=generator, dtype=torch.float64) for _ in range(int(i.max()) + 1)]
         return 0.7 * torch.stack(rows)[i]
 
-    return Method(interchange(site, cr.Identity(D), cr.Noise(0.7, seed=5)), formula)
+    return Method(cr.noise_ablate(site, D, 0.7, seed=5), formula)
 
 
 def activation_patching(site: cr.Site) -> Method:
@@ -251,6 +251,27 @@ def schematic_reft(site: cr.Site) -> Method:
     return Method(graph, formula, reads=EARLIER, leaves=leaves)
 
 
+def directional_ablation(site: cr.Site) -> Method:
+    v = torch.linspace(-2, 1, D, dtype=torch.float64)
+    unit = v / v.norm()
+    return Method(cr.ablate_directions(site, v[None]), lambda h, s, i: h - (h @ unit)[:, None] * unit)
+
+
+def trained_steering(site: cr.Site) -> Method:
+    graph, learned, _ = _started(cr.steering_vector(site, D))
+    return Method(graph, lambda h, s, i: h + learned.bias, leaves=(learned.bias,))
+
+
+def red(site: cr.Site) -> Method:
+    graph, learned, leaves = _started(cr.red(site, D))
+    return Method(graph, lambda h, s, i: h * learned.weight + learned.bias, leaves=leaves)
+
+
+def ia3(site: cr.Site) -> Method:
+    graph, learned, leaves = _started(cr.ia3(site, D))
+    return Method(graph, lambda h, s, i: h * learned.weight, leaves=leaves)
+
+
 METHODS: dict[str, Callable[[cr.Site], Method]] = {
     "zero ablation": zero_ablation,
     "mean ablation": mean_ablation,
@@ -275,4 +296,8 @@ METHODS: dict[str, Callable[[cr.Site], Method]] = {
     "added noise": added_noise,
     "added source": added_source,
     "schematic ReFT": schematic_reft,
+    "directional ablation": directional_ablation,
+    "trained steering vector": trained_steering,
+    "RED": red,
+    "(IA)^3": ia3,
 }

@@ -128,10 +128,7 @@ def test_path_patching_equals_three_hooked_passes(family: str, side: str, where:
     model = ARCHITECTURES[family]()
     base, source = two_batches(side)
     early, late = (cr.Site(layer, positions=POSITIONS[where]) for layer in (EARLIER, LAYER))
-    graph = cr.InterventionGraph(
-        sender=cr.Interchange(early, cr.Identity(D), cr.Collect("source"), run="mid"),
-        receiver=cr.Interchange(late, cr.Identity(D), cr.Collect("mid")),
-    )
+    graph = cr.path_patch(early, late, D)
     spans = {run: {"spans": {"subject": SPANS[run]}} if where == "ragged" else {} for run in ("base", "source")}
     intervened = cr.IntervenedModel(model, graph)
     ours = intervened(

@@ -168,15 +168,15 @@ GRAPHS = (
         "cr.Constant(torch.zeros(3, 16))",
     ),
     Mistake(
-        e.GraphError, "Fewer constants than tokens",
+        e.GraphError, "Another number of constants than tokens",
         """
         edit = cr.Interchange(cr.Site(1, positions="all"), cr.Identity(16), cr.Constant(torch.zeros(3, 16)))
         cr.IntervenedModel(model, cr.InterventionGraph(edit=edit))(batch)
         """,
-        "holds 3 positions, but a row names 5 tokens",
-        "The first value belongs to the first named token of each row.",
+        "one value for each of 3 tokens, but row 0 names 5.*PerRow",
+        "The values belong to the tokens of a row, in order; their first axis is not the batch.",
         """
-        edit = cr.Interchange(cr.Site(1, positions="f3"), cr.Identity(16), cr.Constant(torch.zeros(3, 16)))
+        edit = cr.Interchange(cr.Site(1, positions=[0, -1]), cr.Identity(16), cr.Constant(torch.zeros(2, 16)))
         cr.IntervenedModel(model, cr.InterventionGraph(edit=edit))(batch)
         """,
     ),
