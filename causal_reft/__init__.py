@@ -28,7 +28,9 @@ __all__ = [*_NAMES, "__version__"]
 def __getattr__(name: str) -> object:
     if name not in _NAMES:
         raise AttributeError(f"module 'causal_reft' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_NAMES[name]), name)
+    where = _NAMES[name]
+    is_room = where == __name__  # `from causal_reft import plots`: a whole room, by its own name
+    value = importlib.import_module(f"{where}.{name}") if is_room else getattr(importlib.import_module(where), name)
     globals()[name] = value
     return value
 

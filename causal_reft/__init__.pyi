@@ -1,5 +1,9 @@
 """The public names: this list, and no other. `__init__.py` reads it and imports each name when it is first used."""
 
+from causal_reft import analysis as analysis
+from causal_reft import experiments as experiments
+from causal_reft import plots as plots
+from causal_reft import tasks as tasks
 from causal_reft.alignment import Alignment as Alignment
 from causal_reft.alignment import Controls as Controls
 from causal_reft.alignment import Sampling as Sampling

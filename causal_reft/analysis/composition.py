@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import combinations
+from operator import add
 from typing import Any
 
 import pandas as pd
@@ -78,11 +80,9 @@ def learn_together(
     Returns:
         A graph with one node for each skill.
     """
-    frame = Subspace(_width(model), sum(skill.rank for skill in skills), derive(seed, "rotation"))
-    slices = frame.split(**{skill.name: skill.rank for skill in skills})
+    slices = _frame(model, skills, seed).split(**{skill.name: skill.rank for skill in skills})
     graph = InterventionGraph(**{name: _loreft_node(site, part) for name, part in slices.items()})
-    _fit(model, tokenizer, graph, mixed_examples(skills, tokenizer), seed, progress, settings)
-    return graph
+    return _fitted(graph, model, tokenizer, mixed_examples(skills, tokenizer), seed, progress, settings)
 
 
 def learn_apart(
@@ -95,20 +95,11 @@ def learn_apart(
     **settings: Any,
 ) -> InterventionGraph:
     """One subspace for each skill, each trained by itself on its own examples."""
-    nodes: dict[str, Interchange] = {}
+    spaces = {skill.name: _frame(model, [skill], seed, skill.name) for skill in skills}
+    graphs = {name: InterventionGraph(**{name: _loreft_node(site, space)}) for name, space in spaces.items()}
     for skill in skills:
-        node = _loreft_node(site, Subspace(_width(model), skill.rank, derive(seed, "rotation", skill.name)))
-        _fit(
-            model,
-            tokenizer,
-            InterventionGraph(**{skill.name: node}),
-            _examples(skill, tokenizer),
-            seed,
-            progress,
-            settings,
-        )
-        nodes[skill.name] = node
-    return InterventionGraph(**nodes)
+        _fitted(graphs[skill.name], model, tokenizer, _examples([skill], tokenizer), seed, progress, settings)
+    return reduce(add, graphs.values())
 
 
 def learn_jointly(
@@ -121,26 +112,14 @@ def learn_jointly(
     **settings: Any,
 ) -> InterventionGraph:
     """One edit of the same total rank, trained on the examples of all skills alike: nothing to switch off."""
-    frame = Subspace(_width(model), sum(skill.rank for skill in skills), derive(seed, "rotation"))
-    graph = InterventionGraph(joint=_loreft_node(site, frame))
-    pairs = [pair for skill in skills for pair in skill.pairs]
-    _fit(
-        model,
-        tokenizer,
-        graph,
-        as_examples(completions(pairs, tokenizer, end=False), tokenizer),
-        seed,
-        progress,
-        settings,
-    )
-    return graph
+    graph = InterventionGraph(joint=_loreft_node(site, _frame(model, skills, seed)))
+    return _fitted(graph, model, tokenizer, _examples(skills, tokenizer), seed, progress, settings)
 
 
 def mixed_examples(skills: Sequence[Skill], tokenizer: Any) -> Examples:
     """The examples of all skills; `active` says that each row is edited by its own skill's node alone."""
-    pairs = [pair for skill in skills for pair in skill.pairs]
     owner = [skill.name for skill in skills for _ in skill.pairs]
-    examples = as_examples(completions(pairs, tokenizer, end=False), tokenizer)
+    examples = _examples(skills, tokenizer)
     base = examples.runs["base"]
     assert isinstance(base, Mapping)
     active = {skill.name: torch.tensor([name == skill.name for name in owner]) for skill in skills}
@@ -273,25 +252,29 @@ def _loreft_node(site: Site, space: Subspace) -> Interchange:
     return Interchange(site, space, LearnedSource(space.rank, space.d_model))
 
 
-def _examples(skill: Skill, tokenizer: Any) -> Examples:
-    return as_examples(completions(skill.pairs, tokenizer, end=False), tokenizer)
+def _examples(skills: Sequence[Skill], tokenizer: Any) -> Examples:
+    pairs = [pair for skill in skills for pair in skill.pairs]
+    return as_examples(completions(pairs, tokenizer, end=False), tokenizer)
 
 
-def _fit(
+def _frame(model: nn.Module, skills: Sequence[Skill], seed: int, *purpose: str) -> Subspace:
+    """An untrained rotation with the rows of all skills."""
+    config = model_config(model)
+    if config is None:
+        raise DataError(f"{type(model).__name__} has no transformers config; composing needs a language model.")
+    rank = sum(skill.rank for skill in skills)
+    return Subspace(int(config.hidden_size), rank, derive(seed, "rotation", *purpose))
+
+
+def _fitted(
+    graph: InterventionGraph,
     model: nn.Module,
     tokenizer: Any,
-    graph: InterventionGraph,
     examples: Examples,
     seed: int,
     progress: bool,
     settings: Mapping[str, Any],
-) -> None:
-    model = IntervenedModel(model, graph, tokenizer)
-    fit(model, examples, seed=seed, progress=progress, interruptible=False, **{**DEFAULTS, **settings})
-
-
-def _width(model: nn.Module) -> int:
-    config = model_config(model)
-    if config is None:
-        raise DataError(f"{type(model).__name__} has no transformers config; composing needs a language model.")
-    return int(config.hidden_size)
+) -> InterventionGraph:
+    intervened = IntervenedModel(model, graph, tokenizer)
+    fit(intervened, examples, seed=seed, progress=progress, interruptible=False, **{**DEFAULTS, **settings})
+    return graph
