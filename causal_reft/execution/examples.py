@@ -27,9 +27,9 @@ class Examples:
 
     Args:
         runs: run -> inputs of all rows (see `IntervenedModel.forward`); the first axis of every tensor is the row.
-        labels: integers, (row,) or, for texts, (row, column of the padded base; of the decoder's text for an encoder-decoder
-            model). In a causal language model the prompt ends where they begin, unless the base says so itself in
-            `prompt_lengths`.
+        labels: integers, (row,) or, for texts, (row, column of the padded base; of the decoder's text for an
+            encoder-decoder model). In a causal language model the prompt ends where they begin, unless the base says so
+            itself in `prompt_lengths`.
         info: further columns, one entry a row, kept for tables (pair ids, tasks, ...).
         layout: where the model's logits live; set by `of_model`.
 
