@@ -41,7 +41,7 @@ class Featurizer(nn.Module, ABC):
 
     @abstractmethod
     def write(self, h: Hidden, z: Coordinates) -> Hidden:
-        """h with its coordinates changed to z and the rest left alone; same shape, dtype and device as h."""
+        """h with its coordinates changed to z and the rest unchanged; same shape, dtype and device as h."""
 
     @abstractmethod
     def config(self) -> dict[str, object]:

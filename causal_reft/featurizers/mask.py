@@ -8,6 +8,7 @@ sigmoid(l_i / T) (desiderata-based masking, DBM; T 1 -> 0.01). Training uses the
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -29,7 +30,8 @@ class Mask(Featurizer):
     Args:
         inner: the coordinates to choose from: `Subspace(d, d)`, `Identity(d)`, `Autoencoder(...)`.
         kind: "boundary" or "coordinates"; by default boundary over a `Subspace`, coordinates elsewhere.
-        temperature: of the soft mask; `fit` anneals it from `START_TEMPERATURE` to `END_TEMPERATURE` of the kind.
+        temperature: of the soft mask, a positive number; `fit` anneals it from `START_TEMPERATURE` to
+            `END_TEMPERATURE` of the kind.
     """
 
     is_lens = False
@@ -41,6 +43,8 @@ class Mask(Featurizer):
         if self.kind not in START_TEMPERATURE:
             raise FeaturizerError(f"Mask(kind={kind!r}): allowed are 'boundary' and 'coordinates'.")
         self.temperature = START_TEMPERATURE[self.kind] if temperature is None else temperature
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise FeaturizerError(f"Mask(temperature={temperature}): a positive number, small for a sharp mask.")
         start = torch.tensor([0.5]) if self.kind == "boundary" else torch.zeros(self.rank)
         self.logits = nn.Parameter(start)
 

@@ -77,7 +77,7 @@ class InterventionGraph:
         return self.modules.parameters()
 
     def only(self, *names: str) -> InterventionGraph:
-        """The graph of these nodes alone, sharing their parameters."""
+        """The graph of the named nodes, sharing their parameters."""
         for name in names:
             self[name]
         return InterventionGraph(**{name: node for name, node in self._nodes.items() if name in names})

@@ -171,7 +171,7 @@ def ia3(sites: Sites, d_model: int, share: Share = "positions") -> InterventionG
 
 
 def lora(
-    sites: Sites, d_in: int, d_out: int, rank: int, alpha: float | None = None, seed: int = 0
+    sites: Sites, d_in: int, d_out: int, rank: int, alpha: float | int | None = None, seed: int = 0
 ) -> InterventionGraph:
     """LoRA as an intervention: h + (alpha / rank) B A x at the output h of a linear layer with input x, rank (d_in +
     d_out) numbers, starting at B = 0 (Hu et al. 2021, arXiv 2106.09685).
@@ -246,8 +246,8 @@ def _graph(
         for group, part in enumerate(_groups(site) if share in ("layers", None) else [site])
     ]
     keys = list(dict.fromkeys(key for key, _ in places))
-    alone = len(keys) == 1
-    built = {(i, g): parts(seed if alone else derive(seed, "site", i, *([g] if g else []))) for i, g in keys}
+    single = len(keys) == 1
+    built = {(i, g): parts(seed if single else derive(seed, "site", i, *([g] if g else []))) for i, g in keys}
     nodes = [Interchange(site, *built[key], dropout=dropout) for key, site in places]
     names = ["edit"] if len(nodes) == 1 else [f"edit_{index}" for index in range(len(nodes))]
     return InterventionGraph(**dict(zip(names, nodes, strict=True)))

@@ -256,7 +256,7 @@ def _rotated(state: State) -> Subspace:
 
 
 def _learned(featurizer: Featurizer, weight: Tensor | None, bias: Tensor, activation: str | None) -> LearnedSource:
-    """act(W h + b), or b alone, with the tensors of the folder."""
+    """act(W h + b), or only b, with the tensors of the folder."""
     reads_input = weight is not None
     source = LearnedSource(featurizer.rank, featurizer.d_model, reads_input, activation=activation, init="random")
     with torch.no_grad():
