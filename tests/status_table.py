@@ -28,7 +28,7 @@ from tests.families import FAMILIES, inputs_of, model_of, output_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 STEP = 2e-4  # larger ones meet T5's kinks, smaller ones the rounding of norms that are computed in float32
-YES, LENT, FULL, LACKS = "✓", "○", "·", ""
+YES, CACHED, FULL, LACKS = "✓", "○", "·", ""
 HEAD = """# Architectures
 
 This page is written by `python -m tests.status_table`, which runs every cell on tiny random models in float64;
@@ -41,7 +41,7 @@ name any other module by its path, `Site.at("path.of.the.module")`, or describe 
 - **gradient**: the gradient of a LoReFT edit equals a central difference.
 - **generate**: with a cache, an edit of the prompt and of generated tokens gives the tokens that it gives without a
   cache.
-- **fast path**: computed from the middle of the model (✓) or in blocks lent out of it (○), with the gradients of full
+- **fast path**: computed from a block on (✓), or with cached states of other runs (○), with the gradients of full
   passes; `·`
   where full passes are used.
 - **nnsight**: the logits under the nnsight backend are those under hooks.
@@ -189,7 +189,8 @@ def is_fast(name: str, component: str) -> str:
         loss = nn.functional.cross_entropy(scored.logits, scored.targets)
         gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(graph.parameters()))]))
     assert (gradients[0] - gradients[1]).norm() <= 1e-9 * gradients[1].norm()
-    return YES if 0 in joint.members else LENT if 0 in joint.lent else FULL
+    chosen = joint.chosen
+    return YES if 0 in chosen.graphs else CACHED if 0 in chosen.source_caches else FULL
 
 
 def traces(name: str, component: str) -> str:

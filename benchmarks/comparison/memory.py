@@ -34,21 +34,21 @@ def _child(setting: Setting, budget: int) -> dict[str, object]:
     mine = das(model, setting, setting.n_layers // 2, "last")
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from what is held now
     before = _peak()
-    passes, total = plan(mine, examples, memory=budget, check=False), 0.0
-    for rows in examples.batches(setting.B):
-        backward(lambda rows=rows: [passes.scored(rows)], [mine])
-        with torch.no_grad():
-            total += float(passes.scored(rows).logits.double().sum())
-    after = _peak()
-    together = passes.joint.together
-    assert together is not None
+    total = 0.0
+    with plan(mine, examples, memory=budget, check=False) as passes:
+        for rows in examples.batches(setting.B):
+            backward(lambda rows=rows: [passes.scored(rows)], [mine])
+            with torch.no_grad():
+                total += float(passes.scored(rows).logits.double().sum())
+        after, joint = _peak(), passes.joint.chosen.joint_passes
+    assert joint is not None
     return {
         "setting": setting.name,
         "budget": budget,
-        "needed": together.bytes_per_row * ROWS,
-        "kept": together.bytes,
+        "needed": joint.bytes_per_row * ROWS,
+        "kept": joint.bytes,
         "peak above the model": after - before,
-        "recorded": "every batch" if together.rebuilds else "once",
+        "recorded": "every batch" if joint.rebuilds else "once",
         "sum of logits": total,
     }
 

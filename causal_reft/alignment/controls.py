@@ -15,59 +15,33 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
-from einops import einsum
 from torch import nn
 
 from causal_reft.alignment.scoring import evaluated, row_scores, states_at_each
-from causal_reft.errors import CausalReftWarning, FeaturizerError
+from causal_reft.errors import CausalReftWarning
 from causal_reft.execution import Examples, FullPasses, IntervenedModel, TargetLogits, plan_all
 from causal_reft.execution.planning.selfcheck import TOLERANCE
-from causal_reft.featurizers import Featurizer, Identity, Mask, Subspace, computed_once, random_frames
-from causal_reft.featurizers.featurizer import add_in, computing
+from causal_reft.featurizers import (
+    Featurizer,
+    Identity,
+    Mask,
+    StackedFeaturizer,
+    Subspace,
+    computed_once,
+    random_frames,
+)
 from causal_reft.graph import Collect, Interchange, InterventionGraph
 from causal_reft.seeds import derive
 from causal_reft.sites import Site
-from causal_reft.tensors import Coordinates, Float, Hidden, Tensor
+from causal_reft.tensors import Tensor
 from causal_reft.training import frozen
 
 CONTROLS = ("no_edit", "random", "pca", "permuted", "shuffled")
 ROWS_AT_ONCE = 4096
-
-
-class StackedSubspaces(Featurizer):
-    """Several subspaces at once: the rows of a batch come as equal blocks, one block for each rotation, in order."""
-
-    def __init__(self, rotations: Float[Tensor, "draw rank d_model"]) -> None:
-        super().__init__()
-        self.rotations = rotations
-        self.rank, self.d_model = rotations.shape[1:]
-
-    def read(self, h: Hidden) -> Coordinates:
-        rows = self._rows(h)
-        return einsum(
-            rows, self._blocks(h).to(rows.dtype), "draw rank d_model, draw token d_model -> draw token rank"
-        ).flatten(0, 1)
-
-    def write(self, h: Hidden, z: Coordinates) -> Hidden:
-        rows = self._rows(h, z)
-        change = self._blocks(z).to(rows.dtype) - einsum(
-            rows, self._blocks(h).to(rows.dtype), "draw rank d, draw token d -> draw token rank"
-        )
-        return add_in(h, einsum(change, rows, "draw token rank, draw rank d_model -> draw token d_model").flatten(0, 1))
-
-    def config(self) -> dict[str, object]:
-        raise FeaturizerError("Stacked subspaces exist while controls are computed and are not stored.")
-
-    def _rows(self, h: Tensor, *others: Tensor) -> Tensor:
-        return self.rotations.to(h.device, computing(h, self.rotations, *others))
-
-    def _blocks(self, h: Tensor) -> Tensor:
-        if h.ndim != 2 or len(h) % len(self.rotations):
-            raise FeaturizerError(f"{tuple(h.shape)} tokens do not fall into {len(self.rotations)} equal blocks.")
-        return h.reshape(len(self.rotations), -1, h.shape[-1])
 
 
 def random_scores(
@@ -98,13 +72,10 @@ def random_scores_each(
 ) -> list[dict[str, np.ndarray]]:
     """The same for several graphs in shared passes; `options` are those of the plan."""
     frames = [_random_frames(graph, draws, seed) for graph in graphs]
-    with frozen(network), computed_once():
-        scored = _exact(network, graphs, frames, examples, options)
+    with frozen(network), computed_once(), ExitStack() as loops:
+        scored = _exact(network, graphs, frames, examples, options, loops)
         batches = examples.batches(max(1, rows_at_once // (draws * len(graphs))))
-        parts = [
-            [row_scores(found, examples, rows.repeat(draws)) for found in scored(rows.repeat(draws))]
-            for rows in batches
-        ]
+        parts = [[row_scores(found, examples, rows.repeat(draws)) for found in scored(rows)] for rows in batches]
     return [_by_draw(of_graph, draws) for of_graph in zip(*parts, strict=True)]
 
 
@@ -125,32 +96,60 @@ def _exact(
     frames: Sequence[Mapping[Site, Tensor]],
     examples: Examples,
     options: Mapping[str, object],
+    loops: ExitStack,
 ) -> Callable[[Tensor], Sequence[TargetLogits]]:
-    """The fast passes where they give the full ones' numbers for two draws on two rows.
+    """For some rows the logits under every draw, one draw after the other; computed by the plan where it gives the
+    numbers of full passes for two draws on two rows.
 
     (The plan's own check would not repeat rows.)
     """
-    unchecked, few = {**options, "check": False}, torch.arange(min(2, len(examples)))
+    unchecked, few = {**options, "check": False}, examples.rows(torch.arange(min(2, len(examples))))
     two = _stacked(network, graphs, [{site: rows[:2] for site, rows in found.items()} for found in frames])
-    fast = plan_all(two, examples.rows(few), **unchecked).scored(few.repeat(2))
-    full = [FullPasses(model, examples.rows(few)).scored(few.repeat(2)) for model in two]
+    fast, full = (
+        _under_each(two, passes)(torch.arange(len(few)))
+        for passes in (plan_all(two, few, **unchecked).scored, _in_full(two, few))
+    )
     every = _stacked(network, graphs, frames)
-    if all(_agree(a.logits, b.logits) for a, b in zip(fast, full, strict=True)):
-        return plan_all(every, examples, **unchecked).scored
-    return lambda rows: [FullPasses(model, examples).scored(rows) for model in every]
+    exact = all(_agree(a.logits, b.logits) for a, b in zip(fast, full, strict=True))
+    if not exact:
+        return _under_each(every, _in_full(every, examples))
+    return _under_each(every, loops.enter_context(plan_all(every, examples, **unchecked)).scored)
+
+
+def _in_full(models: Sequence[IntervenedModel], examples: Examples) -> Callable[[Tensor], Sequence[TargetLogits]]:
+    return lambda rows: [FullPasses(model, examples).scored(rows) for model in models]
+
+
+def _under_each(
+    models: Sequence[IntervenedModel], scored: Callable[[Tensor], Sequence[TargetLogits]]
+) -> Callable[[Tensor], Sequence[TargetLogits]]:
+    """Rows repeated once for each member of the models' stacks."""
+    stacks = [node.featurizer for model in models for node in model.graph.edits.values()]
+
+    def under_each(rows: Tensor) -> Sequence[TargetLogits]:
+        count = 1
+        for stack in stacks:
+            assert isinstance(stack, StackedFeaturizer) and stack.matrices is not None
+            count = len(stack.matrices)
+            stack.choose(torch.arange(count).repeat_interleave(len(rows)))
+        return scored(rows.repeat(count))
+
+    return under_each
 
 
 def _stacked(
     network: nn.Module, graphs: Sequence[InterventionGraph], frames: Sequence[Mapping[Site, Tensor]]
 ) -> list[IntervenedModel]:
     return [
-        evaluated(network, _with_rows(graph, rows, StackedSubspaces))
+        evaluated(network, _with_rows(graph, rows, StackedFeaturizer))
         for graph, rows in zip(graphs, frames, strict=True)
     ]
 
 
 def _agree(fast: Tensor, full: Tensor) -> bool:
-    return float((fast - full).norm()) <= TOLERANCE.get(full.dtype, 1e-1) * float(full.norm())
+    return float((fast - full).norm()) <= TOLERANCE.get(full.dtype, 4 * torch.finfo(full.dtype).eps) * float(
+        full.norm()
+    )
 
 
 def pca_graph(network: nn.Module, graph: InterventionGraph, examples: Examples) -> InterventionGraph | None:

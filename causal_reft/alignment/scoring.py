@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -41,9 +42,11 @@ def score_each(
     **options: object,
 ) -> list[dict[str, np.ndarray]]:
     """The same for several graphs in shared passes; `options` are those of the plan."""
-    with frozen(network), computed_once():
-        joint = plan_all([evaluated(network, graph) for graph in graphs], examples, **options)
-        aim = None if target is None else plan(evaluated(network, NO_EDIT), target, **options)
+    with frozen(network), computed_once(), ExitStack() as loops:
+        joint = loops.enter_context(plan_all([evaluated(network, graph) for graph in graphs], examples, **options))
+        aim = None
+        if target is not None:
+            aim = loops.enter_context(plan(evaluated(network, NO_EDIT), target, **options))
         parts = []
         for rows in examples.batches(batch_size):
             aimed = None if aim is None else aim.scored(rows)

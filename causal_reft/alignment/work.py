@@ -19,7 +19,6 @@ from torch import nn
 
 from causal_reft.alignment.cell import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, Cell, CellResult, Group
 from causal_reft.alignment.controls import (
-    StackedSubspaces,
     effective_rank,
     full_patch,
     pca_graphs,
@@ -31,7 +30,7 @@ from causal_reft.alignment.network_source import NetworkSource
 from causal_reft.alignment.scoring import NO_EDIT, score_each
 from causal_reft.errors import CausalReftWarning, StudyError
 from causal_reft.execution import Examples, IntervenedModel, JointPlan, plan_all
-from causal_reft.featurizers import Featurizer, Subspace, random_frames
+from causal_reft.featurizers import Featurizer, StackedFeaturizer, Subspace, random_frames
 from causal_reft.graph import Collect, Interchange, InterventionGraph
 from causal_reft.sites import Site
 from causal_reft.training import History, Recipe, fit_many, frozen
@@ -212,7 +211,7 @@ def _any_subspace(work: Work, cell: Cell) -> InterventionGraph:
     frames = random_frames(1, min(cell.rank, width), width, 0).split(max(1, cell.rank // len(runs)), dim=1)
     nodes = zip(runs.items(), frames, strict=False)
     return InterventionGraph(
-        **{name: Interchange(site, StackedSubspaces(rows), Collect(run)) for (name, run), rows in nodes}
+        **{name: Interchange(site, StackedFeaturizer(rows), Collect(run)) for (name, run), rows in nodes}
     )
 
 

@@ -5,27 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
 from causal_reft.errors import RunError, SiteError
-from causal_reft.execution.cells import hooked
+from causal_reft.execution.block_shortcuts import collecting, is_hooked
 from causal_reft.execution.checkpointing import carrying_edits, recomputes
-from causal_reft.execution.cut import cut_behind_reads, directions
-from causal_reft.execution.finish import finishing_at_reads
 from causal_reft.execution.hooks import StopForward, Watch, follow_windows, watching
 from causal_reft.execution.inputs import Inputs
-from causal_reft.execution.kernels import chains, in_one_kernel
 from causal_reft.execution.locating import locate_graph
 from causal_reft.execution.row_check import check_row_axis
-from causal_reft.execution.threads import one_at_a_time
+from causal_reft.execution.threads import in_this_thread, one_at_a_time
 from causal_reft.execution.transform import States
 from causal_reft.execution.visit import PortWork, Visit
 from causal_reft.graph import InterventionGraph
-from causal_reft.sites import Blocks, find_blocks, unwrapped
+from causal_reft.sites import unwrapped
 
 
 class Backend(ABC):
@@ -61,24 +57,6 @@ class HookBackend(Backend):
                     "nnsight backend only. Write IntervenedModel(..., backend='nnsight')."
                 )
 
-    @cached_property
-    def chains(self) -> tuple[nn.Module, ...]:
-        """Activations that one kernel computes."""
-        return chains(self.model)
-
-    @cached_property
-    def looks_back(self) -> bool:
-        """Whether no token sees a later one."""
-        return directions(self.model) == {True}
-
-    @cached_property
-    def blocks(self) -> Blocks | None:
-        """Those of a model that has one list of them."""
-        try:
-            return find_blocks(self.model)
-        except SiteError:
-            return None
-
     def forward(self, run: str, inputs: Inputs, states: States, *, training: bool, wants_output: bool) -> Any:
         check_weights(self.model)
         with one_at_a_time(self.model):
@@ -89,19 +67,13 @@ class HookBackend(Backend):
         if not wants_output and not visit.work:
             return None
         checkpointing = recomputes(self.model)
-        watch = Watch(visit, stop=not wants_output and not checkpointing and not offloaded(self.model))
+        whole = wants_output or checkpointing or offloaded(self.model) or is_hooked(self.model)
+        watch = Watch(visit, stop=not whole)
         checkpoints = checkpointing or (self.model.training and not torch.is_grad_enabled())
         carrying = carrying_edits(self.model, watch) if checkpoints else nullcontext()
-        unseen = watch.stop and not hooked(self.model)  # a user's hook sees whole values, and may call the model
-        given = cut_behind_reads(visit, inputs) if watch.stop and self.looks_back else inputs
+        less = nullcontext(inputs) if whole else collecting(self.model, visit, inputs)
         try:
-            with (
-                finishing_at_reads(visit, self.blocks, given.width) if unseen else nullcontext(),
-                in_one_kernel(self.chains) if unseen else nullcontext(),
-                watching(watch, self.model),
-                carrying,
-                eagerly(self.model),
-            ):
+            with less as given, watching(watch, self.model), carrying, eagerly(self.model):
                 output = self.model(*given.args, **given.kwargs)
         except StopForward:
             output = None
@@ -152,6 +124,40 @@ def check_weights(model: nn.Module) -> None:
             f"This {type(model).__name__} is on meta: it has shapes and no numbers. Load it with its weights: "
             f"from_pretrained(...) outside of torch.device('meta')."
         )
+
+
+@contextmanager
+def running(model: nn.Module) -> Iterator[None]:
+    """Inside, a model whose forward a plan has changed runs as plain Python and not within itself.
+
+    Raises:
+        RunError: a hook calls the model while it runs.
+    """
+    root, depth = unwrapped(model), 0
+
+    def entered(module: nn.Module, args: Any) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > 1:
+            raise RunError(
+                f"A hook of this {type(root).__name__} calls it while a plan runs it, which cannot be right for both "
+                "texts. Remove the hook, call a copy of the model in it, or compute in full: passes=FullPasses."
+            )
+
+    def left(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal depth
+        depth -= 1
+
+    handles = (
+        root.register_forward_pre_hook(in_this_thread(entered)),
+        root.register_forward_hook(in_this_thread(left), always_call=True),
+    )
+    try:
+        with eagerly(model):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

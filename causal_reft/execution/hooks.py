@@ -6,8 +6,9 @@ brings its hooks along (`execution/checkpointing.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ from torch.utils.hooks import RemovableHandle
 from causal_reft.errors import GraphError
 from causal_reft.execution.threads import in_this_thread
 from causal_reft.execution.visit import PortWork, Visit, find_input
-from causal_reft.sites import unwrapped
+from causal_reft.sites import Location, unwrapped
 
 
 class StopForward(Exception):
-    """Raised inside a forward whose remaining layers nobody needs."""
+    """Raised inside a forward whose remaining layers are not needed."""
 
 
 class Watch:
@@ -44,7 +45,7 @@ class Watch:
                 "of torch.utils.checkpoint, where edits would be lost. Turn that off, or use the model's "
                 "gradient_checkpointing."
             )
-        if self.depth > 1:  # somebody's hook calls the model inside our call
+        if self.depth > 1:  # a hook of the user's calls the model inside our call
             return value
         new = self.visit.see(port, value, again=not self.live)
         if self.live and self.stop and self.visit.complete:
@@ -67,21 +68,7 @@ class Watch:
 
     def attach(self, port: PortWork) -> None:
         """A hook at one port."""
-        location = port.location
-
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            name = find_input(module, args, kwargs, location)
-            if name is None:
-                return (self.see(port, args[0]), *args[1:]), kwargs
-            return args, {**kwargs, name: self.see(port, kwargs[name])}
-
-        def after(module: nn.Module, args: Any, output: Any) -> Any:
-            return self.see(port, output)
-
-        if location.port == "input":
-            self.handles.append(location.module.register_forward_pre_hook(in_this_thread(before), with_kwargs=True))
-        else:
-            self.handles.append(location.module.register_forward_hook(in_this_thread(after)))
+        self.handles.append(hook_at(port.location, partial(self.see, port)))
 
     def count_calls(self, model: nn.Module) -> None:
         """Notice calls of the model inside our own call, which are not ours."""
@@ -100,6 +87,20 @@ class Watch:
         """Take our hooks off."""
         while self.handles:
             self.handles.pop().remove()
+
+
+def hook_at(location: Location, see: Callable[[Any], Any]) -> RemovableHandle:
+    """A hook that, in this thread, replaces the value at a port by what `see` returns for it."""
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = find_input(module, args, kwargs, location)
+        if name is None:
+            return (see(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, name: see(kwargs[name])}
+
+    if location.port == "input":
+        return location.module.register_forward_pre_hook(in_this_thread(before), with_kwargs=True)
+    return location.module.register_forward_hook(in_this_thread(lambda module, args, output: see(output)))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from causal_reft.errors import DataError, GraphError
 from causal_reft.execution.examples import Examples, TargetPositions, check_runs
 from causal_reft.execution.finite import check_finite_logits
+from causal_reft.execution.inputs import RunInputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.graph import InterventionGraph, PerRow, Shift
 from causal_reft.tensors import Float, Int, Tensor
@@ -52,7 +53,16 @@ class TargetLogits:
 
 
 class Passes(ABC):
-    """Abstract: a model under a graph, and the examples it is fitted to or scored on."""
+    """Abstract: a model under a graph, and the examples it is fitted to or scored on.
+
+    `with passes:` is a loop over batches, during which passes may cache what is the same in all of them.
+    """
+
+    def __enter__(self) -> Passes:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
 
     @abstractmethod
     def scored(self, rows: Int[Tensor, " row"]) -> TargetLogits:
@@ -79,7 +89,8 @@ class FullPasses(Passes):
     def scored(self, rows: Int[Tensor, " row"]) -> TargetLogits:
         batch = self.examples.rows(rows)
         reads = TargetPositions.of(batch)
-        runs = {run: _on_device(inputs, self.model) for run, inputs in {**batch.runs, "base": batch.base}.items()}
+        given = {**batch.runs, "base": batch.base}
+        runs = {run: on_device(inputs, self.model.device) for run, inputs in given.items()}
         base = runs.pop("base")
         output = self.model(base, **{run: inputs for run, inputs in runs.items() if run in self.model.graph.runs})
         return TargetLogits(reads.take(logits_of(output)), reads)
@@ -113,8 +124,8 @@ def logits_of(output: object) -> Tensor:
     return output[0] if type(output).__name__ == "CollectedTuple" else output.logits  # type: ignore[index,attr-defined]
 
 
-def _on_device(inputs, model: IntervenedModel):
-    device = model.device
+def on_device(inputs: RunInputs, device: torch.device) -> RunInputs:
+    """A run's tensors on a device."""
     if isinstance(inputs, Tensor):
         return inputs.to(device)
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}

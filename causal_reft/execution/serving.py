@@ -22,12 +22,11 @@ from causal_reft.errors import GraphError, RunError, nearest
 from causal_reft.execution.inputs import RunInputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.threads import one_at_a_time
-from causal_reft.featurizers import Featurizer, Identity, Projection, Subspace
-from causal_reft.featurizers.featurizer import add_in
+from causal_reft.featurizers import Featurizer, Identity, Projection, RowsOfStack, StackedFeaturizer, Subspace
 from causal_reft.graph import Constant, Interchange, InterventionGraph, LearnedSource, RowSource, Shift
 from causal_reft.graph.sources import ACTIVATIONS, EditContext
 from causal_reft.sites import Site, locate
-from causal_reft.tensors import Coordinates, Float, Hidden, Int, Tensor
+from causal_reft.tensors import Coordinates, Hidden, Tensor
 
 
 @dataclass(frozen=True)
@@ -59,42 +58,22 @@ class Parts:
 
 
 class Stack:
-    """The edits of one structure, stacked, and for the current call which of them each row of the batch takes."""
-
-    rows: Tensor | None
-    weight: Tensor | None
-    bias: Tensor
-    scale: Tensor
+    """The edits of one structure, stacked; for each call the rows of the batch choose among them."""
 
     def __init__(self, structure: Structure, parts: Mapping[str, Parts]) -> None:
         self.structure, self.names = structure, {name: i for i, name in enumerate(parts)}
-        self.rows, self.weight = (
-            _stacked(part.rows for part in parts.values()),
-            _stacked(part.weight for part in parts.values()),
+        rows, weight, bias, scale = (
+            _stacked(getattr(part, name) for part in parts.values()) for name in ("rows", "weight", "bias", "scale")
         )
-        self.bias = torch.stack([part.bias for part in parts.values()])
-        self.scale = torch.stack([part.scale for part in parts.values()])
-        self.scaled = bool((self.scale != 1).any())
-        self.chosen = torch.zeros(0, dtype=torch.long)
-        self._bound: StackedFeaturizer | None = None
+        assert bias is not None and scale is not None
+        self.featurizer = StackedFeaturizer(rows, structure.d_model, scale if bool((scale != 1).any()) else None)
+        self.source = StackedSource(structure, weight, bias)
 
     def choose(self, graphs: Sequence[str | None]) -> list[bool]:
         """Take one edit for each row of the batch; returns the rows that have one."""
         indices = [self.names.get(name, -1) if name is not None else -1 for name in graphs]
-        self.chosen, self._bound = torch.tensor(indices), None
+        self.featurizer.choose(torch.tensor(indices))
         return [index >= 0 for index in indices]
-
-    def bound(self, rows: Int[Tensor, " token"]) -> StackedFeaturizer:
-        """The featurizer for tokens of these rows; the steps of a generation name the same rows again and again."""
-        if self._bound is None or self._bound.of is not rows:
-            self._bound = StackedFeaturizer(self, rows)
-        return self._bound
-
-    def to(self, device: torch.device) -> None:
-        """Move the tensors, once."""
-        if self.bias.device != device:
-            self.rows, self.weight = (None if t is None else t.to(device) for t in (self.rows, self.weight))
-            self.bias, self.scale = self.bias.to(device), self.scale.to(device)
 
 
 def _stacked(tensors: Iterable[Tensor | None]) -> Tensor | None:
@@ -103,69 +82,21 @@ def _stacked(tensors: Iterable[Tensor | None]) -> Tensor | None:
     return torch.stack(present) if present else None
 
 
-class StackedFeaturizer(Featurizer):
-    """The featurizers of a stack; bound to the rows of the edited tokens before it reads or writes."""
-
-    is_lens = False
-
-    def __init__(self, stack: Stack, rows: Int[Tensor, " token"] | None = None) -> None:
-        super().__init__()
-        self.stack, self.d_model, self.rank = stack, stack.structure.d_model, stack.structure.rank
-        if rows is not None:
-            self._bind(rows)
-
-    def of_rows(self, rows: Int[Tensor, " token"]) -> StackedFeaturizer:
-        return self.stack.bound(rows)
-
-    def _bind(self, rows: Int[Tensor, " token"]) -> None:
-        """Lay the tokens out by row, (row, token of the row), because the tokens of a row share their matrices."""
-        self.stack.to(rows.device)
-        self.of, chosen = rows, self.stack.chosen.to(rows.device)
-        mine, self.row_of, counts = rows.unique_consecutive(return_inverse=True, return_counts=True)
-        first = counts.cumsum(0) - counts
-        self.slot_of = torch.arange(len(rows), device=rows.device) - first[self.row_of]
-        self.shape = len(mine), int(counts.max()) if len(counts) else 0
-        self.A, self.W = (None if t is None else t[chosen[mine]] for t in (self.stack.rows, self.stack.weight))
-        self.b = self.stack.bias[chosen[rows]]
-        self.s = self.stack.scale[chosen[rows], None]
-
-    def times(self, matrices: Float[Tensor, "row out in"], x: Float[Tensor, "token in"]) -> Float[Tensor, "token out"]:
-        """Each token times the matrix of its row."""
-        if self.shape[1] == 1:
-            return torch.bmm(x[:, None], matrices.to(x.dtype).mT)[:, 0]
-        laid_out = x.new_zeros(*self.shape, x.shape[-1]).index_put((self.row_of, self.slot_of), x)
-        return torch.bmm(laid_out, matrices.to(x.dtype).mT)[self.row_of, self.slot_of]
-
-    def read(self, h: Hidden) -> Coordinates:
-        x = h.to(torch.promote_types(h.dtype, self.stack.bias.dtype))
-        return x if self.A is None else self.times(self.A, x)
-
-    def write(self, h: Hidden, z: Coordinates) -> Hidden:
-        if self.A is None and not self.stack.scaled:
-            return z.to(h.dtype)
-        change = z - self.read(h) if self.A is None else self.times(self.A.mT, z - self.read(h))
-        return add_in(h, self.s.to(change.dtype) * change)
-
-    def config(self) -> dict[str, object]:
-        raise GraphError("A stack of served graphs is not saved; save the graphs themselves.")
-
-
 class StackedSource(RowSource):
     """The sources of a stack, for the rows that the featurizer is bound to."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
+    def __init__(self, structure: Structure, weight: Tensor | None, bias: Tensor) -> None:
+        self.structure, self.weight, self.bias = structure, weight, bias
 
     def coordinates(self, h: Hidden, featurizer: Featurizer, context: EditContext) -> Coordinates:
-        assert isinstance(featurizer, StackedFeaturizer)
-        structure = self.stack.structure
-        x = h.to(torch.promote_types(h.dtype, self.stack.bias.dtype))
-        z = featurizer.b.to(x.dtype)
-        if featurizer.W is not None:
-            z = z + featurizer.times(featurizer.W, x)
-        if structure.activation is not None:
-            z = ACTIVATIONS[structure.activation](z)
-        return z + featurizer.read(context.now) if structure.shifted else z
+        assert isinstance(featurizer, RowsOfStack)
+        x = h.to(torch.promote_types(h.dtype, self.bias.dtype))
+        z = featurizer.each(self.bias).to(x.dtype)
+        if self.weight is not None:
+            z = z + featurizer.times(self.weight, x)
+        if self.structure.activation is not None:
+            z = ACTIVATIONS[self.structure.activation](z)
+        return z + featurizer.read(context.now) if self.structure.shifted else z
 
 
 class Served:
@@ -255,7 +186,7 @@ class Served:
         ordered = sorted(found, key=lambda structure: structure.place)
         stacks = {f"stack_{i}": Stack(structure, found[structure]) for i, structure in enumerate(ordered)}
         nodes = {
-            key: Interchange(s.structure.site, StackedFeaturizer(s), StackedSource(s)) for key, s in stacks.items()
+            key: Interchange(stack.structure.site, stack.featurizer, stack.source) for key, stack in stacks.items()
         }
         self._intervened = IntervenedModel(self.model, InterventionGraph(**nodes), self.tokenizer).train(False)
         self.graphs, self._stacks = dict(graphs), stacks

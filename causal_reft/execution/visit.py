@@ -7,7 +7,7 @@ that starts with one (decided from the value); how it lies is read by `execution
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from causal_reft.execution.layout import Rebuild, lay_out
 from causal_reft.execution.transform import Edit, Place, States, transform
 from causal_reft.graph import Interchange
 from causal_reft.sites import Location, Site, Tokens
-from causal_reft.tensors import Tensor
+from causal_reft.tensors import Float, Tensor
 
 _TEXT = ("decoder_input_ids", "input_ids", "inputs_embeds", "decoder_inputs_embeds")
 
@@ -71,20 +71,13 @@ class Visit:
         if laid.doubtful:
             self._doubt(port.location, shaped)
 
-        def place(node: str | None, site: Site, location: Location) -> Place:
-            width = shaped.shape[1] if laid.has_positions else 0
-            return Place(site, location, _tokens(frame, node, site, len(shaped), width, shaped))
+        width = shaped.shape[1] if laid.has_positions else 0
+
+        def tokens(node: str | None, site: Site) -> Tokens:
+            return _tokens(frame, node, site, len(shaped), width, shaped)
 
         repeats = frame.repeats(len(shaped))
-        new, kept = transform(
-            shaped,
-            self.run,
-            [Edit(name, node, place(name, node.site, where), repeats) for name, node, where in port.edits],
-            [place(None, site, where) for site, where in port.reads],
-            [place(None, site, where) for site, where in port.collects],
-            self.states,
-            self.training,
-        )
+        new, kept = transform_at(port, shaped, self.run, tokens, self.states, self.training, repeats)
         if not again:
             self.states.update(kept)
         return value if new is shaped else rebuild(laid.back(new))
@@ -136,6 +129,34 @@ class Visit:
                 f"meaning. Name a module that runs once."
             )
         self.reached.add(location.key)
+
+
+def transform_at(
+    port: PortWork,
+    stream: Float[Tensor, "batch pos width"],
+    run: str,
+    tokens: Callable[[str | None, Site], Tokens],
+    states: States,
+    training: bool,
+    repeats: int = 1,
+) -> tuple[Float[Tensor, "batch pos width"], States]:
+    """Everything that a run does at one port: the new value, and the states that are collected there.
+
+    `tokens` gives what a site names in the value, in the active rows of an edit or, for `None`, in all.
+    """
+
+    def place(node: str | None, site: Site, location: Location) -> Place:
+        return Place(site, location, tokens(node, site))
+
+    return transform(
+        stream,
+        run,
+        [Edit(name, node, place(name, node.site, where), repeats) for name, node, where in port.edits],
+        [place(None, site, where) for site, where in port.reads],
+        [place(None, site, where) for site, where in port.collects],
+        states,
+        training,
+    )
 
 
 def find_tensor(value: Any, location: Location) -> tuple[Tensor, Rebuild]:

@@ -7,6 +7,7 @@ from causal_reft.featurizers.identity import Identity
 from causal_reft.featurizers.mask import END_TEMPERATURE, START_TEMPERATURE, Mask
 from causal_reft.featurizers.orthonormal import Rotation, computed_once, orthonormal_rows, random_frames, uncached
 from causal_reft.featurizers.projection import Projection
+from causal_reft.featurizers.stacked import RowsOfStack, StackedFeaturizer
 from causal_reft.featurizers.subspace import Subspace, principal_angles
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "Mask",
     "Projection",
     "Rotation",
+    "RowsOfStack",
+    "StackedFeaturizer",
     "Subspace",
     "computed_once",
     "orthonormal_rows",

@@ -24,7 +24,7 @@ Batch = Mapping[str, Any]
 
 
 class PlannedDataset:
-    """The plan of one dataset, made at the first batch.
+    """The plan of one dataset; inside a `with` it caches what later epochs use again.
 
     Args:
         model: the model under its graph.
@@ -39,6 +39,15 @@ class PlannedDataset:
         if batch is not None and self.examples is not None:
             self.numbers = {key: number for number, key in enumerate(row_keys(batch))}
             self.plan = plan(model, self.examples, memory=memory)
+
+    def __enter__(self) -> PlannedDataset:
+        if self.numbers:
+            self.plan.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.numbers:
+            self.plan.__exit__(*exception)
 
     def target_logits(self, batch: Batch, check: bool = True) -> TargetLogits:
         """The logits that the labels of a batch read, by the cheapest exact passes."""

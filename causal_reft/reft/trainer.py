@@ -14,7 +14,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from transformers.utils.generic import find_labels
 
 from causal_reft.errors import CausalReftWarning, DataError
 from causal_reft.execution import IntervenedModel, plan
-from causal_reft.execution.cells import forward_is
+from causal_reft.execution.block_shortcuts import replaced_forward
 from causal_reft.execution.inputs import before_labels
 from causal_reft.execution.storage import load_trained_base
 from causal_reft.graph import load_weights
@@ -93,6 +93,7 @@ class ReftTrainer(Trainer):
             options["data_collator"] = ReftCollator(_pad(options["processing_class"]))
         self.memory, self.why_full, self._differs, self._checked = memory, "", "", False
         self._plans: dict[int, PlannedDataset] = {}
+        self._loops: ExitStack | None = None
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **options)
         loss = LOSS_MAPPING.get(str(getattr(base, "loss_type", None)))
         self._loss_shifts_labels = loss is ForCausalLMLoss and not getattr(base.config, "is_encoder_decoder", False)
@@ -113,7 +114,7 @@ class ReftTrainer(Trainer):
 
     def evaluation_loop(self, *args: Any, **options: Any) -> Any:
         """As `Trainer.evaluation_loop`, with the base model's dropout off."""
-        with frozen(self._intervened.base_model):
+        with frozen(self._intervened.base_model), self._planning():
             return super().evaluation_loop(*args, **options)
 
     def compute_loss(
@@ -176,19 +177,34 @@ class ReftTrainer(Trainer):
         own = intervened.forward
 
         def losses() -> torch.Tensor:
-            with forward_is(intervened, own), self.accelerator.autocast():
+            with replaced_forward(intervened, own), self.accelerator.autocast():
                 found = self._plan_of(intervened.training).target_logits(inputs)
             return token_losses(found.logits, found.targets, self.args.label_smoothing_factor)
 
-        with forward_is(intervened, losses):
+        with replaced_forward(intervened, losses):
             return model()
 
     def _plan_of(self, training: bool) -> PlannedDataset:
-        """The plan of the dataset that is trained on or evaluated, made once."""
+        """The plan of the dataset that is trained on or evaluated, made once for a training or an evaluation."""
         records = self.train_dataset if training else self.eval_dataset
-        if id(records) not in self._plans:
-            self._plans[id(records)] = PlannedDataset(self._intervened, self._as_one_batch(records), self.memory)
-        return self._plans[id(records)]
+        if id(records) in self._plans:
+            return self._plans[id(records)]
+        planned = PlannedDataset(self._intervened, self._as_one_batch(records), self.memory)
+        if self._loops is not None:
+            self._plans[id(records)] = self._loops.enter_context(planned)
+        return planned
+
+    @contextmanager
+    def _planning(self) -> Iterator[None]:
+        """Plans that are made inside cache what later batches use, until the outermost of these ends."""
+        if self._loops is not None:
+            yield
+            return
+        try:
+            with ExitStack() as self._loops:
+                yield
+        finally:
+            self._plans, self._loops = {}, None
 
     def _as_one_batch(self, records: Any) -> dict[str, Any] | None:
         """All records, padded together; `None` where they are not ours, not countable, or too many."""
@@ -251,8 +267,8 @@ class ReftTrainer(Trainer):
         """Everything of the base is frozen but what is trained; edits without any effect are refused."""
         intervened = self._intervened
         self._refuse_ineffective()
-        self._plans, self._checked, self._differs = {}, False, ""
-        with frozen(intervened.base_model):
+        self._checked, self._differs = False, ""
+        with frozen(intervened.base_model), self._planning():
             named = dict(intervened.base_model.named_parameters())
             for name in self.trained_base:
                 named[name].requires_grad_(True)
@@ -260,7 +276,6 @@ class ReftTrainer(Trainer):
                 intervened.trained_base = self.trained_base
             with recomputing_blocks(intervened.base_model) if recomputes(self.args) else nullcontext():
                 yield
-        self._plans = {}
 
     def _refuse_ineffective(self) -> None:
         """

@@ -10,7 +10,7 @@ of something larger, that passes `interruptible=False` and the interrupt goes up
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
@@ -55,9 +55,9 @@ def fit(
     """
     recipe = Recipe.of(settings)
     _check(recipe, [model], examples, validation)
-    with frozen(model.base_model), _training([model]):
-        data = Data.of(examples, passes(model, examples))
-        held_out = None if validation is None else Data.of(validation, passes(model, validation))
+    with frozen(model.base_model), _training([model]), ExitStack() as loops:
+        data = Data.of(examples, loops.enter_context(passes(model, examples)))
+        held_out = None if validation is None else Data.of(validation, loops.enter_context(passes(model, validation)))
         return train([Learner(model, recipe, len(examples), loss)], data, held_out, progress, interruptible)[0]
 
 
@@ -88,9 +88,11 @@ def fit_many(
     """
     recipe = Recipe.of(settings)
     _check(recipe, models, examples, validation)
-    with frozen(models[0].base_model), _training(models):
-        data = Data.jointly(examples, passes(models, examples))
-        held_out = None if validation is None else Data.jointly(validation, passes(models, validation))
+    with frozen(models[0].base_model), _training(models), ExitStack() as loops:
+        data = Data.jointly(examples, loops.enter_context(passes(models, examples)))
+        held_out = None
+        if validation is not None:
+            held_out = Data.jointly(validation, loops.enter_context(passes(models, validation)))
         learners = [Learner(model, recipe, len(examples), loss) for model in models]
         return train(learners, data, held_out, progress, interruptible)
 

@@ -137,7 +137,8 @@ def train(
 
 def mean_loss(passes: Passes, examples: Examples, loss: Loss, batch_size: int) -> float:
     """The mean of a loss over all reads of some examples."""
-    return _mean_losses(lambda rows: [passes.scored(rows)], examples, [loss], batch_size)[0]
+    with passes:
+        return _mean_losses(lambda rows: [passes.scored(rows)], examples, [loss], batch_size)[0]
 
 
 def _epoch(learners: Sequence[Learner], data: Data, batches: Sequence[Tensor], epoch: int) -> Iterator[None]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from causal_reft.alignment.controls import (
-    StackedSubspaces,
     by_site,
     full_patch,
     named,
@@ -16,7 +14,7 @@ from causal_reft.alignment.controls import (
     shuffled,
 )
 from causal_reft.alignment.scoring import NO_EDIT, score_rows, states_at
-from causal_reft.errors import CausalReftWarning, FeaturizerError
+from causal_reft.errors import CausalReftWarning
 from causal_reft.execution import Examples
 from causal_reft.featurizers import Identity, Mask, Subspace, random_frames
 from causal_reft.graph import Collect, Interchange, InterventionGraph
@@ -45,13 +43,6 @@ def test_how_many_rows_go_in_one_pass_changes_nothing():
     graph = edit(Subspace(planted.WIDTH, 2))
     one, two = (random_scores(NETWORK, graph, EXAMPLES, 5, rows_at_once=size)["log_odds"] for size in (7, 4096))
     np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
-
-
-def test_stacked_subspaces_refuse_tokens_that_do_not_fall_into_blocks():
-    with pytest.raises(FeaturizerError, match="do not fall into 3 equal blocks"):
-        StackedSubspaces(random_frames(3, 2, 4, 0)).read(torch.zeros(4, 4))
-    with pytest.raises(FeaturizerError, match="are not stored"):
-        StackedSubspaces(random_frames(3, 2, 4, 0)).config()
 
 
 def test_the_identity_patch_changes_nothing():

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from causal_reft.alignment.controls import StackedSubspaces
 from causal_reft.alignment.preparation import Sampling, sampled
 from causal_reft.alignment.reading import _orthonormal, _Probe
 from causal_reft.causal import CausalModel
 from causal_reft.errors import FeaturizerError, StudyError
-from causal_reft.featurizers import Featurizer, random_frames
+from causal_reft.featurizers import Featurizer, StackedFeaturizer, random_frames
 
 
 def test_a_split_that_leaves_a_part_nearly_empty_is_refused() -> None:
@@ -24,7 +23,7 @@ def test_a_site_where_nothing_is_read_is_refused() -> None:
         _orthonormal(torch.zeros(3, 4), "the weight of nowhere")
 
 
-@pytest.mark.parametrize("lens", [_Probe(8), StackedSubspaces(random_frames(3, 2, 8, 0))], ids=["probe", "stacked"])
+@pytest.mark.parametrize("lens", [_Probe(8), StackedFeaturizer(random_frames(3, 2, 8, 0))], ids=["probe", "stacked"])
 def test_lenses_that_live_for_one_measurement_are_not_stored(lens: Featurizer) -> None:
     with pytest.raises(FeaturizerError, match="not stored"):
         lens.config()

@@ -10,13 +10,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import causal_reft as cr
-from causal_reft.errors import CausalReftWarning, DataError, GraphError
+from causal_reft.errors import CausalReftWarning, DataError, GraphError, PositionError, RunError, SiteError
 from causal_reft.execution import Examples, FullPasses, IntervenedModel, plan, plan_all
-from causal_reft.execution.cells import known_but_at, only_at
+from causal_reft.execution.block_shortcuts import computed_at
 from causal_reft.execution.planning.selfcheck import compare
-from causal_reft.execution.planning.stacked import stacked
-from causal_reft.featurizers import random_frames
-from causal_reft.training import cross_entropy, fit, fit_many, frozen
+from causal_reft.training import fit, fit_many, frozen
 from tests.execution.test_plan_exact import assert_equal, double, examples, three_blocks
 from tests.families import DECODERS, inputs_of, model_of
 
@@ -60,31 +58,31 @@ def test_a_plain_module_keeps_what_lies_before_the_edit(layer: int) -> None:
     network = Counted().double().eval().requires_grad_(False)
     model = IntervenedModel(network, double(cr.das(cr.Site.at(f"inner.{layer}"), 6, 2)))
     data, rows = counted_examples(), torch.tensor([5, 2, 39])
-    passes = plan(model, data)
-    assert_equal([model], data, [passes.scored(rows)], rows)
-    weights = {name: id(module) for name, module in network.named_modules()}
-    computed: list[str] = []
-    handles = [
-        m.register_forward_pre_hook(lambda m, a, name=name: computed.append(name))
-        for name, m in network.named_modules()
-    ]
-    macs = []
-    own = nn.functional.linear
+    with plan(model, data) as passes:
+        assert_equal([model], data, [passes.scored(rows)], rows)
+        weights = {name: id(module) for name, module in network.named_modules()}
+        computed: list[str] = []
+        handles = [
+            m.register_forward_pre_hook(lambda m, a, name=name: computed.append(name))
+            for name, m in network.named_modules()
+        ]
+        macs = []
+        own = nn.functional.linear
 
-    def linear(x, weight, bias=None):
-        macs.append(weight.data_ptr())
-        return own(x, weight, bias)
+        def linear(x, weight, bias=None):
+            macs.append(weight.data_ptr())
+            return own(x, weight, bias)
 
-    nn.functional.linear = linear
-    try:
-        passes.scored(rows)
-    finally:
-        nn.functional.linear = own
-        for handle in handles:
-            handle.remove()
-    skipped = [i for i in range(4) if network.inner[i].weight.data_ptr() not in macs]
-    assert skipped == list(range(layer + 1))
-    assert weights == {name: id(module) for name, module in network.named_modules()}
+        nn.functional.linear = linear
+        try:
+            passes.scored(rows)
+        finally:
+            nn.functional.linear = own
+            for handle in handles:
+                handle.remove()
+        skipped = [i for i in range(4) if network.inner[i].weight.data_ptr() not in macs]
+        assert skipped == list(range(layer + 1))
+        assert weights == {name: id(module) for name, module in network.named_modules()}
 
 
 def test_blocks_and_head_are_left_as_they_were() -> None:
@@ -101,16 +99,16 @@ def test_blocks_and_head_are_left_as_they_were() -> None:
 def test_only_the_window_runs() -> None:
     """A block above the site sees one token a row; a block below is not computed; the head sees the reads."""
     base, seen = three_blocks("gpt2"), []
-    passes = plan(das(0, "last"), examples("gpt2", "right"), check=False)
-    passes.scored(torch.arange(3))
-    modules = [*(block.mlp for block in base.transformer.h), base.lm_head]
-    handles = [m.register_forward_hook(lambda m, args, out: seen.append(tuple(out.shape[:2]))) for m in modules]
-    try:
+    with plan(das(0, "last"), examples("gpt2", "right"), check=False) as passes:
         passes.scored(torch.arange(3))
-    finally:
-        for handle in handles:
-            handle.remove()
-    assert seen == [(3, 1), (3, 1), (1, 3)]
+        modules = [*(block.mlp for block in base.transformer.h), base.lm_head]
+        handles = [m.register_forward_hook(lambda m, args, out: seen.append(tuple(out.shape[:2]))) for m in modules]
+        try:
+            passes.scored(torch.arange(3))
+        finally:
+            for handle in handles:
+                handle.remove()
+        assert seen == [(3, 1), (3, 1), (1, 3)]
 
 
 @pytest.mark.parametrize(("component", "widths"), [("block_output", [1, 5, 1, 1]), ("mlp_output", [1, 5, 1, 5])])
@@ -124,51 +122,51 @@ def test_most_of_the_last_block_runs_at_read_tokens_only(
         "early": cr.Interchange(cr.Site(0, positions=2), cr.Subspace(D, 2), cr.Collect()),
         "late": cr.Interchange(cr.Site(2, component, positions="last"), cr.Subspace(D, 2), cr.Collect()),
     }
-    passes = plan(IntervenedModel(base, cr.InterventionGraph(**nodes)), examples("llama", "no"), check=False)
-    passes.scored(torch.arange(3))
-    last, own = base.model.layers[2], nn.Linear.forward
-    attention = last.self_attn
-    names = {attention.q_proj: "q", attention.k_proj: "k", attention.o_proj: "o", last.mlp.down_proj: "mlp"}
+    with plan(IntervenedModel(base, cr.InterventionGraph(**nodes)), examples("llama", "no"), check=False) as passes:
+        passes.scored(torch.arange(3))
+        last, own = base.model.layers[2], nn.Linear.forward
+        attention = last.self_attn
+        names = {attention.q_proj: "q", attention.k_proj: "k", attention.o_proj: "o", last.mlp.down_proj: "mlp"}
 
-    def noted(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        seen.append((names.get(module), x.shape[:-1].numel()))
-        return own(module, x)
+        def noted(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+            seen.append((names.get(module), x.shape[:-1].numel()))
+            return own(module, x)
 
-    monkeypatch.setattr(nn.Linear, "forward", noted)
-    passes.scored(torch.arange(3))
-    assert [number for name, number in seen if name] == [3 * width for width in widths]
+        monkeypatch.setattr(nn.Linear, "forward", noted)
+        passes.scored(torch.arange(3))
+        assert [number for name, number in seen if name] == [3 * width for width in widths]
 
 
 def test_a_staircase_is_one_forward() -> None:
     base, rows = three_blocks("gpt2"), []
     models = [das(2), das(0), das(1, component="mlp_output"), das(1, seed=5), das(0, -2)]
     data = examples("gpt2", "left")
-    joint = plan_all(models, data)
-    assert_equal(models, data, joint.scored(torch.tensor([0, 2])), torch.tensor([0, 2]))
-    handles = [
-        block.mlp.register_forward_pre_hook(lambda m, args: rows.append(tuple(args[0].shape[:2])))
-        for block in base.transformer.h
-    ]
-    try:
-        joint.scored(torch.tensor([0, 2]))
-    finally:
-        for handle in handles:
-            handle.remove()
-    assert rows == [(4, 1), (6, 1), (2, 2), (2, 2)]
-    assert "4 graphs as a staircase" in joint.explain()
+    with plan_all(models, data) as joint:
+        assert_equal(models, data, joint.scored(torch.tensor([0, 2])), torch.tensor([0, 2]))
+        handles = [
+            block.mlp.register_forward_pre_hook(lambda m, args: rows.append(tuple(args[0].shape[:2])))
+            for block in base.transformer.h
+        ]
+        try:
+            joint.scored(torch.tensor([0, 2]))
+        finally:
+            for handle in handles:
+                handle.remove()
+        assert rows == [(4, 1), (6, 1), (2, 2), (2, 2)]
+        assert "4 graphs as a staircase" in joint.explain()
 
 
 def test_weights_that_change_are_recorded_again() -> None:
     network = Counted().double().eval().requires_grad_(False)
     data, rows = counted_examples(), torch.arange(4)
     model = IntervenedModel(network, double(cr.das(cr.Site.at("inner.1"), 6, 2)))
-    passes = plan(model, data)
-    before = passes.scored(rows).logits
-    with torch.no_grad():
-        network.inner[0].weight.mul_(0.5)
-    after = passes.scored(rows).logits
-    assert float((after - before).abs().max().detach()) > 1e-3
-    assert torch.equal(after, FullPasses(model, data).scored(rows).logits)
+    with plan(model, data) as passes:
+        before = passes.scored(rows).logits
+        with torch.no_grad():
+            network.inner[0].weight.mul_(0.5)
+        after = passes.scored(rows).logits
+        assert float((after - before).abs().max().detach()) > 1e-3
+        assert torch.equal(after, FullPasses(model, data).scored(rows).logits)
 
 
 def test_reasons_are_told() -> None:
@@ -211,10 +209,10 @@ def test_an_encoder_keeps_only_its_sources() -> None:
     runs = {run: inputs_of("bert", seed, (6, 6, 6)) for seed, run in enumerate(("base", "source"))}
     labels = torch.full((3, 6), -100).index_fill(1, torch.tensor([3]), 5)
     data, model = Examples(runs, labels), IntervenedModel(encoder, double(cr.das(cr.Site(1, positions=2), D, 3)))
-    passes = plan(model, data)
-    assert_equal([model], data, [passes.scored(torch.arange(3))], torch.arange(3))
-    assert "not a causal language model" in passes.explain()
-    assert passes.joint.checks[0].passed
+    with plan(model, data) as passes:
+        assert_equal([model], data, [passes.scored(torch.arange(3))], torch.arange(3))
+        assert "not a causal language model" in passes.explain()
+        assert passes.joint.chosen.checks[0].passed
 
 
 class Forgetful(nn.Module):
@@ -232,27 +230,49 @@ class Forgetful(nn.Module):
 def test_what_differs_falls_back_with_a_warning() -> None:
     network = Forgetful().double().eval().requires_grad_(False)
     model = IntervenedModel(network, double(cr.das(cr.Site.at("first"), 6, 2)))
-    passes = plan(model, counted_examples())
-    with pytest.warns(CausalReftWarning, match="gave other numbers than full passes"):
-        passes.scored(torch.arange(3))
-    assert "every run in full" in passes.explain()
-    assert "self-check differs" in passes.explain()
-    with torch.no_grad():
-        network.calls = 0
-        fast = passes.scored(torch.arange(3)).logits
-        network.calls = 0
-        assert torch.equal(fast, FullPasses(model, counted_examples()).scored(torch.arange(3)).logits)
+    with plan(model, counted_examples()) as passes:
+        with pytest.warns(CausalReftWarning, match="gave other numbers than full passes"):
+            passes.scored(torch.arange(3))
+        assert "every run in full" in passes.explain()
+        assert "self-check differs" in passes.explain()
+        with torch.no_grad():
+            network.calls = 0
+            fast = passes.scored(torch.arange(3)).logits
+            network.calls = 0
+            assert torch.equal(fast, FullPasses(model, counted_examples()).scored(torch.arange(3)).logits)
 
 
 def test_the_check_sees_a_wrong_gradient() -> None:
     data, model = examples("gpt2", "no"), das(1)
     right = FullPasses(model, data).scored(torch.arange(2))
     wrong = type(right)(right.logits + 0.1 * (right.logits - right.logits.detach()), right.reads)
-    assert compare([model], lambda: [right], lambda: [right], 2)[0].passed
-    found = compare([model], lambda: [wrong], lambda: [right], 2)[0]
+    assert compare([model], lambda: [right], lambda: [right], lambda: [right], 2)[0].passed
+    found = compare([model], lambda: [wrong], lambda: [right], lambda: [right], 2)[0]
     assert not found.passed
     assert found.logits == 0.0
     assert found.gradient == pytest.approx(0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_as_much_is_allowed_as_full_passes_differ_among_themselves(dtype: torch.dtype) -> None:
+    """Answers that are off by four per cent do not pass for rounding."""
+    base = copy.deepcopy(three_blocks("llama")).to(dtype)
+    model, data, rows = (
+        IntervenedModel(base, cr.das(cr.Site(1, positions="last"), D, 3)),
+        examples("llama", "right"),
+        torch.arange(4),
+    )
+    with plan(model, data) as passes:
+        passes.scored(rows)
+        check = passes.joint.chosen.checks[0]
+    assert check.passed
+    assert check.allowed_logits < 0.03
+    right = FullPasses(model, data).scored(rows)
+    each = type(right)(torch.cat([FullPasses(model, data).scored(row).logits for row in rows.split(1)]), right.reads)
+    wrong = type(right)(right.logits * (1 + 0.04 * (-1) ** torch.arange(right.logits.shape[1])), right.reads)
+    for scored, passed in ((right, True), (each, True), (wrong, False)):
+        found = compare([model], lambda scored=scored: [scored], lambda: [right], lambda: [each], 4)[0]
+        assert found.passed == passed, found
 
 
 def test_dead_edits_are_refused() -> None:
@@ -317,25 +337,14 @@ def test_shared_parameters_are_not_trained_apart() -> None:
         fit_many(models, examples("gpt2", "no"), progress=False)
 
 
-def test_stacked_controls_are_the_single_ones() -> None:
-    base, data, site = three_blocks("llama"), examples("llama", "left"), cr.Site(1, positions="last")
-    frames = random_frames(5, 3, D, 0).double()
-    scores = stacked(base, data, site, frames, cross_entropy, batch_size=3)
-    assert scores.shape == (5, 4)
-    for frame, row in zip(frames, scores, strict=True):
-        graph = cr.InterventionGraph(edit=cr.Interchange(site, cr.Subspace.from_rows(frame), cr.Collect()))
-        full = FullPasses(IntervenedModel(base, graph).train(False), data).scored(torch.arange(4))
-        assert torch.allclose(row, cross_entropy(full.logits, full.targets).detach(), rtol=1e-11)
-
-
 def test_bfloat16_keeps_are_close_and_said() -> None:
     data, rows = examples("gpt2", "no"), torch.arange(4)
     exact = plan(das(0), data, check=False).scored(rows).logits
-    passes = plan(das(0), data, dtype=torch.bfloat16, check=False)
-    close = passes.scored(rows).logits
-    assert not torch.equal(close, exact)
-    assert torch.allclose(close, exact, rtol=0.05, atol=0.1)
-    assert "values are kept in torch.bfloat16: not exact" in passes.explain()
+    with plan(das(0), data, dtype=torch.bfloat16, check=False) as passes:
+        close = passes.scored(rows).logits
+        assert not torch.equal(close, exact)
+        assert torch.allclose(close, exact, rtol=0.05, atol=0.1)
+        assert "values are cached in torch.bfloat16: not exact" in passes.explain()
 
 
 def test_fit_uses_the_plan_and_full_passes_agree() -> None:
@@ -349,43 +358,40 @@ def test_fit_uses_the_plan_and_full_passes_agree() -> None:
 
 def test_evaluation_of_an_unfrozen_model_is_fast_too() -> None:
     base = three_blocks("gpt2")
-    passes = plan(das(1), examples("gpt2", "no"))
-    try:
-        base.requires_grad_(True)
-        with torch.no_grad():
-            passes.scored(torch.arange(2))
-            assert passes.joint.together is not None
-            assert passes.joint.together.bytes
-        with frozen(base):
-            passes.scored(torch.arange(2))
-    finally:
-        base.requires_grad_(False)
+    with plan(das(1), examples("gpt2", "no")) as passes:
+        try:
+            base.requires_grad_(True)
+            with torch.no_grad():
+                passes.scored(torch.arange(2))
+                assert passes.joint.chosen.joint_passes is not None
+                assert passes.joint.chosen.joint_passes.bytes
+            with frozen(base):
+                passes.scored(torch.arange(2))
+        finally:
+            base.requires_grad_(False)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_collecting_stops_at_the_last_token_and_block(side: str) -> None:
-    """Nothing behind the last named token is computed, and the states are those of the whole pass."""
+def test_collecting_stops_at_the_last_token_and_block(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing after the last named token is computed, and the states are those of the whole pass."""
     base, data = three_blocks("llama"), inputs_of("llama", 0, (7, 5, 6), side)
     graph = cr.InterventionGraph(
         early=cr.Collect("base", cr.Site(0, positions=1)),
         spread=cr.Collect("base", cr.Site(1, "mlp_output", positions="f2")),
     )
-    model, seen = IntervenedModel(base, graph), []
-    handles = [
-        block.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1])) for block in base.model.layers
-    ]
-    try:
+    model, seen, block = IntervenedModel(base, graph), [], type(base.model.layers[0])
+    own = block.forward
+    noted = lambda self, hidden, *args, **kwargs: seen.append(hidden.shape[1]) or own(self, hidden, *args, **kwargs)  # noqa: E731
+    with monkeypatch.context() as inside:
+        inside.setattr(block, "forward", noted)
         found = model.collect(data)
-    finally:
-        for handle in handles:
-            handle.remove()
     assert seen == ([4, 4] if side == "left" else [2, 2])
     whole = model(data).collected
     assert all(torch.allclose(found[name], whole[name], rtol=1e-12) for name in graph)
 
 
 def test_a_users_own_hook_sees_what_the_model_computes() -> None:
-    """Where somebody watches, collecting leaves the last block whole."""
+    """Where a hook of the user's own could see or change what flows, collecting runs the model whole."""
     base, data, seen = three_blocks("llama"), inputs_of("llama", 0, (7, 5, 6), "right"), []
     model = IntervenedModel(base, cr.InterventionGraph(at=cr.Collect("base", cr.Site(1, positions="last"))))
     handle = base.model.layers[1].mlp.register_forward_hook(lambda m, args, out: seen.append(out))
@@ -395,6 +401,78 @@ def test_a_users_own_hook_sees_what_the_model_computes() -> None:
     finally:
         handle.remove()
     torch.testing.assert_close(seen[0], seen[1], rtol=1e-12, atol=0)
+
+
+def test_a_users_hook_that_mixes_tokens_sees_all_of_them() -> None:
+    """A hook that is not causal gives an early token what a later one holds."""
+    base, data = copy.deepcopy(three_blocks("llama")), inputs_of("llama", 0, (7, 5, 6), "right")
+    model = IntervenedModel(base, cr.InterventionGraph(at=cr.Collect("base", cr.Site(1, positions="first"))))
+    plain = model.collect(data)["at"]
+    base.model.layers[0].register_forward_hook(lambda module, args, out: out + out.mean(1, keepdim=True))
+    found = model.collect(data)["at"]
+    assert float((found - plain).abs().max()) > 1e-3
+    torch.testing.assert_close(found, model(data).collected["at"], rtol=1e-12, atol=1e-12)
+
+
+def test_a_users_hook_that_calls_the_model_is_refused_by_a_plan() -> None:
+    """Its blocks are replaced during the call, so no text of the hook's own could be right; full passes can."""
+    base, data = copy.deepcopy(three_blocks("llama")), examples("llama", "no")
+    model, other, inside = das_of(base), inputs_of("llama", 3, (5, 5), "right"), []
+
+    def ask(module: nn.Module, args: object, output: object) -> None:
+        if not inside:
+            inside.append(1)
+            base(**other)
+            inside.clear()
+
+    plain = FullPasses(model, data).scored(torch.arange(3)).logits
+    base.model.layers[0].register_forward_hook(ask)
+    for call in (lambda: plan(model, data).scored(torch.arange(3)), lambda: fit(model, data, progress=False)):
+        inside.clear()
+        with pytest.raises(RunError, match="A hook of this LlamaForCausalLM calls it while a plan runs it"):
+            call()
+    inside.clear()
+    assert torch.equal(FullPasses(model, data).scored(torch.arange(3)).logits, plain)
+    assert not base._forward_hooks and not base._forward_pre_hooks
+
+
+def test_a_users_hook_that_calls_a_part_of_the_model_is_refused() -> None:
+    base, data, inside = copy.deepcopy(three_blocks("llama")), inputs_of("llama", 0, (7, 7), "right"), []
+
+    def ask(module: nn.Module, args: object, output: object) -> None:
+        if not inside:
+            inside.append(1)
+            base.model(**inputs_of("llama", 3, (5, 5), "right"))
+
+    base.model.layers[0].register_forward_hook(ask)
+    seen = IntervenedModel(base, cr.InterventionGraph(at=cr.Collect("base", cr.Site(1, positions="last"))))
+    with pytest.raises((SiteError, PositionError)):
+        seen.collect(data)
+
+
+def das_of(base: nn.Module) -> IntervenedModel:
+    return IntervenedModel(base, double(cr.das(cr.Site(1, positions="last"), D, 3)))
+
+
+def test_a_compiled_model_is_planned_and_fitted() -> None:
+    """The compiled forward would not see hooks and replaced blocks, so the plain one runs; nothing is compiled."""
+    base, data = copy.deepcopy(three_blocks("llama")), examples("llama", "right")
+    compiled = torch.compile(copy.deepcopy(base), backend="eager")
+    assert isinstance(compiled, nn.Module)
+    plain, wrapped = das_of(base), das_of(compiled)
+    assert_equal([wrapped], data, [plan(wrapped, data).scored(torch.arange(4))], torch.arange(4))
+    losses = [fit(model, data, epochs=2, lr=1e-2, progress=False).steps for model in (plain, wrapped)]
+    assert [s["loss"] for s in losses[0]] == pytest.approx([s["loss"] for s in losses[1]], rel=1e-12)
+
+
+def test_the_plan_of_a_model_that_is_not_frozen_says_what_fit_will_do() -> None:
+    base = copy.deepcopy(three_blocks("gpt2")).requires_grad_(True)
+    text = plan(das_of(base), examples("gpt2", "no")).explain()
+    assert "weights ask for gradients; fits and scores freeze it" in text
+    with frozen(base):
+        while_fitting = plan(das_of(base), examples("gpt2", "no")).explain()
+    assert [line for line in text.splitlines() if "as the model is now" not in line] == while_fitting.splitlines()
+    assert all(p.requires_grad for p in base.parameters())
 
 
 def test_hidden_states_that_were_asked_for_once_cost_nothing_later() -> None:
@@ -447,9 +525,9 @@ def test_the_end_of_a_block_may_be_called_in_any_way(names: tuple[str, ...], ret
     rows, columns = torch.tensor([0, 1]), torch.tensor([3, 1])
     args, kwargs = [v for n, v in given.items() if n not in names], {n: given[n] for n in names}
     wanted = mlp(*args, **kwargs)
-    with known_but_at(mlp, rows, columns, lambda: torch.full_like(wanted, 9.0)):
+    with computed_at([mlp], rows, columns, lambda: torch.full_like(wanted, 9.0)):
         known = mlp(*args, **kwargs)
-    with only_at([mlp], rows, columns):
+    with computed_at([mlp], rows, columns):
         found = mlp(*args, **kwargs)
     if returns_tuple:
         assert torch.equal(found[0], wanted[0]) and found[1] is None

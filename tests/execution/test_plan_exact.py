@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import causal_reft as cr
 from causal_reft.execution import Examples, FullPasses, IntervenedModel, TargetLogits, plan, plan_all
-from causal_reft.execution.planning.together import Together
+from causal_reft.execution.planning.joint_passes import JointPasses
 from causal_reft.featurizers import computed_once
 from tests.families import DECODERS, VOCABULARY, inputs_of, model_of
 
@@ -132,33 +132,34 @@ def test_untouched_tokens_keep_their_queries_keys_and_values(name: str) -> None:
     for padding in ("mixed", "left"):
         if padding == "mixed" or name not in NAN_BEHIND_LEFT_PADDING:
             data, rows = examples(name, padding, LONGER), torch.tensor([2, 0, 1])
-            joint = plan_all(models, data, check=False)
-            with computed_once():
+            with plan_all(models, data, check=False) as joint, computed_once():
                 assert_equal(models, data, joint.scored(rows), rows, IN_FLOAT32.get(name, BOUND))
-            blocks = {block for block, _, path in joint.together.wanted.entries if path}
+                blocks = {block for block, _, path in joint.chosen.joint_passes.to_record.entries if path}
             assert blocks >= {0, 1}  # for edits inside block 0 and at its output
             assert blocks <= {0, 1, 2}
 
 
 def together(models: Sequence[IntervenedModel], data: Examples) -> None:
     """All graphs in one joint plan, every position a staircase of its own."""
-    joint = plan_all(models, data, check=False)
     rows = torch.tensor([2, 0, 1])
-    with computed_once():
+    with plan_all(models, data, check=False) as joint, computed_once():
         assert_equal(models, data, joint.scored(rows), rows)
-    assert not joint.refused
-    assert joint.together is not None
-    assert joint.together.uses_prefix
-    assert len(joint.together.groups) == min(len(models), len(POSITIONS))
+        chosen = joint.chosen
+    assert not chosen.refused
+    assert chosen.joint_passes is not None
+    assert chosen.joint_passes.uses_prefix
+    assert len(chosen.joint_passes.groups) == min(len(models), len(POSITIONS))
 
 
 def check_alone(base: torch.nn.Module, graph: cr.InterventionGraph, data: Examples, **options: object):
-    """One graph through a plan of its own; the plan comes back."""
-    model = IntervenedModel(base, double(graph)).train()
-    passes = plan(model, data, **options)
-    for rows in (torch.tensor([3, 1]), torch.arange(4)):
-        assert_equal([model], data, [passes.scored(rows)], rows)
-    return passes
+    """One graph through a plan of its own, kept open and not; what was chosen comes back."""
+    model, some = IntervenedModel(base, double(graph)).train(), (torch.tensor([3, 1]), torch.arange(4))
+    with plan(model, data, **options) as passes:
+        for rows in some:
+            assert_equal([model], data, [passes.scored(rows)], rows)
+        chosen = passes.joint.chosen
+    assert_equal([model], data, [passes.scored(some[0])], some[0])
+    return chosen
 
 
 KINDS = {
@@ -199,8 +200,8 @@ KINDS = {
 @pytest.mark.parametrize("padding", ["no", "left", "right"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_graph(kind: str, padding: str) -> None:
-    passes = check_alone(three_blocks("gpt2"), KINDS[kind](16), examples("gpt2", padding))
-    assert not passes.joint.refused, passes
+    chosen = check_alone(three_blocks("gpt2"), KINDS[kind](16), examples("gpt2", padding))
+    assert not chosen.refused
 
 
 @pytest.mark.parametrize("name", ["gpt2", "mistral"])
@@ -208,8 +209,8 @@ def test_every_kind_of_graph(kind: str, padding: str) -> None:
 def test_spans_differ_by_row(name: str, padding: str) -> None:
     data = examples(name, padding, spans={"subject": [[1, 2], [0], [2, 3, 4], [3]]})
     graph = cr.das([cr.Site(1, positions="subject"), cr.Site(0, "attention_output", positions="subject")], 16, 3)
-    passes = check_alone(three_blocks(name), graph, data)
-    assert passes.joint.members[0].windows.prefix.tolist() == [1, 0, 2, 3]
+    chosen = check_alone(three_blocks(name), graph, data)
+    assert chosen.graphs[0].windows.prefix.tolist() == [1, 0, 2, 3]
 
 
 @pytest.mark.parametrize("padding", ["no", "left", "right"])
@@ -233,19 +234,19 @@ def test_rows_where_an_edit_is_off() -> None:
 
 @pytest.mark.parametrize("memory", [0, 1000, 1 << 30])
 def test_a_budget_changes_no_number(memory: int) -> None:
-    passes = check_alone(
+    chosen = check_alone(
         three_blocks("gemma3"), cr.das(cr.Site(1, positions="last"), 16, 3), examples("gemma3", "left"), memory=memory
     )
-    assert passes.joint.together.rebuilds == (memory < 1 << 30)
-    assert passes.joint.together.bytes <= memory
+    assert chosen.joint_passes.rebuilds == (memory < 1 << 30)
+    assert chosen.joint_passes.bytes <= memory
 
 
 def test_what_saves_little_is_given_up_before_all_is_recorded_again() -> None:
     base, data = three_blocks("llama"), examples("llama", "right", LONGER)
     graph = cr.das(cr.Site(0, positions="f2+l1"), 16, 3)
-    roomy = check_alone(base, graph, data).joint.together
-    tight = check_alone(base, graph, data, memory=roomy.bytes - 1).joint.together
-    assert {path for *_, path in roomy.wanted.entries} > {""} == {path for *_, path in tight.wanted.entries}
+    roomy = check_alone(base, graph, data).joint_passes
+    tight = check_alone(base, graph, data, memory=roomy.bytes - 1).joint_passes
+    assert {path for *_, path in roomy.to_record.entries} > {""} == {path for *_, path in tight.wanted.entries}
     assert 0 < tight.bytes < roomy.bytes
     assert not tight.rebuilds
     assert flops(roomy) < flops(tight)
@@ -253,17 +254,18 @@ def test_what_saves_little_is_given_up_before_all_is_recorded_again() -> None:
 
 def test_what_does_not_fit_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing could be given up, the first rows are not recorded a second time before the batch's own."""
-    calls, own = [], Together._record
-    monkeypatch.setattr(Together, "_record", lambda self, rows: calls.append(len(rows)) or own(self, rows))
+    calls, own = [], JointPasses._record
+    monkeypatch.setattr(JointPasses, "_record", lambda self, rows: calls.append(len(rows)) or own(self, rows))
     model = IntervenedModel(three_blocks("llama"), double(cr.das(cr.Site(1, positions="last"), 16, 3)))
-    plan(model, examples("llama", "right"), check=False, memory=0).scored(torch.arange(2))
+    with plan(model, examples("llama", "right"), check=False, memory=0) as passes:
+        passes.scored(torch.arange(2))
     assert calls == [4, 2]
 
 
-def flops(together: Together) -> int:
+def flops(passes: JointPasses) -> int:
     """Of one forward of all rows, recorded before."""
     with FlopCounterMode(display=False) as counter:
-        together.scored(torch.arange(4), [True])
+        passes.scored(torch.arange(4), [True])
     return counter.get_total_flops()
 
 

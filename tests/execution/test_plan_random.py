@@ -91,8 +91,7 @@ def test_random_graphs(question: Question) -> None:
     except PositionError:  # a token that a text does not have, or sides of unequal length
         assume(False)
     full = [FullPasses(model, data).scored(rows) for model in models]
-    joint = plan_all(models, data, check=False, memory=question.memory)
-    with computed_once():
+    with plan_all(models, data, check=False, memory=question.memory) as joint, computed_once():
         fast = joint.scored(rows)
     for model, mine, wanted in zip(models, fast, full, strict=True):
         torch.testing.assert_close(mine.logits, wanted.logits, rtol=1e-11, atol=1e-11, equal_nan=True)

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import causal_reft as cr
-from causal_reft.errors import GraphError, RunError, StorageError
-from causal_reft.execution.serving import Served, StackedFeaturizer
+from causal_reft.errors import FeaturizerError, GraphError, RunError, StorageError
+from causal_reft.execution.serving import Served
+from causal_reft.featurizers import RowsOfStack
 from tests.families import inputs_of, model_of, padded
 
 D = 16
@@ -135,8 +136,8 @@ def test_in_single_precision_a_served_batch_is_as_exact_as_the_plain_model():
 
 
 def test_the_steps_of_a_generation_bind_their_rows_once(monkeypatch):
-    calls, bind = [], StackedFeaturizer._bind
-    monkeypatch.setattr(StackedFeaturizer, "_bind", lambda self, rows: calls.append(len(rows)) or bind(self, rows))
+    calls, lay_out = [], RowsOfStack._lay_out
+    monkeypatch.setattr(RowsOfStack, "_lay_out", lambda self: calls.append(len(self.rows_of_tokens)) or lay_out(self))
     server, inputs = Served(model_of("llama")), batch(3)[0]
     server.add("a", cr.loreft(cr.Site(0, positions="last+generated"), D, 2, init="random"))
     counts = []
@@ -223,7 +224,7 @@ def test_what_stacks_the_graphs_is_not_stored_in_their_place(tmp_path):
     server.add("a", graph_of(0))
     with pytest.raises(StorageError, match="is no featurizer that a folder can name"):
         server._intervened.save_pretrained(tmp_path / "a")
-    with pytest.raises(GraphError, match="save the graphs themselves"):
+    with pytest.raises(FeaturizerError, match="save the graphs themselves"):
         server._intervened.graph["stack_0"].featurizer.config()
     server.graphs["a"].save(tmp_path / "a")
 

@@ -251,7 +251,7 @@ def test_one_head_of_a_source_moves_that_head_alone(name):
     own, theirs = one(name, whole, base), one(name, whole, source)
     size = width(name, where)
     wanted = torch.cat([own[..., :size], theirs[..., size : 2 * size], own[..., 2 * size :]], -1)
-    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-14, equal_nan=True)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", DECODERS)

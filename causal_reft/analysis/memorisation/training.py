@@ -9,6 +9,7 @@ that of all rows, in pieces of `batch_size`; so there is no order of the data an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -99,7 +100,11 @@ def learn(
     A lesson without anything to train has taken no steps.
     """
     classroom = _Classroom(model, tokenizer, lessons, recipe, passes)
-    with frozen(model), tqdm(total=recipe.steps, disable=not progress, desc="remember", leave=False) as bar:
+    with (
+        frozen(model),
+        classroom.loop,
+        tqdm(total=recipe.steps, disable=not progress, desc="remember", leave=False) as bar,
+    ):
         for _ in range(recipe.steps):
             if not classroom.step():
                 break
@@ -120,6 +125,7 @@ class _Classroom:
         passes: Callable[[IntervenedModel, Examples], Passes],
     ) -> None:
         self.recipe, self.lessons = recipe, lessons
+        self.loop: AbstractContextManager[object] = nullcontext()
         graph, examples = side_by_side(lessons, tokenizer)
         self.owner = torch.tensor([i for i, lesson in enumerate(lessons) for _ in lesson.records])
         self.parameters = [[p for p in lesson.graph.parameters() if p.requires_grad] for lesson in lessons]
@@ -129,7 +135,7 @@ class _Classroom:
         self.exact = torch.zeros(len(lessons), dtype=torch.bool)
         if not bool(self.learning.any()):
             return
-        self.passes = passes(IntervenedModel(model, graph, tokenizer), examples)
+        self.passes = self.loop = passes(IntervenedModel(model, graph, tokenizer), examples)
         self.optimizer = torch.optim.Adam([p for own in self.parameters for p in own], lr=recipe.lr)
         self.scheduler = learning_rate(recipe.schedule, self.optimizer, 0.0, recipe.steps)
 

@@ -1,7 +1,9 @@
-"""What must be computed for a dataset, and no more: exact shortcuts, checked against full passes, told in words.
+"""What must be computed for a dataset, and no more: exact shortcuts, checked against full passes, explained in text.
 
-plan       which shortcut each graph gets, the self-check, the words
-members    where a graph enters the model and which tokens it touches
-together   graphs on one causal decoder, computed jointly: recordings, windows, a staircase of entries
-lent       the shortcut for every other model: what other runs lend, kept
+plan            which shortcut each graph gets; the self-check (`selfcheck`), the text (`explain`)
+decoder         a causal decoder, and where each graph enters it
+windows         which tokens of each row are computed
+recorded_states what the base run computes without edits: keys and values of early tokens, hidden states
+source_cache    states that the base run takes from other runs; the one shortcut for models that are no decoders
+joint_passes    the logits of graphs on one decoder, in as few forwards as possible; each is a `joint_forward`
 """

@@ -1,4 +1,4 @@
-"""A plan in words and numbers: what runs, how often, over how many tokens and blocks, what it costs and what is kept.
+"""A plan as text: what runs, how often, over how many tokens and blocks, what it costs and what is cached.
 
 FLOPs are estimates from the sizes of the weights (two for each weight and token; twice that where a gradient flows back
 through frozen weights) and leave attention's products out. The benchmarks measure them.
@@ -6,33 +6,34 @@ through frozen weights) and leave attention's products out. The benchmarks measu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
-from causal_reft.execution.planning.collected import lending_runs
-from causal_reft.execution.planning.together import Group, Together
+from causal_reft.execution.planning.chosen_passes import ChosenPasses
+from causal_reft.execution.planning.joint_passes import Group, JointPasses
+from causal_reft.execution.planning.selfcheck import Check
+from causal_reft.execution.planning.source_cache import source_runs
 
-if TYPE_CHECKING:
-    from causal_reft.execution.planning.plan import JointPlan
-
-HEAD = ("what", "how often", "blocks", "tokens a row", "FLOPs a row", "kept")
+HEAD = ("what", "how often", "blocks", "tokens a row", "FLOPs a row", "cached")
 
 
-def explanation(plan: JointPlan) -> str:
+def explanation(plan: ChosenPasses) -> str:
     """The table, the checks, and the reasons."""
     rows = [HEAD]
     notes: list[str] = []
-    if reason := plan.why_full():
-        notes.append(f"everything in full for every batch: {reason}")
-    elif plan.together is not None:
-        rows += _rows(plan.together)
-        notes += _notes(plan.together)
+    if plan.joint_passes is not None:
+        rows += _rows(plan.joint_passes)
+        notes += _notes(plan.joint_passes)
+    if why_full := plan.why_full():
+        notes.append(
+            f"as the model is now, every run in full for every batch: {why_full}; fits and scores freeze it and "
+            "turn its dropout off first, so for them the rest of this plan holds"
+        )
     for reason in dict.fromkeys(plan.refused.values()):
         numbers = [n for n, r in plan.refused.items() if r == reason]
-        kept = [n for n in numbers if n in plan.lent]
-        what = "states of other runs are kept, the base run is computed in full" if kept else "every run in full"
-        if kept and plan.lent[kept[0]].plain:
-            what = "states of other runs and all that is computed before the first edit are kept"
+        caches = [plan.source_caches[n] for n in numbers if n in plan.source_caches]
+        what = "states of other runs are cached, the base run is computed in full" if caches else "every run in full"
+        if caches and caches[0].plain:
+            what = "states of other runs and all that is computed before the first edit are cached"
         notes.append(f"{_graphs(len(numbers))}: {what}; no blocks are skipped: {reason}")
     for number, ineffective in plan.ineffective.items():
         notes += [
@@ -40,39 +41,39 @@ def explanation(plan: JointPlan) -> str:
             for name, reason in ineffective.items()
         ]
     if plan.options.check:
-        notes.append(_checks(plan))
+        notes.append(_checks(plan.checks))
     title = f"Plan for {_graphs(len(plan.models))} on {len(plan.examples)} examples"
     return "\n".join([title, *(_table(rows) if len(rows) > 1 else []), *(f"  - {note}" for note in notes)])
 
 
-def _rows(together: Together) -> list[tuple[str, ...]]:
-    how_often = "every batch" if together.rebuilds else "once per example"
-    runs = dict.fromkeys(run for member in together.members for run in lending_runs(member.model.graph))
-    lent = [(f"run {run}", how_often, "to the deepest site", "", "", "states at the sites") for run in runs]
-    recorded = [_recorded_row(together, how_often)] if together.wanted.places else []
-    return [*lent, *recorded, *(_group_row(together, group) for group in together.groups)]
+def _rows(joint: JointPasses) -> list[tuple[str, ...]]:
+    how_often = "every batch" if joint.rebuilds else "once per example"
+    runs = dict.fromkeys(run for graph in joint.graphs for run in source_runs(graph.model.graph))
+    sources = [(f"run {run}", how_often, "to the deepest site", "", "", "states at the sites") for run in runs]
+    recorded = [_recorded_row(joint, how_often)] if joint.to_record.places else []
+    return [*sources, *recorded, *(_group_row(joint, group) for group in joint.groups)]
 
 
-def _recorded_row(together: Together, how_often: str) -> tuple[str, ...]:
-    wanted = together.wanted
-    last = max(block for block, _ in wanted.places)
-    tokens = _text(together) if wanted.entries else float(wanted.prefix.double().mean())
-    flops = sum(_weights(together, block) for block in range(last + 1)) * 2 * tokens
-    kept = f"{_bytes(together.bytes_per_row)} a row" if together.rebuilds is not None else "not built yet"
-    kept = f"{_bytes(together.bytes)} in all" if together.bytes else kept
-    return ("base, no edits", how_often, f"0-{last}", f"{tokens:.1f}", _number(flops), kept)
+def _recorded_row(joint: JointPasses, how_often: str) -> tuple[str, ...]:
+    asked = joint.to_record
+    last = max(block for block, _ in asked.places)
+    tokens = _text(joint) if asked.entries else float(asked.prefix.double().mean())
+    flops = sum(_weights(joint, block) for block in range(last + 1)) * 2 * tokens
+    cached = f"{_bytes(joint.bytes_per_row)} a row" if joint.rebuilds is not None else "not built yet"
+    cached = f"{_bytes(joint.bytes)} in all" if joint.bytes else cached
+    return ("base, no edits", how_often, f"0-{last}", f"{tokens:.1f}", _number(flops), cached)
 
 
-def _group_row(together: Together, group: Group) -> tuple[str, ...]:
-    windows = group.windows if together.uses_prefix else group.windows.from_the_beginning()
+def _group_row(joint: JointPasses, group: Group) -> tuple[str, ...]:
+    windows = group.windows if joint.uses_prefix else group.windows.without_prefix()
     tokens = float((windows.stop - windows.start).double().mean())
-    entries, n_blocks = [member.entry for member in group.members], together.decoder.n_blocks
-    blocks = sum(_weights(together, block) for entry in entries for block in range(entry + 1, n_blocks))
-    reads = float(together.data.reads.columns.counts.double().mean())
-    head = sum(p.numel() for p in together.decoder.head.parameters()) * reads * len(entries)
+    entries, n_blocks = [graph.entry for graph in group.graphs], joint.decoder.n_blocks
+    blocks = sum(_weights(joint, block) for entry in entries for block in range(entry + 1, n_blocks))
+    reads = float(joint.data.scored.counts.double().mean())
+    head = sum(p.numel() for p in joint.decoder.head.parameters()) * reads * len(entries)
     first = f"{min(entries) + 1}-{n_blocks - 1}" if min(entries) + 1 < n_blocks else "none"
     shape = " as a staircase" if len(set(entries)) > 1 else " stacked" if len(entries) > 1 else ""
-    where = f"{tokens:.1f} of {_text(together):.1f}, head {reads:.1f}"
+    where = f"{tokens:.1f} of {_text(joint):.1f}, head {reads:.1f}"
     return (
         f"base, {_graphs(len(entries))}{shape}",
         "every batch",
@@ -83,46 +84,45 @@ def _group_row(together: Together, group: Group) -> tuple[str, ...]:
     )
 
 
-def _text(together: Together) -> float:
+def _text(joint: JointPasses) -> float:
     """Real tokens of a row, on average."""
-    mask = together.data.inputs.mask
+    mask = joint.data.inputs.mask
     assert mask is not None
     return float((mask != 0).sum(1).double().mean())
 
 
-def _notes(together: Together) -> list[str]:
+def _notes(joint: JointPasses) -> list[str]:
     found = []
-    if together.decoder.prefix_refused:
-        found.append(f"early tokens are computed again in every step: {together.decoder.prefix_refused}")
-    if together.rebuilds:
-        size = _bytes(together.bytes_per_row * len(together.examples))
+    if joint.decoder.prefix_refused:
+        found.append(f"early tokens are computed again in every step: {joint.decoder.prefix_refused}")
+    if joint.rebuilds:
+        size = _bytes(joint.bytes_per_row * len(joint.examples))
         found.append(
-            f"recorded again for every batch: {size} would be kept, the budget is {_bytes(together.memory)} "
-            f"(memory=...)"
+            f"recorded again for every batch: {size} would be cached, the budget is {_bytes(joint.memory)} (memory=...)"
         )
-    if any(path for _, _, path in together.wanted.entries):
-        found.append("kept too: queries, keys and values that no edit touches, in the first block behind each entry")
-    if together.place.dtype is not None:
-        found.append(f"keys and values are kept in {together.place.dtype}: not exact")
-    if any(member.entry < 0 for member in together.members):
+    if any(path for _, _, path in joint.to_record.entries):
+        found.append("cached too: queries, keys and values of unedited tokens in the first block after each entry")
+    if joint.format.dtype is not None:
+        found.append(f"keys and values are cached in {joint.format.dtype}: not exact")
+    if any(graph.entry < 0 for graph in joint.graphs):
         found.append("a graph edits inside block 0 or before it, so no block is skipped for it")
     return found
 
 
-def _checks(plan: JointPlan) -> str:
-    if not plan.checks:
+def _checks(checks: Mapping[int, Check]) -> str:
+    if not checks:
         return "self-check: on the first batch (check=False switches it off)"
-    seconds = sum(check.seconds for check in plan.checks.values())
+    seconds = sum(check.seconds for check in checks.values())
     worst = max(
-        plan.checks.values(),
+        checks.values(),
         key=lambda check: max(check.logits, check.gradient if check.gradient == check.gradient else 0.0),
     )
-    passed = sum(check.passed for check in plan.checks.values())
-    return f"self-check: {passed} of {_graphs(len(plan.checks))} passed in {seconds:.2f} s; worst: {worst}"
+    passed = sum(check.passed for check in checks.values())
+    return f"self-check: {passed} of {_graphs(len(checks))} passed in {seconds:.2f} s; worst: {worst}"
 
 
-def _weights(together: Together, block: int) -> int:
-    return sum(p.numel() for p in together.decoder.blocks.modules[block].parameters())
+def _weights(joint: JointPasses, block: int) -> int:
+    return sum(p.numel() for p in joint.decoder.blocks.modules[block].parameters())
 
 
 def _graphs(count: int) -> str:
@@ -137,7 +137,7 @@ def _number(value: float | int) -> str:
 
 
 def _bytes(value: float | int) -> str:
-    return f"{_number(value)}B".replace("kB", "kB") if value >= 1e3 else f"{value:.0f} B"
+    return f"{_number(value)}B" if value >= 1e3 else f"{value:.0f} B"
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -1,25 +1,30 @@
-"""Which tokens of each row must be computed: from the first one that an edit touches or the loss reads, to the last
-one read.
+"""The window of each row: the tokens from the first that is edited or scored to the last that is scored.
 
-Everything before the window is the same in every step (the model is causal), so it is computed once; everything after
-it is read by nobody. A window starts at another token in each row: prefixes are aligned on the right, windows on the
-left.
+In a causal model the tokens before the window, its prefix, are the same in every step and computed once; the tokens
+after it affect no scored logit. Windows start at different tokens in different rows: prefixes are aligned on the right,
+windows on the left.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
 from causal_reft.execution.examples import Examples, TargetPositions
-from causal_reft.execution.inputs import Inputs
+from causal_reft.execution.inputs import Inputs, parse_inputs
+from causal_reft.execution.intervened_model import IntervenedModel
+from causal_reft.execution.output_layout import NEXT_TOKEN
+from causal_reft.execution.passes import on_device
 from causal_reft.sites import UNNAMED, Positions, Tokens, mentions
 from causal_reft.tensors import Bool, Int, Tensor
 
+Tables = Mapping[tuple[str | None, Positions], "TokenTable"]
+
 
 @dataclass(frozen=True)
-class Table:
+class TokenTable:
     """For each row of a dataset, a few columns of its text in the order in which they are named, with their mentions
     (see `Tokens`); the first `counts[row]` slots of a row are used."""
 
@@ -29,19 +34,19 @@ class Table:
     n_parts: int = 1
 
     @staticmethod
-    def of(tokens: Tokens) -> Table:
+    def of(tokens: Tokens) -> TokenTable:
         """The tokens of a whole text."""
         shape = len(tokens.counts), int(tokens.counts.max()) if len(tokens.counts) else 0
         cells = tokens.rows, tokens.ordinal
         columns, mention = (
             torch.zeros(shape, dtype=torch.int64).index_put(cells, t) for t in (tokens.columns, tokens.mention)
         )
-        return Table(columns, mention, tokens.counts, tokens.n_parts)
+        return TokenTable(columns, mention, tokens.counts, tokens.n_parts)
 
     @staticmethod
-    def of_mask(named: Bool[Tensor, "row pos"]) -> Table:
+    def of_mask(named: Bool[Tensor, "row pos"]) -> TokenTable:
         """The true cells of a mask, from left to right."""
-        return Table.of(Tokens.of(torch.where(named, torch.arange(named.shape[1]), UNNAMED)))
+        return TokenTable.of(Tokens.of(torch.where(named, torch.arange(named.shape[1]), UNNAMED)))
 
     def tokens(self, rows: Int[Tensor, " batch"]) -> Tokens:
         """The named tokens of some rows; rows in the result count within the batch, columns within the whole text."""
@@ -60,10 +65,6 @@ class Table:
         leftmost, rightmost = columns.amin(1), columns.amax(1)
         return tuple(torch.where(self.counts > 0, edge, otherwise) for edge in (leftmost, rightmost))  # type: ignore[return-value]
 
-    def any_in(self, other: Table, width: int) -> bool:
-        """Whether a row names a column that the other table names too."""
-        return bool((self.mask(width) & other.mask(width)).any())
-
     def mask(self, width: int) -> Bool[Tensor, "row pos"]:
         """The cells as a mask again."""
         tokens = self.tokens(torch.arange(len(self.counts)))
@@ -72,44 +73,64 @@ class Table:
         return named
 
 
-def named_columns(inputs: Inputs, positions: Positions, active: Tensor | None) -> Table:
-    """The columns that `positions` names in a run of a whole dataset, in its active rows."""
-    assert inputs.width is not None
-    named = mentions(positions, inputs.prompt(inputs.width), inputs.spans).cpu()
-    if active is not None:
-        named = named.where(active.cpu()[:, None], UNNAMED)
-    return Table.of(Tokens.of(named, len(positions.parts)))
+@dataclass
+class TextData:
+    """The base run of a whole dataset, parsed once, and the logits that the loss reads in it.
 
+    Attributes:
+        inputs: the base run.
+        scored: the columns whose logits are read.
+        targets: the class that is expected at each of them.
+    """
 
-@dataclass(frozen=True)
-class ReadTable:
-    """The logits that the loss reads, for every row of a dataset."""
-
-    columns: Table
+    inputs: Inputs
+    scored: TokenTable
     targets: Int[Tensor, "row slot"]
+    _tables: dict[tuple[object, Positions], TokenTable] = field(default_factory=dict)
 
     @staticmethod
-    def of(examples: Examples, width: int) -> ReadTable:
-        """From the labels of text examples."""
+    def of(model: IntervenedModel, examples: Examples) -> TextData | str:
+        """From examples; or the reason why their base run is no text."""
+        inputs = parse_inputs("base", on_device(examples.runs["base"], model.device), model.base_model)
+        if inputs.width is None or "input_ids" not in inputs.kwargs:
+            return "the base run is not a text"
+        if examples.layout not in (None, NEXT_TOKEN):
+            return "the model is not a causal language model"
         reads = TargetPositions.of(examples)
         assert reads.columns is not None
         rows, columns = reads.rows.cpu(), reads.columns.cpu()
-        named = torch.zeros(len(examples), width, dtype=torch.bool)
+        named = torch.zeros(len(examples), inputs.width, dtype=torch.bool)
         named[rows, columns] = True
-        table = Table.of_mask(named)
-        ordinal = (named.cumsum(1) - 1)[rows, columns]
+        table, ordinal = TokenTable.of_mask(named), (named.cumsum(1) - 1)[rows, columns]
         targets = torch.zeros_like(table.columns).index_put((rows, ordinal), reads.targets.cpu())
-        return ReadTable(table, targets)
+        return TextData(inputs, table, targets)
 
     def reads(self, rows: Int[Tensor, " batch"]) -> TargetPositions:
         """What is read in a batch; columns count within the whole text."""
-        tokens = self.columns.tokens(rows)
+        tokens = self.scored.tokens(rows)
         return TargetPositions(tokens.rows, tokens.columns, self.targets[rows][tokens.rows, tokens.ordinal])
+
+    def table(self, node: str | None, positions: Positions) -> TokenTable:
+        """The columns that positions name, in the rows where a node is active."""
+        active = self.inputs.active.get(node) if node is not None else None
+        key = (node if active is not None else None, positions)
+        if key not in self._tables:
+            assert self.inputs.width is not None
+            named = mentions(positions, self.inputs.prompt(self.inputs.width), self.inputs.spans).cpu()
+            if active is not None:
+                named = named.where(active.cpu()[:, None], UNNAMED)
+            self._tables[key] = TokenTable.of(Tokens.of(named, len(positions.parts)))
+        return self._tables[key]
+
+    def text_start(self) -> Int[Tensor, " row"]:
+        """The first column of each row's text."""
+        assert self.inputs.mask is not None
+        return (self.inputs.mask != 0).long().argmax(1).cpu()
 
 
 @dataclass(frozen=True)
 class Windows:
-    """For each row, columns of its text: where it begins, and which part start <= column < stop is computed."""
+    """For each row, columns of its text: where it begins, and the window start <= column < stop."""
 
     text: Int[Tensor, " row"]
     start: Int[Tensor, " row"]
@@ -133,7 +154,7 @@ class Windows:
         """The same in a text without its first columns."""
         return Windows(self.text - columns, self.start - columns, self.stop - columns)
 
-    def from_the_beginning(self) -> Windows:
+    def without_prefix(self) -> Windows:
         """The same without a prefix."""
         return Windows(self.text, self.text, self.stop)
 
@@ -142,11 +163,11 @@ class Windows:
         return torch.equal(self.start, other.start) and torch.equal(self.stop, other.stop)
 
     def columns(self) -> Int[Tensor, "row window"]:
-        """The text column of every cell of the batch of windows; cells behind a row's end repeat its last column."""
+        """The text column of every cell of the batch of windows; cells after a row's end repeat its last column."""
         return torch.minimum(self.start[:, None] + torch.arange(self.width), self.stop[:, None] - 1)
 
     def used(self) -> Bool[Tensor, "row window"]:
-        """The cells that are not behind a row's end."""
+        """The cells up to each row's end."""
         return torch.arange(self.width) < (self.stop - self.start)[:, None]
 
     def mask(self) -> Int[Tensor, "row key"]:
@@ -156,17 +177,17 @@ class Windows:
 
 
 class WindowTokens:
-    """Which cells of one batch of windows a table names; every table is looked up once."""
+    """Which cells of a batch of windows a table names; each table is looked up once."""
 
     def __init__(
         self, index: Int[Tensor, " batch"], start: Int[Tensor, " batch"], width: int, device: torch.device
     ) -> None:
         self.index, self.start, self.width, self.device = index, start, width, device
-        self._known: dict[int, Tokens] = {}
+        self._found: dict[int, Tokens] = {}
 
-    def of(self, table: Table) -> Tokens:
+    def of(self, table: TokenTable) -> Tokens:
         """The named tokens inside the windows; they keep their ordinals and the totals of their rows."""
-        if id(table) not in self._known:
+        if id(table) not in self._found:
             tokens = table.tokens(self.index)
             columns = tokens.columns - self.start[tokens.rows]
             inside = (columns >= 0) & (columns < self.width)
@@ -179,5 +200,5 @@ class WindowTokens:
                 n_parts=tokens.n_parts,
                 total=tokens.total,
             )
-            self._known[id(table)] = shown.to(self.device)
-        return self._known[id(table)]
+            self._found[id(table)] = shown.to(self.device)
+        return self._found[id(table)]
