@@ -278,10 +278,14 @@ def main() -> None:
 def summary(table: pd.DataFrame) -> str:
     """The promise: coverage of 95 +- 3 %, or a warning."""
     outside = table[(table["coverage"] < LOWEST) & (table["iia"] < 1)]
-    said = outside[outside["silent"] <= 1 - LOWEST]
+    several, one = table[(table["seeds"] > 1) & (table["iia"] < 1)], table[table["seeds"] == 1]["coverage"]
+    most, widths = several["coverage"], several.groupby("seeds")["width"].mean()
     return (
-        f"{len(table)} settings: coverage {table['coverage'].min():.3f} to {table['coverage'].max():.3f}; "
-        f"{len(outside)} below {LOWEST}, of which {len(said)} with a warning"
+        f"{len(table)} settings: {len(outside)} cover less than {LOWEST}, {(outside['seeds'] == 1).sum()} of them with "
+        f"one seed; misses without a warning: at most {table['silent'].max():.3f}; coverage with one seed from "
+        f"{one.min():.3f}, with more {most.min():.3f} to {most.max():.3f}, in {most.between(LOWEST, HIGHEST).sum()} of "
+        f"{len(most)} within {LOWEST} to {HIGHEST}; mean width by seeds "
+        + ", ".join(f"{n}: {width:.2f}" for n, width in widths.items())
     )
 
 

@@ -167,20 +167,29 @@ class Tables:
     def controlled(self, cell: Cell) -> Controlled:
         """The controls of a fit's place in the grid."""
         rank = sum(self.cells[cell].facts["ranks"].values())
-        arrays = next(
-            found.arrays
-            for c, found in self.cells.items()
-            if (c.kind, c.variable, c.site, c.rank) == (CONTROLS, cell.variable, cell.site, rank)
-        )
+        arrays = self._controls[cell.variable, cell.site, rank]
         rivals = {"no_edit": arrays["no_edit.iia"][None], "random": arrays["random.iia"]}
         rivals |= {"pca": arrays["pca.iia"][None]} if "pca.iia" in arrays else {}
-        place = {"variable": cell.variable, "site": cell.site, "featurizer": cell.featurizer}
-        for name, wanted in (("permuted", {"labels": PERMUTED}), ("shuffled", {"network": SHUFFLED})):
-            twins = self.fits(**place, **wanted)
+        for name in (PERMUTED, SHUFFLED):
+            twins = self._twins.get((cell.variable, cell.site, cell.featurizer, name))
             rivals |= {name: self.scores(twins)} if twins else {}
         return Controlled(
             rivals, float(arrays["full_patch.iia"].mean()) if "full_patch.iia" in arrays else float("nan")
         )
+
+    @cached_property
+    def _controls(self) -> dict[tuple[str, int, int], Mapping[str, np.ndarray]]:
+        return {(c.variable, c.site, c.rank): self.cells[c].arrays for c in self.cells if c.kind == CONTROLS}
+
+    @cached_property
+    def _twins(self) -> dict[tuple[str, int, int, str], list[Cell]]:
+        """The fits to permuted labels and on shuffled weights of each place in the grid."""
+        found: dict[tuple[str, int, int, str], list[Cell]] = {}
+        for cell in self.fits():
+            for name in (PERMUTED, SHUFFLED):
+                if name in (cell.labels, cell.network):
+                    found.setdefault((cell.variable, cell.site, cell.featurizer, name), []).append(cell)
+        return found
 
     @cached_property
     def records(self) -> pd.DataFrame:
@@ -216,13 +225,23 @@ class Tables:
 
     def _score(self, cell: Cell) -> dict[str, Any]:
         arrays = self.cells[cell].arrays
+        return {
+            **self._means(cell),
+            **_interval_columns(mean_interval(arrays["report.iia"], self._clusters(cell))),
+        }
+
+    def _means(self, cell: Cell) -> dict[str, float]:
+        arrays = self.cells[cell].arrays
         values = {name: arrays[f"report.{name}"] for name in METRICS if f"report.{name}" in arrays}
-        kinds = self.rows[cell.variable]["kind"].to_numpy()
-        return {**summary(values, kinds), **_interval_columns(mean_interval(values["iia"], self._clusters(cell)))}
+        return summary(values, self._kinds[cell.variable])
+
+    @cached_property
+    def _kinds(self) -> dict[str, np.ndarray]:
+        return {name: rows["kind"].to_numpy() for name, rows in self.rows.items()}
 
     def _grid_row(self, cells: list[Cell], seeds: SeedVariance) -> dict[str, Any]:
         scores, controls, clusters = self.scores(cells), self.controlled(cells[0]), self._clusters(cells[0])
-        single = pd.DataFrame([self._score(cell) for cell in cells])
+        single = pd.DataFrame([self._means(cell) for cell in cells])
         averaged = ["cause", "isolate", "disentangle", *(m for m in METRICS if m in single)]
         means = {name: float(single[name].mean()) for name in averaged}
         place = {key: value for key, value in self._place(cells[0]).items() if key != "seed"}
