@@ -8,6 +8,7 @@ becomes one line that says how to go on, and exit code 130.
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 from causal_reft import __version__
 from causal_reft.errors import CausalReftError, nearest
 from causal_reft.experiments.options import PROGRAM, Parser
+from causal_reft.sweeps.store import DESCRIPTION
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _run(command: Command, words: Sequence[str]) -> int:
         print(f"{parser.prog}: {_in_one_line(error)}", file=sys.stderr)
         return 2
     finally:
-        _remove_empty(new)
+        _remove_unused(new)
 
 
 def _in_one_line(error: BaseException) -> str:
@@ -125,10 +127,8 @@ def _in_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders that this call has made and left empty, innermost first."""
+def _remove_unused(folders: Sequence[Path]) -> None:
+    """Remove folders that this call has made, innermost first, where it has left nothing but the experiment's name."""
     for folder in folders:
-        if folder.is_dir() and not any(path.is_file() for path in folder.rglob("*")):
-            for inner in sorted(folder.rglob("*"), reverse=True):
-                inner.rmdir()
-            folder.rmdir()
+        if folder.is_dir() and {path.name for path in folder.rglob("*") if path.is_file()} <= {DESCRIPTION}:
+            shutil.rmtree(folder)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from causal_reft.data import embedded_folder
+from causal_reft.errors import DataError
 from causal_reft.experiments import command_line
 from causal_reft.experiments.command_line import EXPERIMENTS, main
+from causal_reft.experiments.composition import METHODS
 from causal_reft.training import learner
 
 TEXT = "Anna carries her mouse because it is happy. Soon she sweeps the floor."
@@ -76,6 +78,18 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(mistake: str, capsys: pytest
     assert not Path("runs").exists()
 
 
+def test_a_call_that_fails_in_its_first_cell_leaves_the_folder_to_other_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(experiment, seed: int):
+        raise DataError("this learning rate diverges")
+
+    monkeypatch.setitem(METHODS, "one joint edit", failing)
+    assert run("compose", "--seeds", "1", "--methods", "one joint edit") == 2
+    assert "compose: this learning rate diverges" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
 def test_the_traceback_is_shown_where_it_is_asked_for() -> None:
     with pytest.raises(FileNotFoundError):
         run("memorise", "--model", "m", "--text", "x.txt", "--traceback")
@@ -102,7 +116,7 @@ def test_ctrl_c_stores_no_half_trained_cell_and_says_how_to_go_on(
     assert said.err.splitlines()[-1].endswith(
         "python -m causal_reft compose --seeds 1 --methods 'one joint edit' --folder run"
     )
-    assert not list(Path("run/cells").iterdir())
+    assert not Path("run").exists()
 
 
 def test_an_interrupted_demo_stops(monkeypatch: pytest.MonkeyPatch) -> None:
