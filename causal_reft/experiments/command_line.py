@@ -18,7 +18,6 @@ from pathlib import Path
 from causal_reft import __version__
 from causal_reft.errors import CausalReftError, nearest
 from causal_reft.experiments.options import PROGRAM, Parser
-from causal_reft.sweeps.store import DESCRIPTION
 
 
 @dataclass(frozen=True)
@@ -129,6 +128,8 @@ def _in_one_line(error: BaseException) -> str:
 
 def _remove_unused(folders: Sequence[Path]) -> None:
     """Remove folders that this call has made, innermost first, where it has left nothing but the experiment's name."""
+    from causal_reft.sweeps.store import DESCRIPTION
+
     for folder in folders:
         if folder.is_dir() and {path.name for path in folder.rglob("*") if path.is_file()} <= {DESCRIPTION}:
             shutil.rmtree(folder)

@@ -60,7 +60,7 @@ def equality(folder: Path | None, networks: int = 1, seeds: int = 1):
 PROGRAMS = {
     "memorisation": lambda folder: grid(folder, seeds=tuple(range(8))).run(progress=False),
     "composition": lambda folder: run_composition(composition(), folder, range(24), ["one joint edit"], progress=False),
-    "equality": lambda folder: equality(folder, networks=2, seeds=2),
+    "equality": lambda folder: equality(folder, networks=2),
 }
 
 if __name__ == "__main__":
