@@ -21,11 +21,11 @@ Cells = tuple[Tensor, Tensor, Tensor]
 
 
 def cells(batch: dict[str, Tensor], where: str, run: str) -> Cells:
-    """Rows, columns and ordinals of the named tokens, counted by hand."""
+    """Rows, columns and ordinals of the tokens in the order in which they are named, counted by hand."""
     found = []
     for row, mask in enumerate(batch["attention_mask"].tolist()):
         start, length = mask.index(1), sum(mask)
-        named = {"single": [length - 2], "several": [0, 2, length - 1], "ragged": sorted(SPANS[run][row])}[where]
+        named = {"single": [length - 2], "several": [0, 2, length - 1], "ragged": SPANS[run][row]}[where]
         found += [(row, start + index, ordinal) for ordinal, index in enumerate(named)]
     rows, columns, ordinals = torch.tensor(found).T
     return rows, columns, ordinals
