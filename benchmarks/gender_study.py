@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
 
 import causal_reft as cr
-from causal_reft.alignment.cell import CONTROLS, Cell, Group
-from causal_reft.alignment.work import run_group
+from causal_reft.alignment.compute import run_group
+from causal_reft.alignment.grid import CONTROLS, Cell, Group
 from causal_reft.tasks.pronouns import pronouns
 
 # fmt: off
@@ -54,19 +54,21 @@ def gender_study(folder: str | None, seeds: range = range(5), cells_at_once: int
 
 def count_flops(study: cr.Study) -> None:
     """What the fits of seed 0, and the controls of the same sites, cost together and apart."""
-    fits = [group.cells for group in study.groups if (group.shared.seed, group.shared.role) == (0, "study")]
+    fits = [group for group in study.prepare().groups if (group[0].seed, group[0].role) == (0, "study")]
     controls = [tuple(Cell(CONTROLS, c.variable, c.site, rank=4, role="control") for c in cells) for cells in fits]
     for cells in (*fits, *controls):
-        together, apart = flops(study, [Group(cells)]), flops(study, [Group((cell,)) for cell in cells])
-        words = ", ".join([cells[0].kind, *cells[0].differences, f"{len(cells)} cells"])
-        print(f"{words}: {together / 1e9:.1f} GFLOPs together, {apart / 1e9:.1f} alone, x{apart / together:.2f}")
+        together, apart = flops(study, [cells]), flops(study, [(cell,) for cell in cells])
+        print(
+            f"{cells[0].kind}, {len(cells)} cells: {together / 1e9:.1f} GFLOPs together, {apart / 1e9:.1f} one by one"
+        )
+        print(f"  x{apart / together:.2f}")
 
 
 def flops(study: cr.Study, groups: list[Group]) -> int:
     """Counted, not estimated."""
     with FlopCounterMode(display=False) as counter:
         for group in groups:
-            run_group(study.work, group)
+            run_group(study.prepare().work, group)
     return counter.get_total_flops()
 
 
@@ -83,6 +85,7 @@ def main() -> None:
         return count_flops(gender_study(None))
     study = gender_study(options.folder, cells_at_once=options.cells_at_once)
     print(study)
+    print(study.plan())
     start = time.perf_counter()
     if options.workers > 1:
         with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:

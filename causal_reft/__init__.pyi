@@ -81,6 +81,7 @@ from causal_reft.sites import Site as Site
 from causal_reft.sites import register_architecture as register_architecture
 from causal_reft.sites import site_grid as site_grid
 from causal_reft.training import History as History
+from causal_reft.training import Recipe as Recipe
 from causal_reft.training import fit as fit
 from causal_reft.training import fit_many as fit_many
 

@@ -2,10 +2,10 @@
 
 from causal_reft.alignment.alignment import Alignment, mixed
 from causal_reft.alignment.controls import random_scores
-from causal_reft.alignment.design import Controls
 from causal_reft.alignment.encoding import Encoding, TensorEncoding, TextEncoding
+from causal_reft.alignment.grid import Controls
 from causal_reft.alignment.illusion import IllusionReport
-from causal_reft.alignment.network_source import digest_of
+from causal_reft.alignment.network import digest_of
 from causal_reft.alignment.preparation import Sampling
 from causal_reft.alignment.results import StudyResult
 from causal_reft.alignment.score import Score

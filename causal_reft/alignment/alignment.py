@@ -11,7 +11,7 @@ fitted and scored on single variables, on several at once, and on mixtures of bo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,7 +76,7 @@ class Alignment:
         data: Data,
         encoding: Any,
         *,
-        recipe: Recipe = DEFAULT_RECIPE,
+        recipe: Recipe | Mapping[str, object] = DEFAULT_RECIPE,
         loss: Loss = cross_entropy,
         progress: bool = True,
     ) -> History:
@@ -87,11 +87,12 @@ class Alignment:
             data: counterfactuals, or several sets of them for different variables, which are then mixed in every batch
                 (interchanges of one variable that must leave the answer alone train isolation: MDAS).
             encoding: a tokenizer or an `Encoding`.
-            recipe: every setting of the fit; `penalty` weighs the size of masks (Boundless DAS, DBM).
+            recipe: every setting of the fit, or a mapping of what differs from `DEFAULT_RECIPE`; `penalty` weighs the
+                size of masks (Boundless DAS, DBM).
         """
         joined = mixed(data)
-        model = IntervenedModel(network, self.graph_for(joined))
-        return fit(model, as_encoding(encoding).examples(joined), loss=loss, progress=progress, **vars(recipe))
+        model, recipe = IntervenedModel(network, self.graph_for(joined)), Recipe.of(recipe, DEFAULT_RECIPE)
+        return fit(model, as_encoding(encoding).examples(joined), loss=loss, progress=progress, recipe=recipe)
 
     def iia(
         self, network: nn.Module, data: Data, encoding: Any, *, draws: int = 100, seed: int = 0, batch_size: int = 64

@@ -54,7 +54,7 @@ class IllusionReport:
     projections: pd.DataFrame
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """What the figures say, in sentences."""
         effects = self.effects.set_index("patch")
         return "\n".join([self._read_sentence(), *self._effect_sentences(effects), self._distance_sentence()])
@@ -115,7 +115,7 @@ class IllusionReport:
         )
 
     def __repr__(self) -> str:
-        return self.words
+        return self.text
 
 
 def illusion_report(

@@ -8,8 +8,7 @@ any edit; how many were dropped, and why, goes into the report.
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,19 +17,18 @@ import pandas as pd
 import torch
 from torch import nn
 
+from causal_reft.alignment.compute import Part, VariableData
 from causal_reft.alignment.encoding import Encoding
 from causal_reft.alignment.metrics import row_kinds
 from causal_reft.alignment.rows import clusters_of, factors_of, target_examples
-from causal_reft.alignment.scoring import NO_EDIT, evaluated, score_rows, states_at
-from causal_reft.alignment.work import Part, VariableData
+from causal_reft.alignment.scoring import NO_EDIT, score_rows, states_at
 from causal_reft.causal import CausalModel, CounterfactualDataset, Splits, Task, keep_solved, split_settings
 from causal_reft.causal.counterfactuals import PROMPT, TEXT
 from causal_reft.errors import StudyError
-from causal_reft.execution import Examples, FullPasses
-from causal_reft.seeds import derive, numpy_stream
+from causal_reft.execution import Examples
+from causal_reft.seeds import SEEDS_ARE, derive, is_seed, numpy_stream
 from causal_reft.sites import Site
 from causal_reft.tensors import Tensor
-from causal_reft.training import frozen
 
 PARTS = ("train", "select", "test")
 LARGEST_POOL = 20_000
@@ -59,16 +57,31 @@ class Sampling:
     solved: bool = True
     unit: str = "pair"
 
+    def __post_init__(self) -> None:
+        if not is_seed(self.seed):
+            raise StudyError(f"Sampling(seed={self.seed!r}): {SEEDS_ARE}")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """One variable alternative: what workers are sent, what results say about report rows, and what was dropped."""
 
     data: VariableData
     records: pd.DataFrame
     dropped: Mapping[str, int]
-    seconds_per_row: float
     digest: str
+
+    @property
+    def counts(self) -> str:
+        """How many rows each part has, and how many were dropped and why."""
+        shown = [f"{count} {why}" for why, count in self.dropped.items() if count]
+        dropped = f" (dropped: {', '.join(shown)})" if shown else ""
+        parts = {
+            "training": self.data.train,
+            "selection": self.data.select.examples,
+            "report": self.data.report.examples,
+        }
+        return ", ".join(f"{len(examples)} {name}" for name, examples in parts.items()) + f" rows{dropped}"
 
 
 def sampled(task: Task | CausalModel, variables: Sequence[str], how: Sampling) -> Splits:
@@ -100,8 +113,9 @@ def prepare(
     how: Sampling,
     control_seeds: Sequence[int],
     batch_size: int,
+    tick: Callable[[], object] = lambda: None,
 ) -> Prepared:
-    """Filter and encode the three parts.
+    """Filter and encode the three parts; `tick` is called after each.
 
     Raises:
         StudyError: fewer than 8 rows are left in a part.
@@ -111,6 +125,7 @@ def prepare(
         paired = part[encoding.equal_token_counts(part, [site.where for site in sites])]
         solved = _solved(network, encoding, paired, batch_size) if how.solved and len(paired) else paired
         kept[name] = solved if name == "train" else _different(solved)
+        tick()
         counts = {
             "unequal tokens": len(part) - len(paired),
             "not solved": len(paired) - len(solved),
@@ -137,8 +152,7 @@ def prepare(
         },
     )
     digest = _digest([data.train, data.select.examples, data.report.examples])
-    seconds = _seconds_per_row(network, encoding.clean_run(kept["train"], "base"))
-    return Prepared(data, _records(report, data.report.clusters[how.unit]), dropped, seconds, digest)
+    return Prepared(data, _records(report, data.report.clusters[how.unit]), dropped, digest)
 
 
 def width_at(network: nn.Module, site: Site, examples: Examples) -> int:
@@ -173,17 +187,6 @@ def _different(data: CounterfactualDataset) -> CounterfactualDataset:
     if PROMPT not in data.base:
         return data
     return data[np.sort(np.unique(clusters_of(data), return_index=True)[1])]
-
-
-def _seconds_per_row(network: nn.Module, examples: Examples) -> float:
-    """Of one full forward pass, by the clock, after one pass to warm up."""
-    rows = torch.arange(min(32, len(examples)))
-    with torch.no_grad(), frozen(network):
-        passes = FullPasses(evaluated(network, NO_EDIT), examples)
-        passes.scored(rows)
-        start = time.perf_counter()
-        passes.scored(rows)
-        return (time.perf_counter() - start) / len(rows)
 
 
 def _part(encoding: Encoding, data: CounterfactualDataset, task: Task | CausalModel | None, unit: str) -> Part:

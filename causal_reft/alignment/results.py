@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from causal_reft.alignment.cell import ILLUSION
+from causal_reft.alignment.grid import Grid
 from causal_reft.alignment.illusion import IllusionReport
+from causal_reft.alignment.report import headline, report_html, report_text
 from causal_reft.alignment.statistics import DIFFERENCE, UNBOUNDED, holm, mean_interval, paired_p
-from causal_reft.alignment.store import Store
-from causal_reft.alignment.tables import Tables
+from causal_reft.alignment.tables import StudyTables
 from causal_reft.errors import StudyError, nearest
+from causal_reft.sweeps import Store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,39 +32,52 @@ class StudyResult:
     """The result of a study. Columns are documented in `causal_reft.alignment.tables.COLUMNS`.
 
     Attributes:
-        description: everything that determined the numbers, as `study.json` holds it.
-        dropped: for each variable, why how many drawn rows were not used.
+        tables: the finished cells, from which everything else is read.
     """
 
-    description: Mapping[str, Any]
-    dropped: Mapping[str, Mapping[str, int]]
-    tables: Tables
-    seconds: float
+    tables: StudyTables
 
     @staticmethod
-    def load(folder: str | os.PathLike[str]) -> StudyResult:
-        """Read a finished study's folder.
+    def load(folder: str | os.PathLike[str], partial: bool = False) -> StudyResult:
+        """Read a study's folder; with `partial` also an unfinished one, of which `missing` says what is not there.
 
         Raises:
-            StudyError: no study there, or one with fits or controls that are not finished.
+            StudyError: no study there; one that is not finished, or has lost cells (without `partial`).
+            StorageError: its description or rows are damaged.
         """
-        store = Store(folder)
-        description, rows = store.description, store.rows
-        cells = store.all(description["digest"])
-        tables = Tables(description, rows, cells)
-        expected = len(rows) * description["n_main"] * len(description["sites"]) * len(description["seeds"])
-        found = len(tables.fits(role="study"))
-        if found < expected or not any(cell.kind == "controls" for cell in cells):
+        tables = StudyTables.of(Store.read(folder))
+        if not partial and tables.missing:
+            fits = Grid.of(tables.description).fits
+            expected = [cell for cell in fits if cell.role == "study"]
+            found = sum(cell in tables.cells for cell in expected)
             raise StudyError(
-                f"{folder} holds {found} of {expected} fits and {len(cells) - found} controls: the study is not "
-                "finished. Run it again: study.run()."
+                f"{folder} holds {found} of {len(expected)} fits; {len(tables.missing)} "
+                f"{tables.missing[0].kind} cells are missing: the study is not finished. Run it again: study.run(); or "
+                "read what there is: StudyResult.load(folder, partial=True)."
             )
-        return StudyResult(
-            description,
-            {name: columns["dropped"] for name, columns in rows.items()},
-            tables,
-            sum(cell.seconds for cell in cells.values()),
-        )
+        if not tables.fits(role="study"):
+            raise StudyError(f"{folder} holds no finished fit yet. Run the study: study.run().")
+        return StudyResult(tables)
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """Everything that determined the numbers, as `experiment.json` holds it."""
+        return self.tables.description
+
+    @property
+    def dropped(self) -> Mapping[str, Mapping[str, int]]:
+        """For each variable, why how many drawn rows were not used."""
+        return self.tables.dropped
+
+    @property
+    def missing(self) -> pd.DataFrame:
+        """One row for each cell that is not finished (of the first unfinished stage); empty for a finished study."""
+        return pd.DataFrame([vars(cell) for cell in self.tables.missing])
+
+    @property
+    def seconds(self) -> float:
+        """What all cells took together."""
+        return sum(result.seconds for result in self.tables.cells.values())
 
     @property
     def table(self) -> pd.DataFrame:
@@ -92,8 +106,7 @@ class StudyResult:
 
     def best(self, variable: str | None = None) -> pd.Series:
         """The row of `grid` with the highest IIA on the *selection* rows; its scores are those of the report rows."""
-        grid = self.grid[self.grid["variable"] == self._variable(variable)]
-        return grid.iloc[int(grid["select_iia"].to_numpy().argmax())]
+        return self.tables.best(self._variable(variable))
 
     def illusion(self, variable: str | None = None) -> IllusionReport:
         """The illusion report of the best site.
@@ -102,28 +115,17 @@ class StudyResult:
             StudyError: the study made none (`Controls(illusion=False)`, several variables at once, a non-linear map).
         """
         name = self._variable(variable)
-        facts = next(
-            (
-                found.facts
-                for cell, found in self.tables.cells.items()
-                if (cell.kind, cell.variable) == (ILLUSION, name)
-            ),
-            None,
-        )
-        if facts is None:
+        found = self.tables.illusion(name)
+        if found is None:
             raise StudyError(
                 f"The study holds no illusion report of {name!r}. It takes one variable in linear coordinates; "
                 "make it from the network: alignment.illusion(...)."
             )
-        return IllusionReport(
-            **{**facts, "effects": pd.DataFrame(facts["effects"]), "projections": pd.DataFrame(facts["projections"])}
-        )
+        return found
 
     def report(self, html: bool = False) -> str:
-        """What was found, in words: the headline, each site, controls, ladder, illusion, and what was dropped."""
-        from causal_reft.alignment.words import report_html, report_text
-
-        return report_html(self) if html else report_text(self)
+        """What was found, as text: the headline, each site, controls, ladder, illusion, and what was dropped."""
+        return report_html(self.tables) if html else report_text(self.tables)
 
     def heatmap(
         self, value: str = "iia", variable: str | None = None, featurizer: str | None = None, ax: Axes | None = None
@@ -199,9 +201,7 @@ class StudyResult:
         return mine.groupby(seen)[metric].mean()
 
     def __repr__(self) -> str:
-        from causal_reft.alignment.words import headline
-
-        return headline(self)
+        return headline(self.tables)
 
     def _repr_html_(self) -> str:
         return self.report(html=True)

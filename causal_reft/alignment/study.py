@@ -12,52 +12,51 @@ of cells, computed in groups that share passes.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from tqdm.auto import tqdm
 
 import causal_reft
-from causal_reft.alignment.cell import Cell, CellResult, Group, grouped
-from causal_reft.alignment.design import Controls, Design
+from causal_reft.alignment.compute import Work, build_graph, run_group, with_threads
 from causal_reft.alignment.encoding import Encoding, TextEncoding, as_encoding
-from causal_reft.alignment.ladder import ladder_recipes
-from causal_reft.alignment.network_source import NetworkSource, Source, digest_of
+from causal_reft.alignment.grid import Cell, Controls, FeaturizerRecipe, Grid, Group, grouped, ladder_recipes
+from causal_reft.alignment.network import NetworkSource, Source, fingerprint
 from causal_reft.alignment.preparation import Prepared, Sampling, prepare, sampled, width_at
 from causal_reft.alignment.results import StudyResult
-from causal_reft.alignment.store import SCHEMA, Store
-from causal_reft.alignment.work import FeaturizerRecipe, Work, build_graph, run_group
+from causal_reft.alignment.study_plan import StudyPlan, plan_of
 from causal_reft.causal import CausalModel, Splits, Task
 from causal_reft.errors import StudyError, nearest
 from causal_reft.featurizers import Featurizer
+from causal_reft.seeds import SEEDS_ARE, is_seed
 from causal_reft.sites import Site
+from causal_reft.sweeps import Store, going_on, run
 from causal_reft.training import Recipe
 
 STUDY_RECIPE = Recipe(epochs=8, batch_size=32, lr=1e-2, schedule="cosine")
+STAGES = ("fits", "controls", "follow-ups")
 
 
 class Study:
-    """See the module's text.
+    """What is to be computed. Making one checks it; the model is not run and no folder is written before `prepare`.
 
     Args:
         model: a folder or hub id, a function that returns the network, or a live network (then without an executor).
         tokenizer: a fast tokenizer, or an `Encoding` (`TensorEncoding(...)` for plain networks).
         task: a `Task`, or the `CausalModel` of a plain network; or None, with `data`.
         variable: what is interchanged: a name; several names joined by "+" ("left+right": each from its own source, in
-            orthogonal slices of one rotation); or a list of such alternatives.
+            orthogonal slices of one rotation); or a list of such alternatives. By default the task's, or all of `data`.
         sites: where to look.
         featurizer: `Subspace.of_rank(4)` or any function (d_model, seed) -> Featurizer; or a mapping label -> such.
-        seeds: of initialisation and data order.
+        seeds: of initialisation and data order; integers.
         folder: where finished cells are kept; by default a temporary one.
         data: ready rows for each variable alternative, instead of a task: `data.split(0.6, 0.2, 0.2)`, or a mapping.
         sampling: how rows are drawn from the task.
-        recipe: of every fit; its own seed is replaced.
+        recipe: of every fit, as a whole; or a mapping of what differs from `STUDY_RECIPE`, e.g. {"epochs": 20}. Its
+            seed is replaced.
         controls: how much is spent on them.
         match: "vocabulary": an answer is right where it is the most likely of all tokens; "choices": of the task's
             answers.
@@ -65,10 +64,14 @@ class Study:
         cells_at_once: how many cells may share passes; they are stored together, so an interruption loses as many.
         memory: bytes that a plan may keep; what does not fit is computed again for each batch.
         threads: of every worker.
-        device: where workers put the network.
+        device: where workers put the network that they load ("cpu" by default); a live network stays where it is.
+
+    `threads`, `device`, `memory`, `cells_at_once` and versions of the machine change no more than rounding: they are
+    kept as the provenance of each cell, and do not stop a folder from going on elsewhere.
 
     Raises:
-        StudyError: an empty grid, a folder of another study, too few rows, an unsuitable model.
+        StudyError: an empty grid, seeds that are no integers below 2^32, no task and no data, an unknown variable, an
+            unsuitable model.
     """
 
     def __init__(
@@ -80,81 +83,50 @@ class Study:
         variable: str | Sequence[str] | None = None,
         sites: Iterable[Site],
         featurizer: FeaturizerRecipe | Mapping[str, FeaturizerRecipe],
-        seeds: Iterable[int] = range(5),
+        seeds: Iterable[Any] = range(5),
         folder: str | os.PathLike[str] | None = None,
         data: Splits | Mapping[str, Splits] | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        recipe: Recipe = STUDY_RECIPE,
+        recipe: Recipe | Mapping[str, object] = STUDY_RECIPE,
         controls: Controls = Controls(),  # noqa: B008 - frozen
         match: Literal["vocabulary", "choices"] = "vocabulary",
         batch_size: int = 64,
         cells_at_once: int = 16,
         memory: int = 2 << 30,
         threads: int = 1,
-        device: str = "cpu",
+        device: str | None = None,
     ) -> None:
-        self.task, self.sites, self.seeds, self.controls = task, list(sites), [int(seed) for seed in seeds], controls
+        self.task, self.data, self.sites, self.seeds = task, data, tuple(sites), _checked_seeds(seeds)
         if not self.sites or not self.seeds:
             raise StudyError(f"A study needs sites and seeds; given: {len(self.sites)} sites, {len(self.seeds)} seeds.")
         if len(set(self.sites)) < len(self.sites) or len(set(self.seeds)) < len(self.seeds):
             raise StudyError("A site or a seed is given twice; each cell of the grid is one fit.")
         if cells_at_once < 1:
             raise StudyError(f"cells_at_once={cells_at_once}: at least one cell is computed at a time.")
-        torch_threads = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            source = NetworkSource.of(model, device)
-            splits = self._splits(variable, data, sampling)
-            network, encoding = source.network(), _matching(as_encoding(tokenizer), match, task)
-            self.prepared: dict[str, Prepared] = {
-                name: prepare(
-                    network, encoding, parts, task, self.sites, sampling, self.seeds[: controls.seeds], batch_size
-                )
-                for name, parts in splits.items()
-            }
-            first = next(iter(self.prepared.values())).data.train
-            widths = [width_at(network, site, first) for site in self.sites]
-        finally:
-            torch.set_num_threads(torch_threads)
-        self.labels, recipes = _labelled(featurizer, widths[0])
-        self.n_main = len(recipes)
-        ladder = ladder_recipes(recipes, self.labels, widths[0]) if controls.ladder else {}
-        self.labels = [*self.labels, *ladder]
-        self.work = Work(
-            source,
-            self.sites,
-            widths,
-            [*recipes, *ladder.values()],
-            {name: part.data for name, part in self.prepared.items()},
-            recipe,
-            controls.random,
-            batch_size,
-            threads,
-            memory,
-        )
-        self.cells_at_once = cells_at_once
-        self.design = Design(self.work, self.seeds, controls, self.n_main)
-        for cell in self.design.fits[:1]:
-            build_graph(self.work, cell)
-        self.sampling, self.match = sampling, match
-        self.description = self._described()
-        self.digest = self.description["digest"]
-        self.store = Store(os.fspath(folder) if folder is not None else self._temporary_folder())
-        self.store.open(
-            self.description,
-            {
-                name: part.records.to_dict("list") | {"dropped": dict(part.dropped)}
-                for name, part in self.prepared.items()
-            },
-        )
+        self.source, self.encoding = NetworkSource(model, device), _matching(as_encoding(tokenizer), match, task)
+        self.variables = _alternatives(task, data, variable)
+        self.featurizer, self.sampling, self.controls, self.match = featurizer, sampling, controls, match
+        self.recipe = Recipe.of(recipe, STUDY_RECIPE)
+        self.folder, self.batch_size, self.cells_at_once = folder, batch_size, cells_at_once
+        self.memory, self.threads = memory, threads
+        self._prepared: PreparedStudy | None = None
 
-    def _temporary_folder(self) -> str:
-        """A folder that goes when this object goes."""
-        folder = tempfile.mkdtemp(prefix="causal_reft-study-")
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return folder
+    def prepare(self, progress: bool = True) -> PreparedStudy:
+        """Load the model, draw, filter and encode the rows, and claim the folder; the second call gives the same.
 
-    # Running ----------------------------------------------------------------------------------------------------
+        Raises:
+            StudyError: too few rows are left; the folder holds another study.
+            StorageError: the folder cannot be written, or is damaged.
+        """
+        if self._prepared is None:
+            with with_threads(self.threads):
+                self._prepared = _prepared(self, progress)
+        return self._prepared
+
+    def plan(self) -> StudyPlan:
+        """What `run` will compute and cost with its shortcuts: FLOPs counted and time taken on a few real steps."""
+        prepared = self.prepare()
+        return plan_of(prepared.work, prepared.grid, self.cells_at_once)
 
     def run(self, executor: Any = None, progress: bool = True) -> StudyResult:
         """Compute what is missing, and return the result.
@@ -165,175 +137,256 @@ class Study:
             progress: whether to show a bar.
 
         Raises:
-            StudyError: a live network with an executor; a live network that changed since the study was made.
+            StudyError: a live network with an executor; a live network that changed since `prepare`.
+            KeyboardInterrupt: after a sentence that says what is kept; the same call goes on from there.
         """
         if executor is not None:
-            self.work.source.check_sendable()
-        if self.work.source.live and digest_of(self.work.source.network()) != self.work.source.digest:
+            self.source.check_sendable()
+        prepared = self.prepare(progress)
+        if self.source.is_live and fingerprint(self.source.given)["digest"] != prepared.work.source.digest:
             raise StudyError(
-                "The network's weights changed since the study was made. Make the study again from the network "
-                "as it is now."
+                "The network's weights changed since the study was made, or its modules or hooks. Make the study again "
+                "from the network as it is now."
             )
-        for stage, cells in zip(("fits", "controls", "ladder"), self._stages(), strict=True):
-            self._compute(stage, self._groups(cells), executor, progress)
+        with going_on(prepared.store):
+            for stage, cells in zip(STAGES, prepared.stages(), strict=True):
+                compute, groups = partial(_compute, prepared.work, executor is not None), prepared.groups_of(cells)
+                run(groups, compute, prepared.store, executor, progress, stage)
         return self.result()
 
-    def result(self) -> StudyResult:
-        """What the finished cells of the folder say.
+    def result(self, partial: bool = False) -> StudyResult:
+        """What the finished cells of the folder say; see `StudyResult.load`.
 
         Raises:
-            StudyError: the study is not finished.
+            StudyError: the study is not finished, and `partial` is not set.
         """
-        return StudyResult.load(self.store.folder)
+        folder = self.folder if self._prepared is None else self._prepared.store.folder
+        if folder is None or not Path(folder).exists():
+            raise StudyError("The study is not finished: nothing of it has run yet. Run it: study.run().")
+        return StudyResult.load(folder, partial)
+
+    def __repr__(self) -> str:
+        sites, seeds, variables = len(self.sites), len(self.seeds), len(self.variables)
+        n = len(self.featurizer) if isinstance(self.featurizer, Mapping) else 1
+        twins = 2 * sites * n * variables * min(self.controls.seeds, seeds)
+        lines = [
+            f"Study of {', '.join(self.variables)}: {sites} sites x {n} featurizers x {seeds} seeds x {variables} "
+            f"variables = {sites * n * seeds * variables} fits",
+            f"  model {self.source.name}; seeds {', '.join(map(str, self.seeds))}",
+            f"  each fit: {self.recipe!r}",
+            f"  controls: {self.controls.random} random subspaces, PCA, identity patch and whole vector at every site; "
+            f"{twins} more fits to permuted labels and on shuffled weights"
+            + ("; a capacity ladder at the best site" if self.controls.ladder else "")
+            + ("; an illusion report there" if self.controls.illusion else ""),
+        ]
+        if self._prepared is None:
+            return "\n".join([*lines, f"  folder {self.folder or '(temporary)'}; rows are drawn by study.prepare()"])
+        return "\n".join([*lines, *(f"  {line}" for line in repr(self._prepared).splitlines())])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PreparedStudy:
+    """A study whose rows are drawn and whose folder is claimed.
+
+    Attributes:
+        parts: for each variable its rows; `parts["gender"].records` are the report rows, `.dropped` what was left out.
+        work: what workers are sent.
+    """
+
+    parts: Mapping[str, Prepared]
+    work: Work
+    grid: Grid
+    store: Store
+    cells_at_once: int
+
+    def stages(self) -> Iterator[list[Cell]]:
+        """The cells of each stage; those of a later one depend on what the earlier ones found."""
+        yield self.grid.fits
+        found = self.store.results(Cell)
+        yield self.grid.controls_of(found)
+        yield self.grid.follow_ups(found)
+
+    def groups_of(self, cells: Sequence[Cell]) -> list[Group]:
+        """The cells in groups that share their passes."""
+        return grouped(cells, self.cells_at_once)
 
     @property
     def groups(self) -> list[Group]:
         """The groups of the first stage and, as far as they are known, of the later ones."""
         known: list[Group] = []
-        for cells in self._stages():
-            known += self._groups(cells)
-            if not all(self.store.has(group, self.digest) for group in known):
+        for cells in self.stages():
+            known += self.groups_of(cells)
+            if len(self.store.get(cells)) < len(cells):
                 break
         return known
 
     @property
     def cells(self) -> list[Cell]:
         """The cells of these groups."""
-        return [cell for group in self.groups for cell in group.cells]
+        return [cell for group in self.groups for cell in group]
 
     @property
     def finished(self) -> int:
-        """How many cells are finished."""
-        return sum(len(group.cells) for group in self.groups if self.store.has(group, self.digest))
-
-    def _groups(self, cells: Sequence[Cell]) -> list[Group]:
-        return grouped(cells, self.cells_at_once)
-
-    def _compute(self, stage: str, groups: Sequence[Group], executor: Any, progress: bool) -> None:
-        missing = [group for group in groups if not self.store.has(group, self.digest)]
-        total, left = (sum(len(group.cells) for group in some) for some in (groups, missing))
-        with tqdm(total=total, initial=total - left, desc=stage, disable=not progress) as bar:
-            for group, results in self._results(missing, executor):
-                self.store.put(group, self.digest, results)
-                bar.update(len(results))
-
-    def _results(self, groups: Sequence[Group], executor: Any) -> Iterable[tuple[Group, Mapping[Cell, CellResult]]]:
-        if executor is None:
-            for group in groups:
-                yield group, run_group(self.work.for_group(group), group)
-            return
-        pending = [(group, executor.submit(run_group, self.work.for_group(group), group)) for group in groups]
-        try:
-            while pending:
-                done = [(group, future) for group, future in pending if future.done()]
-                pending = [
-                    (group, future) for group, future in pending if all(future is not other for _, other in done)
-                ]
-                for group, future in done:
-                    yield group, future.result()
-                if not done:
-                    time.sleep(0.02)
-        finally:
-            for _, future in pending:
-                future.cancel()
-
-    def _stages(self) -> Iterator[list[Cell]]:
-        """The cells of each stage; those of a later one depend on what the earlier ones found."""
-        yield self.design.fits
-        found = self.store.all(self.digest)
-        yield self.design.controls_of(found)
-        yield self.design.closer_look(found)
-
-    # What it is -------------------------------------------------------------------------------------------------
-
-    def _splits(
-        self, variable: str | Sequence[str] | None, data: Splits | Mapping[str, Splits] | None, sampling: Sampling
-    ) -> dict[str, Splits]:
-        if (self.task is None) == (data is None) and data is None:
-            raise StudyError(
-                "A study needs task=... (a Task or a CausalModel) or data=... (counterfactuals, split in three)."
-            )
-        if isinstance(data, Splits):
-            return {"+".join(data.train.variables): data}
-        if data is not None:
-            return dict(data)
-        assert self.task is not None
-        causal = self.task.causal_model if isinstance(self.task, Task) else self.task
-        default = self.task.variables if isinstance(self.task, Task) else ()
-        alternatives = [variable] if isinstance(variable, str) else list(default if variable is None else variable)
-        if not alternatives:
-            raise StudyError(f"Say which variable to look for: variable='...'. {nearest('', causal.variables)}")
-        return {name: sampled(self.task, name.split("+"), sampling) for name in alternatives}
-
-    def _described(self) -> dict[str, Any]:
-        """Everything that determines the numbers, as JSON, with a digest over it."""
-        import hashlib
-        import json
-
-        work = self.work
-        described: dict[str, Any] = {
-            "schema": SCHEMA,
-            "causal_reft": causal_reft.__version__,
-            "torch": torch.__version__,
-            "model": {"class": type(work.source.network()).__name__, "weights": work.source.digest},
-            "rows": {name: part.digest for name, part in self.prepared.items()},
-            "variables": {name: dict(part.data.runs) for name, part in self.prepared.items()},
-            "sites": [
-                {
-                    "layer": site.layer,
-                    "component": site.name.partition(".")[0],
-                    "name": site.name,
-                    "positions": _plain(site),
-                }
-                for site in self.sites
-            ],
-            "widths": list(work.widths),
-            "labels": self.labels,
-            "featurizers": [_fingerprint(build, work.widths[0]) for build in work.featurizers],
-            "n_main": self.n_main,
-            "seeds": self.seeds,
-            "sampling": asdict(self.sampling),
-            "match": self.match,
-            "recipe": {key: value for key, value in asdict(work.recipe).items() if key != "seed"},
-            "controls": asdict(self.controls),
-            "batch_size": work.batch_size,
-            "cells_at_once": self.cells_at_once,
-            "memory": work.memory,
-            "threads": work.threads,
-            "device": work.source.device,
-        }
-        text = json.dumps(described, sort_keys=True)
-        return {**json.loads(text), "digest": hashlib.sha256(text.encode()).hexdigest()[:16]}
+        """How many of them are finished."""
+        return len(self.store.get(self.cells))
 
     def __repr__(self) -> str:
-        from causal_reft.alignment.overview import describe_study
+        rows = [f"{name}: {part.counts}" for name, part in self.parts.items()]
+        return "\n".join(
+            [*rows, f"folder {self.store.folder}: {self.finished} of {len(self.cells)} known cells finished"]
+        )
 
-        return describe_study(self)
+
+def _compute(work: Work, is_sent: bool, group: Group) -> Any:
+    return run_group(work.for_group(group) if is_sent else work, group)
+
+
+def _prepared(study: Study, progress: bool) -> PreparedStudy:
+    splits = _splits(study)
+    network, source = study.source.load()
+    with tqdm(total=3 * len(splits), desc="rows", disable=not progress, leave=False) as bar:
+        parts = {
+            name: prepare(
+                network, study.encoding, some, study.task, study.sites, study.sampling,
+                study.seeds[: study.controls.seeds], study.batch_size, bar.update,
+            )
+            for name, some in splits.items()
+        }  # fmt: skip
+    first = next(iter(parts.values())).data.train
+    widths = [width_at(network, site, first) for site in study.sites]
+    recipes = _labelled(study.featurizer, widths[0])
+    ladder = ladder_recipes(recipes, widths[0]) if study.controls.ladder else {}
+    work = Work(
+        source=source,
+        sites=study.sites,
+        widths=widths,
+        featurizers=[*recipes.values(), *ladder.values()],
+        data={name: part.data for name, part in parts.items()},
+        recipe=study.recipe,
+        draws=study.controls.random,
+        batch_size=study.batch_size,
+        threads=study.threads,
+        memory=study.memory,
+    )
+    description = _description(study, work, parts, {**recipes, **ladder}, len(recipes), fingerprint(network))
+    grid = Grid.of(description)
+    build_graph(work, grid.fits[0])
+    rows = {name: part.records.to_dict("list") | {"dropped": dict(part.dropped)} for name, part in parts.items()}
+    provenance = {"threads": study.threads, "device": str(study.source.place), "memory": study.memory}
+    store = Store.claim(study.folder, description, {**provenance, "cells_at_once": study.cells_at_once}, rows=rows)
+    return PreparedStudy(parts, work, grid, store, study.cells_at_once)
+
+
+def _description(
+    study: Study,
+    work: Work,
+    parts: Mapping[str, Prepared],
+    featurizers: Mapping[str, FeaturizerRecipe],
+    n_main: int,
+    model: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that determines the numbers, as JSON."""
+    return {
+        "what": "study",
+        "causal_reft": causal_reft.__version__,
+        "model": model,
+        "rows": {name: part.digest for name, part in parts.items()},
+        "variables": {name: dict(part.data.runs) for name, part in parts.items()},
+        "sites": [
+            {
+                "layer": s.layer,
+                "component": s.name.partition(".")[0],
+                "name": s.name,
+                "positions": str(s.where).strip("'"),
+            }
+            for s in study.sites
+        ],
+        "widths": list(work.widths),
+        "labels": list(featurizers),
+        "featurizers": [_described(build, work.widths, study.seeds) for build in featurizers.values()],
+        "n_main": n_main,
+        "seeds": list(study.seeds),
+        "sampling": asdict(study.sampling),
+        "match": study.match,
+        "recipe": {key: value for key, value in asdict(work.recipe).items() if key != "seed"},
+        "controls": asdict(study.controls),
+        "batch_size": work.batch_size,
+    }
+
+
+def _described(build: FeaturizerRecipe, widths: Sequence[int], seeds: Sequence[int]) -> dict[str, Any]:
+    """What a recipe builds at every width with every seed: lambdas have no name that lasts."""
+    first = build(widths[0], 0)
+    digests = {f"{width}, seed {seed}": _digest(build(width, seed)) for width in sorted(set(widths)) for seed in seeds}
+    return {"shown": repr(first), "rank": first.rank, "is_linear": first.rows() is not None, "built": digests}
+
+
+def _digest(featurizer: Featurizer) -> str:
+    return fingerprint(featurizer)["digest"]
+
+
+def _labelled(
+    featurizer: FeaturizerRecipe | Mapping[str, FeaturizerRecipe], width: int
+) -> Mapping[str, FeaturizerRecipe]:
+    if isinstance(featurizer, Mapping):
+        return featurizer
+    built = featurizer(width, 0)
+    return {f"{type(built).__name__} of rank {built.rank}": featurizer}
+
+
+def _checked_seeds(seeds: Iterable[Any]) -> tuple[int, ...]:
+    given = tuple(seeds)
+    for seed in given:
+        if not is_seed(seed):
+            raise StudyError(f"seeds: {seed!r} is none; {SEEDS_ARE}")
+    return tuple(int(seed) for seed in given)
+
+
+def _alternatives(
+    task: Task | CausalModel | None, data: Splits | Mapping[str, Splits] | None, variable: str | Sequence[str] | None
+) -> tuple[str, ...]:
+    """The variable alternatives of a study.
+
+    Raises:
+        StudyError: neither task nor data; no variable, or one that they do not have.
+    """
+    if task is None and data is None:
+        raise StudyError(
+            "A study needs task=... (a Task or a CausalModel) or data=... (counterfactuals, split in three)."
+        )
+    asked = (variable,) if isinstance(variable, str) else None if variable is None else tuple(variable)
+    if data is not None:
+        held = _held(data)
+        for name in asked or ():
+            if name not in held:
+                raise StudyError(
+                    f"variable={name!r}, but the data hold rows for {', '.join(held)}. {nearest(name, held)}"
+                )
+        return tuple(held) if asked is None else asked
+    causal = task.causal_model if isinstance(task, Task) else task
+    assert causal is not None
+    found = (task.variables if isinstance(task, Task) else ()) if asked is None else asked
+    if not found:
+        raise StudyError(f"Say which variable to look for: variable='...'. {nearest('', causal.variables)}")
+    return tuple(found)
+
+
+def _held(data: Splits | Mapping[str, Splits]) -> Mapping[str, Splits]:
+    return {"+".join(data.train.variables): data} if isinstance(data, Splits) else data
+
+
+def _splits(study: Study) -> dict[str, Splits]:
+    if study.data is not None:
+        held = _held(study.data)
+        return {name: held[name] for name in study.variables}
+    assert study.task is not None
+    return {name: sampled(study.task, name.split("+"), study.sampling) for name in study.variables}
 
 
 def _matching(encoding: Encoding, match: str, task: Task | CausalModel | None) -> Encoding:
-    """The encoding, told among which answers the network chooses if that is asked."""
+    """The encoding, with the answers among which the network chooses if that is asked."""
     if match == "vocabulary":
         return encoding
     if match != "choices" or not isinstance(encoding, TextEncoding) or not isinstance(task, Task):
         raise StudyError(f"match={match!r}: allowed are 'vocabulary' and, for a Task on a language model, 'choices'.")
     return replace(encoding, choices=task.choices)
-
-
-def _labelled(
-    featurizer: FeaturizerRecipe | Mapping[str, FeaturizerRecipe], width: int
-) -> tuple[list[str], list[FeaturizerRecipe]]:
-    if isinstance(featurizer, Mapping):
-        return list(featurizer), list(featurizer.values())
-    built = featurizer(width, 0)
-    return [f"{type(built).__name__} of rank {built.rank}"], [featurizer]
-
-
-def _fingerprint(build: Callable[[int, int], Featurizer], width: int) -> str:
-    """What a recipe builds, in words and bits: lambdas have no name that lasts."""
-    built = build(width, 0)
-    return f"{built!r} {digest_of(built)}"
-
-
-def _plain(site: Site) -> str:
-    return str(site.where).strip("'")

@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from causal_reft.alignment.cell import CONTROLS, FIT, PERMUTED, SHUFFLED, TRUE, Cell, CellResult
+from causal_reft.alignment.grid import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, TRUE, Cell, Grid
+from causal_reft.alignment.illusion import IllusionReport
 from causal_reft.alignment.metrics import METRICS, summary
 from causal_reft.alignment.statistics import Interval, holm, mean_interval, percentile, separation
 from causal_reft.alignment.variance import Factors, SeedVariance
 from causal_reft.featurizers import principal_angles
+from causal_reft.sweeps import Result, Store
 
 COLUMNS = {
     "variable": "what was interchanged",
@@ -49,6 +51,7 @@ COLUMNS = {
     "permuted": "iia of fits to permuted labels, on permuted labels",
     "shuffled": "iia of fits on networks with shuffled weights",
     "full_patch": "iia of the whole vector: a reference, not a control",
+    "whole_share": "share of the gain over no edit that the whole vector has too; below .5 the subspace does more",
     "best_control": "name of the best control",
     "control": "iia of the best control",
     "separation": "iia minus control: the headline",
@@ -61,6 +64,10 @@ COLUMNS = {
     "steps": "optimizer steps (table only)",
     "final_loss": "last training loss (table only)",
 }
+
+
+_NAMES = list(COLUMNS)
+COMPARED = _NAMES[_NAMES.index("no_edit") : _NAMES.index("p") + 1]
 
 
 @dataclass(frozen=True)
@@ -83,31 +90,60 @@ class Controlled:
             "random_best": float(draws.max()),
             "random_percentile": percentile(score, draws),
         }
-        return found | random | {"full_patch": self.full_patch}
+        gain = score - found["no_edit"]
+        share = (self.full_patch - found["no_edit"]) / gain if gain > 0 else float("nan")
+        return found | random | {"full_patch": self.full_patch, "whole_share": share}
 
 
-class Tables:
-    """The tables of one study's finished cells."""
+@dataclass(frozen=True, eq=False)
+class StudyTables:
+    """The tables of one study's finished cells.
 
-    def __init__(
-        self, description: Mapping[str, Any], rows: Mapping[str, Any], cells: Mapping[Cell, CellResult]
-    ) -> None:
-        self.description, self.cells = description, cells
-        self.labels = list(description["labels"])
-        self.rows = {
-            name: pd.DataFrame({k: v for k, v in columns.items() if k != "dropped"}) for name, columns in rows.items()
-        }
+    Attributes:
+        description: everything that determines the numbers, as the folder holds it.
+        rows: for each variable, what is known of its report rows.
+        dropped: for each variable, why how many drawn rows were not used.
+        cells: the finished cells.
+    """
+
+    description: Mapping[str, Any]
+    rows: Mapping[str, pd.DataFrame]
+    dropped: Mapping[str, Mapping[str, int]]
+    cells: Mapping[Cell, Result]
+
+    @staticmethod
+    def of(store: Store) -> StudyTables:
+        """From a folder."""
+        rows = store.data("rows")
+        return StudyTables(
+            store.description,
+            {name: pd.DataFrame({k: v for k, v in held.items() if k != "dropped"}) for name, held in rows.items()},
+            {name: held["dropped"] for name, held in rows.items()},
+            store.results(Cell),
+        )
+
+    @cached_property
+    def missing(self) -> list[Cell]:
+        """The cells that are not finished: those of the first stage that is not, of all that are known."""
+        grid = Grid.of(self.description)
+        for stage in (lambda: grid.fits, lambda: grid.controls_of(self.cells), lambda: grid.follow_ups(self.cells)):
+            missing = [cell for cell in stage() if cell not in self.cells]
+            if missing:
+                return missing
+        return []
 
     def fits(self, **wanted: Any) -> list[Cell]:
-        """Fit cells with these fields, in order of variable, featurizer, site and seed."""
+        """Fit cells with these fields, in order of variable, featurizer, site and seed; plain fits before others."""
         found = [
             c for c in self.cells if c.kind == FIT and all(getattr(c, key) == value for key, value in wanted.items())
         ]
-        order = list(self.rows)
-        return sorted(
-            found,
-            key=lambda c: (order.index(c.variable), c.featurizer, c.site, self.description["seeds"].index(c.seed)),
-        )
+        order, seeds = list(self.description["variables"]), self.description["seeds"]
+
+        def place(c: Cell) -> tuple[object, ...]:
+            grid = order.index(c.variable), c.featurizer, c.site, seeds.index(c.seed)
+            return *grid, c.network == SHUFFLED, c.labels == PERMUTED
+
+        return sorted(found, key=place)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -117,7 +153,7 @@ class Tables:
     @cached_property
     def ladder(self) -> pd.DataFrame:
         """One row per fit at the best sites: the study's and the ladder's; `network` says whether it was shuffled."""
-        best = {(c.variable, c.site) for c in self.fits(role="ladder")}
+        best = {(c.variable, c.site) for c in self.fits(role="follow-up")}
         cells = [c for c in self.fits(labels=TRUE) if (c.variable, c.site) in best]
         return pd.DataFrame([{**self._place(c), "network": c.network, **self._score(c)} for c in cells])
 
@@ -139,23 +175,21 @@ class Tables:
             variable: SeedVariance.pooled(
                 [self.scores(cells) for key, cells in groups.items() if key[0] == variable], self._factors[variable]
             )
-            for variable in self.rows
+            for variable in {key[0]: None for key in groups}
         }
         table = _ordered(self._grid_row(cells, seeds[key[0]]) for key, cells in groups.items())
-        table["p_corrected"] = table.groupby("variable", sort=False)["p"].transform(lambda p: holm(p.to_numpy()))
+        table["p_corrected"] = table.groupby("variable", sort=False)["p"].transform(_corrected)
         return table[[name for name in COLUMNS if name in table]]
 
     def fit_row(self, cell: Cell) -> dict[str, Any]:
         """One row of `table`."""
         found, controls, clusters = self.cells[cell], self.controlled(cell), self._clusters(cell)
         score = self._score(cell)
-        apart = separation(found.arrays["report.iia"][None], controls.rivals, clusters)
         return {
             **self._place(cell),
             **score,
-            **controls.columns(score["iia"]),
             "select_iia": float(found.arrays["select.iia"].mean()),
-            **_separation_columns(apart, score["iia"]),
+            **_compared(found.arrays["report.iia"][None], score["iia"], controls, clusters),
             "steps": found.facts["steps"],
             "final_loss": found.facts["final_loss"],
         }
@@ -164,10 +198,13 @@ class Tables:
         """Row scores of fits: "fit rows"."""
         return np.stack([self.cells[cell].arrays[f"report.{metric}"] for cell in cells])
 
-    def controlled(self, cell: Cell) -> Controlled:
-        """The controls of a fit's place in the grid."""
+    def controlled(self, cell: Cell) -> Controlled | None:
+        """The controls of a fit's place in the grid; None where they are not finished."""
         rank = sum(self.cells[cell].facts["ranks"].values())
-        arrays = self._controls[cell.variable, cell.site, rank]
+        controls = self.cells.get(Cell(CONTROLS, cell.variable, cell.site, rank=rank))
+        if controls is None:
+            return None
+        arrays = controls.arrays
         rivals = {"no_edit": arrays["no_edit.iia"][None], "random": arrays["random.iia"]}
         rivals |= {"pca": arrays["pca.iia"][None]} if "pca.iia" in arrays else {}
         for name in (PERMUTED, SHUFFLED):
@@ -176,10 +213,6 @@ class Tables:
         return Controlled(
             rivals, float(arrays["full_patch.iia"].mean()) if "full_patch.iia" in arrays else float("nan")
         )
-
-    @cached_property
-    def _controls(self) -> dict[tuple[str, int, int], Mapping[str, np.ndarray]]:
-        return {(c.variable, c.site, c.rank): self.cells[c].arrays for c in self.cells if c.kind == CONTROLS}
 
     @cached_property
     def _twins(self) -> dict[tuple[str, int, int, str], list[Cell]]:
@@ -206,6 +239,26 @@ class Tables:
         first = [name for name in COLUMNS if name in table and name not in METRICS]
         return table[[*first, *(name for name in table if name not in first)]]
 
+    def best(self, variable: str) -> pd.Series:
+        """The row of `grid` with the highest IIA on the *selection* rows; its scores are those of the report rows."""
+        grid = self.grid[self.grid["variable"] == variable]
+        return grid.iloc[int(grid["select_iia"].to_numpy().argmax())]
+
+    def illusion(self, variable: str) -> IllusionReport | None:
+        """The illusion report of the best site, where the study made one."""
+        for cell, found in self.cells.items():
+            if (cell.kind, cell.variable) == (ILLUSION, variable):
+                frames = {name: pd.DataFrame(found.facts[name]) for name in ("effects", "projections")}
+                return IllusionReport(**{**found.facts, **frames})
+        return None
+
+    def ineffective(self, variable: str) -> list[str]:
+        """The sites at which an edit changes no logit that is read, so that nothing was trained."""
+        fits = self.fits(variable=variable, role="study")
+        sites = dict.fromkeys(cell.site for cell in fits if self.cells[cell].facts["ineffective"])
+        named = (self.description["sites"][number] for number in sites)
+        return [f"{site['name']} at {site['positions']}" for site in named]
+
     def _place(self, cell: Cell) -> dict[str, Any]:
         site = self.description["sites"][cell.site]
         named = {
@@ -218,7 +271,7 @@ class Tables:
         return {
             "variable": cell.variable,
             **named,
-            "featurizer": self.labels[cell.featurizer],
+            "featurizer": self.description["labels"][cell.featurizer],
             "rank": rank,
             "seed": cell.seed,
         }
@@ -253,9 +306,8 @@ class Tables:
             **means,
             **_interval_columns(interval),
             "iia_sd": float(scores.mean(1).std(ddof=1)) if len(cells) > 1 else float("nan"),
-            **controls.columns(interval.value),
             "select_iia": float(np.mean([self.cells[cell].arrays["select.iia"].mean() for cell in cells])),
-            **_separation_columns(separation(scores, controls.rivals, clusters, seeds=seeds), interval.value),
+            **_compared(scores, interval.value, controls, clusters, seeds),
             "seed_angle": self._seed_angle(cells),
             "warning": interval.warning,
         }
@@ -302,8 +354,24 @@ def _interval_columns(found: Interval) -> dict[str, Any]:
     }
 
 
-def _separation_columns(found: Any, score: float) -> dict[str, Any]:
-    return {
+def _corrected(p: pd.Series) -> pd.Series:
+    """The p-values of one variable's cells by Holm; cells without controls have none."""
+    known = p.dropna()
+    return pd.Series(holm(known.to_numpy()), known.index).reindex(p.index) if len(known) else p
+
+
+def _compared(
+    scores: np.ndarray,
+    score: float,
+    controls: Controlled | None,
+    clusters: Factors,
+    seeds: SeedVariance | None = None,
+) -> dict[str, Any]:
+    """The columns of the controls and of the separation from the best of them; empty where there are none yet."""
+    if controls is None:
+        return dict.fromkeys(COMPARED, float("nan"))
+    found = separation(scores, controls.rivals, clusters, seeds=seeds)
+    return controls.columns(score) | {
         "best_control": found.best_control,
         "control": score - found.value,
         "separation": found.value,

@@ -168,7 +168,7 @@ class Store:
         for name, stamp in there.items():
             if name not in self._files or self._files[name][0] != stamp:
                 self._files[name] = stamp, self._cells_in(self.folder / CELLS / name)
-        return {digest: stored for _, cells in self._files.values() for digest, stored in cells.items()}
+        return {digest: stored for name in there for digest, stored in self._files[name][1].items()}
 
     def _cells_in(self, path: Path) -> dict[str, _Stored]:
         try:
@@ -280,8 +280,15 @@ def _differences(there: Any, here: Any, where: str = "") -> Iterator[str]:
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         for name in {**there, **here}:
             yield from _differences(there.get(name), here.get(name), f"{where}.{name}".lstrip("."))
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here) > 0 and _nested(there):
+        for number, (one, two) in enumerate(zip(there, here, strict=True)):
+            yield from _differences(one, two, f"{where}[{number}]")
     elif as_json(there) != as_json(here):
         yield f"{where}: {_short(there)} -> {_short(here)}"
+
+
+def _nested(values: list[Any]) -> bool:
+    return all(isinstance(value, Mapping) for value in values)
 
 
 def _short(value: Any) -> str:
@@ -292,7 +299,7 @@ def _short(value: Any) -> str:
 def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
     """The files of cells by name, with what changes where one is written again."""
     found = {}
-    for path in folder.glob(f"[!.]*{SUFFIX}") if folder.is_dir() else ():
+    for path in sorted(folder.glob(f"[!.]*{SUFFIX}")) if folder.is_dir() else ():
         with suppress(FileNotFoundError):
             stat = path.stat()
             found[path.name] = (stat.st_mtime_ns, stat.st_ino)

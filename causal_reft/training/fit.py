@@ -28,7 +28,8 @@ def fit(
     *,
     loss: Loss = cross_entropy,
     validation: Examples | None = None,
-    progress: bool = True,
+    recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+    progress: bool | Callable[[float], object] = True,
     passes: Callable[[IntervenedModel, Examples], Passes] = plan,
     interruptible: bool = True,
     **settings: object,
@@ -40,11 +41,13 @@ def fit(
         examples: what to train on.
         loss: (logits, targets) -> one value for each logit that is read; the mean over reads is minimised.
         validation: rows whose loss is measured after each epoch; with `patience` the best epoch is kept.
-        progress: whether to show a bar.
+        recipe: every setting as one value.
+        progress: whether to show a bar; or a function that is given the share of steps that are done.
         passes: how logits are computed; `plan` computes only what must be, `FullPasses` everything.
         interruptible: whether Ctrl-C ends the training early and returns what was learned; False lets it go up.
-        settings: the fields of `Recipe` (epochs, batch_size, lr, schedule, warmup, weight_decay, accumulate, clip,
-            penalty on masks, patience in epochs, max_steps, batches at random or by length, seed of the data order).
+        settings: what differs from the recipe: its fields (epochs, batch_size, lr, schedule, warmup, weight_decay,
+            accumulate, clip, penalty on masks, patience in epochs, max_steps, batches at random or by length, seed of
+            the data order).
 
     Returns:
         The history; the graph's parameters are trained in place.
@@ -53,7 +56,7 @@ def fit(
         DataError: nothing to train, no examples, an unknown setting, patience without validation, edits that cannot
             change anything that the loss reads.
     """
-    recipe = Recipe.of(settings)
+    recipe = Recipe.of(settings, recipe)
     _check(recipe, [model], examples, validation)
     with frozen(model.base_model), _training([model]), ExitStack() as loops:
         data = Data.of(examples, loops.enter_context(passes(model, examples)))
@@ -67,7 +70,8 @@ def fit_many(
     *,
     loss: Loss = cross_entropy,
     validation: Examples | None = None,
-    progress: bool = True,
+    recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+    progress: bool | Callable[[float], object] = True,
     passes: Callable[[Sequence[IntervenedModel], Examples], JointPlan] = plan_all,
     interruptible: bool = True,
     **settings: object,
@@ -80,13 +84,13 @@ def fit_many(
 
     Args:
         models: one model object under several graphs that share no parameter.
-        examples, loss, validation, progress, interruptible, settings: as `fit` takes them.
+        examples, loss, validation, recipe, progress, interruptible, settings: as `fit` takes them.
         passes: how the logits of all graphs are computed; `partial(plan_all, memory=...)` sets a budget.
 
     Raises:
         DataError: as `fit`; graphs that share parameters, whose trainings would not be independent.
     """
-    recipe = Recipe.of(settings)
+    recipe = Recipe.of(settings, recipe)
     _check(recipe, models, examples, validation)
     with frozen(models[0].base_model), _training(models), ExitStack() as loops:
         data = Data.jointly(examples, loops.enter_context(passes(models, examples)))

@@ -106,7 +106,11 @@ class Learner:
 
 
 def train(
-    learners: Sequence[Learner], data: Data, validation: Data | None, progress: bool, interruptible: bool
+    learners: Sequence[Learner],
+    data: Data,
+    validation: Data | None,
+    progress: bool | Callable[[float], object],
+    interruptible: bool,
 ) -> list[History]:
     """All epochs; Ctrl-C collects what was learned (the best state, where one is kept), or goes up.
 
@@ -117,11 +121,13 @@ def train(
     recipe = learners[0].recipe
     generator = torch.Generator().manual_seed(derive(recipe.seed, "data order"))
     try:
-        with tqdm(total=learners[0].total, disable=not progress, desc="fit", leave=False) as bar:
+        with tqdm(total=learners[0].total, disable=progress is not True, desc="fit", leave=False) as bar:
             for epoch in range(recipe.epochs):
                 running = [learner for learner in learners if learner.running]
                 for _ in _epoch(learners, data, batches_of(data.examples, recipe, generator), epoch):
                     bar.update()
+                    if callable(progress):
+                        progress(len(learners[0].history.steps) / learners[0].total)
                     losses = [learner.value for learner in running]
                     bar.set_postfix(loss=f"{sum(losses) / max(len(losses), 1):.4g}")
                 if validation is not None and running:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from causal_reft.errors import DataError, nearest
 
@@ -41,18 +41,20 @@ class Recipe:
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     @staticmethod
-    def of(settings: Mapping[str, object]) -> Recipe:
-        """From the keywords of a call.
+    def of(given: Recipe | Mapping[str, object], default: Recipe | None = None) -> Recipe:
+        """A recipe as it is; a mapping of what differs from the default.
 
         Raises:
             DataError: a setting or a way of batching that does not exist; learning rates for other roles; counts below
                 one; a learning rate that is negative or no number.
         """
+        if isinstance(given, Recipe):
+            return given
         known = Recipe.__dataclass_fields__
-        for name in settings:
+        for name in given:
             if name not in known:
                 raise DataError(f"fit has no setting {name!r}. {nearest(name, known)}")
-        recipe = Recipe(**settings)  # type: ignore[arg-type]
+        recipe = replace(default or Recipe(), **given)  # type: ignore[arg-type]
         if isinstance(recipe.lr, Mapping) and set(recipe.lr) != set(ROLES):
             raise DataError(f"lr={dict(recipe.lr)} must name exactly {' and '.join(ROLES)}.")
         for name in ("epochs", "batch_size", "accumulate"):

@@ -1,7 +1,11 @@
-"""A study that takes seconds: a planted network, two sites, few rows, one step for each fit."""
+"""A study that takes seconds: a planted network, two sites, few rows, one step for each fit.
+
+`python -m tests.alignment.small FOLDER` runs one of 62 cells.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,3 +31,8 @@ def small_study(folder: Path | None, seeds: Iterable[int] = range(2), **changes:
         "controls": Controls(random=5, seeds=1),
     }
     return Study(seeds=seeds, folder=folder, **settings | changes)
+
+
+if __name__ == "__main__":
+    few = Controls(random=5, seeds=10, ladder=False, illusion=False)
+    small_study(Path(sys.argv[1]), seeds=range(10), controls=few, cells_at_once=2).run(progress=False)

@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
 
 from causal_reft.alignment import Controls, Sampling, Study
-from causal_reft.alignment.cell import CONTROLS, FIT, PERMUTED, Cell, Group, grouped
-from causal_reft.alignment.store import Store
-from causal_reft.alignment.work import run_group
+from causal_reft.alignment.compute import run_group
+from causal_reft.alignment.grid import CONTROLS, FIT, PERMUTED, Cell, Group, grouped
 from causal_reft.featurizers import Subspace
 from causal_reft.sites import site_grid
+from causal_reft.sweeps import Result, Store
 from causal_reft.tasks.pronouns import pronouns
 from causal_reft.training import Recipe
 
@@ -49,20 +49,25 @@ def study(shared, tmp_path_factory) -> Study:
 
 
 def alone(group: Group) -> list[Group]:
-    return [Group((cell,)) for cell in group.cells]
+    return [(cell,) for cell in group]
 
 
-def flops(study: Study, groups: list[Group]) -> tuple[int, list[dict]]:
+def results(study: Study, group: Group, **changes: int) -> dict[Cell, Result]:
+    work = replace(study.prepare().work, **changes)
+    return dict(zip(group, run_group(work, group), strict=True))
+
+
+def flops(study: Study, groups: list[Group]) -> tuple[int, list[dict[Cell, Result]]]:
     with FlopCounterMode(display=False) as counter:
-        found = [run_group(study.work, group) for group in groups]
+        found = [results(study, group) for group in groups]
     return counter.get_total_flops(), found
 
 
 @pytest.mark.parametrize("kind", [FIT, CONTROLS])
 def test_a_group_has_the_numbers_of_its_cells_alone_and_costs_less(study, kind):
-    group = study.groups[0]
+    group = study.prepare().groups[0]
     if kind == CONTROLS:
-        group = Group(tuple(Cell(CONTROLS, "gender", cell.site, rank=4, role="control") for cell in group.cells))
+        group = tuple(Cell(CONTROLS, "gender", cell.site, rank=4, role="control") for cell in group)
     together, (shared_by_all,) = flops(study, [group])
     apart, parts = flops(study, alone(group))
     for part in parts:
@@ -82,11 +87,11 @@ def test_a_group_has_the_numbers_of_its_cells_alone_and_costs_less(study, kind):
 def test_what_is_missing_decides_no_number(study, shared, tmp_path):
     """Groups that are computed later, in other processes, in another folder: the same bits."""
     whole = study.run(progress=False)
-    copied = Path(shutil.copytree(study.store.folder, tmp_path / "copy"))
-    groups = sorted({path.parent for path in Store(copied).files()})
+    copied = Path(shutil.copytree(study.prepare().store.folder, tmp_path / "copy"))
+    groups = Store.read(copied).files()
     assert len(groups) == 5, "two seeds, permuted labels, shuffled weights, controls: ten cells each"
-    for folder in groups[1::2]:
-        shutil.rmtree(folder)
+    for path in groups[1::2]:
+        path.unlink()
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
         result = make(shared, copied).run(executor=pool, progress=False)
     for name in ("table", "grid", "records", "control_fits"):
@@ -98,9 +103,9 @@ def test_dead_sites_stay_in_the_grid_untrained_and_are_named(study):
     dead = result.table[(result.table["layer"] == 4) & (result.table["positions"] == "gender")]
     assert len(dead) == 2 and (dead["steps"] == 0).all()
     assert (result.table["steps"] > 0).sum() == 18
-    text = repr(study)
-    assert "no logit that is read can feel an edit of block_output.4 at 'gender': not trained" in text
-    assert "fits in 4 groups of at most 16" in text
+    text = repr(study.plan())
+    assert "An edit changes no logit that is read at block_output.4 at 'gender': not trained" in text
+    assert "fits: 40 cells in 4 groups" in text
     assert "5 graphs as a staircase" in text and "4 graphs as a staircase" in text
 
 
@@ -108,19 +113,17 @@ def test_groups_hold_what_shares_passes_and_no_more_than_allowed():
     cells = [Cell(FIT, v, site, seed=seed) for v in ("a", "b") for site in range(7) for seed in (0, 1)]
     cells.append(Cell(FIT, "a", 0, seed=0, labels=PERMUTED))
     groups = grouped(cells, 3)
-    assert [len(group.cells) for group in groups] == [2, 2, 3] * 4 + [1]
-    assert sorted(cells, key=repr) == sorted((cell for group in groups for cell in group.cells), key=repr)
+    assert [len(group) for group in groups] == [2, 2, 3] * 4 + [1]
+    assert sorted(cells, key=repr) == sorted((cell for group in groups for cell in group), key=repr)
     for group in groups:
-        assert len({(cell.variable, cell.seed, cell.labels) for cell in group.cells}) == 1
+        assert len({(cell.variable, cell.seed, cell.labels) for cell in group}) == 1
     assert grouped(cells, 3) == groups
-    assert len({group.folder_name("x") for group in groups} | {group.folder_name("y") for group in groups}) == 26
 
 
 def test_a_budget_that_holds_nothing_gives_the_same_answers(study):
     """What may not be kept is recorded again for each batch."""
-    group = study.groups[0]
-    poor = Group(group.cells[:4])
-    kept = run_group(study.work, poor)
-    again = run_group(replace(study.work, memory=1), poor)
-    for cell in poor.cells:
+    group = study.prepare().groups[0]
+    poor = group[:4]
+    kept, again = results(study, poor), results(study, poor, memory=1)
+    for cell in poor:
         np.testing.assert_array_equal(kept[cell].arrays["report.iia"], again[cell].arrays["report.iia"])

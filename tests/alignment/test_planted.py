@@ -45,8 +45,8 @@ def test_a_planted_illusion_is_named_although_its_accuracy_is_the_same(fitted, s
     report = found.illusion(network, REPORTED, planted.ENCODING)
     assert report.share_read < 0.85
     assert report.far > 0.5
-    assert "a dormant part" in report.words
-    assert "states that the network never has by itself" in report.words
+    assert "a dormant part" in report.text
+    assert "states that the network never has by itself" in report.text
 
 
 def test_the_illusion_report_has_nothing_to_say_of_the_truth(fitted):
@@ -55,8 +55,8 @@ def test_the_illusion_report_has_nothing_to_say_of_the_truth(fitted):
     assert report.share_read > 0.98
     assert report.far < 0.05
     assert report.distance == pytest.approx(1, abs=0.1)
-    assert "nearly all used" in report.words
-    assert "they look like states of the network" in report.words
+    assert "nearly all used" in report.text
+    assert "they look like states of the network" in report.text
     assert "2 of 16 dimensions" in report.reading
 
 

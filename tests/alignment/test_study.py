@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
-import signal
+import sys
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,16 +15,17 @@ import pytest
 import torch
 
 from causal_reft.alignment import COLUMNS, Controls, Study, StudyResult
+from causal_reft.alignment.compute import run_group, slices
 from causal_reft.alignment.rows import factors_of
 from causal_reft.alignment.statistics import mean_interval
-from causal_reft.alignment.store import Store
-from causal_reft.alignment.work import run_group, slices
 from causal_reft.errors import StudyError
 from causal_reft.featurizers import Mask, Subspace
 from causal_reft.sites import Site
+from causal_reft.sweeps import Store
 from causal_reft.training import Recipe
 from tests.alignment import planted
 from tests.alignment.small import SPLITS, small_study
+from tests.killing import kill_and_resume
 
 CHEAP = Controls(random=5, seeds=0, ladder=False, illusion=False)
 FORK = multiprocessing.get_context("fork")
@@ -51,7 +50,7 @@ def same(one: StudyResult, two: StudyResult) -> None:
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
-    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in Store(folder).files()}
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in Store.read(folder).files()}
 
 
 def test_the_table_has_a_row_for_each_fit_and_documented_columns(finished):
@@ -94,12 +93,12 @@ def test_two_sites_that_hold_one_tensor_score_alike(finished):
 
 
 def test_what_the_repr_promises_is_what_is_done(study):
-    text = repr(study)
+    text, prepared = repr(study), study.prepare()
     assert "2 sites x 1 featurizers x 2 seeds x 1 variables = 4 fits" in text
     assert "4 more fits to permuted labels and on shuffled weights" in text
     assert "48 training, 24 selection, 48 report rows" in text
-    assert "passes of one prompt" in text
-    assert study.finished == len(study.cells) == len(files(study.store.folder))
+    assert prepared.finished == len(prepared.cells) == 16
+    assert "16 of 16 known cells finished" in text
 
 
 def test_the_report_says_everything_in_words_and_in_html(finished):
@@ -129,35 +128,10 @@ def test_ladder_and_control_fits_have_tables(finished):
     assert set(finished.control_fits["labels"]) == {"true", "permuted"}
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_kill_9_and_the_table_is_the_same_bit_for_bit(tmp_path):
-    # benchmarks/kill_study.py does this five times to a study of 62 cells
-    def make(folder: Path) -> Study:
-        return small_study(folder, seeds=range(3), controls=Controls(random=5, seeds=3, ladder=False, illusion=False))
-
-    def run() -> None:
-        make(tmp_path / "killed").run(progress=False)
-
-    stream, seen = np.random.default_rng(int(time.time())), dict[str, tuple[int, int]]()
-    for _ in range(2):
-        child = FORK.Process(target=run)
-        child.start()
-        wanted = len(seen) + int(stream.integers(1, 6))
-        while child.is_alive() and len(files(tmp_path / "killed")) < wanted:
-            time.sleep(0.003)
-        time.sleep(float(stream.random()) * 0.05)
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        now = files(tmp_path / "killed")
-        assert {name: now[name] for name in seen} == seen, "a finished cell was computed again"
-        seen = now
-    study = make(tmp_path / "killed")
-    assert 2 <= len(seen) < len(study.cells)
-    result = study.run(progress=False)
-    now = files(tmp_path / "killed")
-    assert {name: now[name] for name in seen} == seen
-    same(result, make(tmp_path / "whole").run(progress=False))
+@pytest.mark.slow
+def test_kill_9_five_times_and_the_tables_are_the_same_bit_for_bit(tmp_path):
+    killed, whole = kill_and_resume([sys.executable, "-m", "tests.alignment.small"], tmp_path)
+    same(StudyResult.load(killed), StudyResult.load(whole))
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -193,33 +167,36 @@ def test_dask_gives_the_serial_table(finished, tmp_path):
 
 
 def test_another_study_is_refused_and_the_difference_is_named(finished, tmp_path):
-    small_study(tmp_path / "s")
-    with pytest.raises(StudyError, match=r"(?s)holds another study.*seeds: there \[0, 1\], here \[0, 1, 2\]"):
-        small_study(tmp_path / "s", seeds=range(3))
+    small_study(tmp_path / "s").prepare()
+    with pytest.raises(StudyError, match=r"(?s)holds another study.*seeds: \[0, 1\] -> \[0, 1, 2\]"):
+        small_study(tmp_path / "s", seeds=range(3)).prepare()
     with pytest.raises(StudyError, match="featurizers"):
-        small_study(tmp_path / "s", featurizer=lambda d, seed: Subspace(d, 2, seed + 1))
-    with pytest.raises(StudyError, match="model"):
-        small_study(tmp_path / "s", model=planted.Planted("independent", 1))
+        small_study(tmp_path / "s", featurizer=lambda d, seed: Subspace(d, 2, seed + 1)).prepare()
+    with pytest.raises(StudyError, match=r"model.weights"):
+        small_study(tmp_path / "s", model=planted.Planted("independent", 1)).prepare()
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("...")
     with pytest.raises(StudyError, match="holds no study"):
-        small_study(tmp_path)
+        small_study(tmp_path).prepare()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_an_unfinished_study_has_no_result(tmp_path):
     study = small_study(tmp_path / "s")
+    study.prepare()
     with pytest.raises(StudyError, match=r"0 of 4 fits.*not finished"):
         study.result()
+    with pytest.raises(StudyError, match="no finished fit yet"):
+        study.result(partial=True)
 
 
-def test_a_renamed_cell_is_found_out(study, tmp_path):
-    copied = Path(shutil.copytree(study.store.folder, tmp_path / "s"))
-    one, two = [path for path in Store(copied).files() if path.name.startswith("fit-")][:2]
+def test_a_cell_that_was_written_over_another_is_missed(study, tmp_path):
+    copied = Path(shutil.copytree(study.prepare().store.folder, tmp_path / "s"))
+    one, two = [path for path in Store.read(copied).files() if path.name.startswith("fit-")][:2]
     one.replace(two)
-    with pytest.raises(StudyError, match="does not belong to this study"):
+    with pytest.raises(StudyError, match="2 fit cells are missing"):
         StudyResult.load(copied)
 
 
@@ -232,7 +209,7 @@ def test_an_interrupted_fit_is_no_finished_cell(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         study.run(progress=False)
-    assert study.finished == 0
+    assert study.prepare().finished == 0
 
 
 def test_a_live_network_is_for_this_process_alone(tmp_path):
@@ -250,6 +227,7 @@ def test_a_factory_must_be_sendable(tmp_path):
 def test_a_network_that_changed_meanwhile_is_refused(tmp_path):
     network = planted.Planted("independent", 0)
     study = small_study(tmp_path / "s", model=network)
+    study.prepare()
     with torch.no_grad():
         network.read.weight.mul_(2)
     with pytest.raises(StudyError, match="weights changed"):
@@ -258,12 +236,12 @@ def test_a_network_that_changed_meanwhile_is_refused(tmp_path):
 
 def test_a_factory_that_gives_other_weights_each_time_is_refused(tmp_path):
     made = iter([planted.Planted("independent", 0), planted.Planted("independent", 1)])
-    study = small_study(tmp_path / "s", model=lambda: next(made))
+    prepared = small_study(tmp_path / "s", model=lambda: next(made)).prepare()
     found: list[BaseException] = []
 
     def other_thread() -> None:
         try:
-            run_group(study.work, study.groups[0])
+            run_group(prepared.work, prepared.groups[0])
         except StudyError as error:
             found.append(error)
 
@@ -289,7 +267,7 @@ def test_a_factory_that_gives_other_weights_each_time_is_refused(tmp_path):
 )
 def test_mistakes_are_answered_by_letters(tmp_path, changes, message):
     with pytest.raises(StudyError, match=message):
-        small_study(tmp_path / "s", **changes)
+        small_study(tmp_path / "s", **changes).prepare()
 
 
 def test_masks_have_controls_of_the_rank_that_they_learned(tmp_path):
@@ -353,7 +331,7 @@ def test_studies_without_anything_in_common_are_not_compared(finished, tmp_path)
 def test_what_a_result_does_not_hold_is_answered(finished, tmp_path):
     with pytest.raises(StudyError, match="no featurizer 'Subspace of rank 9'"):
         finished.heatmap(featurizer="Subspace of rank 9")
-    with pytest.raises(StudyError, match=r"holds no study\.json"):
+    with pytest.raises(StudyError, match=r"holds no experiment\.json"):
         StudyResult.load(tmp_path)
 
 

@@ -161,21 +161,21 @@ STUDIES = (
     Mistake(
         e.StudyError, "The folder of another study",
         """
-        cr.Study(network, encoding, sites=[site], seeds=[0], data=splits, folder="study", **settings)
-        cr.Study(network, encoding, sites=[site], seeds=[0, 1], data=splits, folder="study", **settings)
+        cr.Study(network, encoding, sites=[site], seeds=[0], data=splits, folder="study", **settings).prepare()
+        cr.Study(network, encoding, sites=[site], seeds=[0, 1], data=splits, folder="study", **settings).prepare()
         """,
-        r"(?s)holds another study.*seeds: there \[0\], here \[0, 1\]",
+        r"(?s)holds another study.*seeds: \[0\] -> \[0, 1\]",
         "A folder continues the study that began it, and no other.",
         """
-        cr.Study(network, encoding, sites=[site], seeds=[0], data=splits, folder="study", **settings)
-        cr.Study(network, encoding, sites=[site], seeds=[0, 1], data=splits, folder="larger", **settings)
+        cr.Study(network, encoding, sites=[site], seeds=[0], data=splits, folder="study", **settings).prepare()
+        cr.Study(network, encoding, sites=[site], seeds=[0, 1], data=splits, folder="larger", **settings).prepare()
         """,
     ),
     Mistake(
         e.StudyError, "A folder of something else",
         """
         Path("thesis").mkdir(); Path("thesis/chapter.tex").write_text("...")
-        cr.Study(network, encoding, sites=[site], data=splits, folder="thesis", **settings)
+        cr.Study(network, encoding, sites=[site], data=splits, folder="thesis", **settings).prepare()
         """,
         "holds no study",
         "A study writes into an empty folder or into its own.",
@@ -192,14 +192,14 @@ STUDIES = (
         e.StudyError, "Data that the network does not solve",
         """
         strict = {**settings, "sampling": cr.Sampling(solved=True)}
-        cr.Study(unlearned, encoding, sites=[site], data=few, **strict)
+        cr.Study(unlearned, encoding, sites=[site], data=few, **strict).prepare()
         """,
         "the network fails .* without any edit",
         "A subspace can only be found for what the network can do, so rows that it fails are dropped, and here too few "
         "are left.",
         """
         strict = {**settings, "sampling": cr.Sampling(solved=True)}
-        cr.Study(network, encoding, sites=[site], data=splits, **strict)
+        cr.Study(network, encoding, sites=[site], data=splits, **strict).prepare()
         """,
     ),
     Mistake(

@@ -35,6 +35,7 @@ def whole(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_kill_9_five_times_and_every_cell_is_computed_once_and_equal_to_the_bit(tmp_path):
     kill_and_resume(EXAMPLE, tmp_path, kills=5, most=2)
 
@@ -74,6 +75,7 @@ def bits(found: Result) -> tuple[object, ...]:
     return repr(found.facts), *arrays
 
 
+@pytest.mark.slow
 def test_2000_flipped_bits_of_each_kind_of_file_change_nothing_in_silence(tmp_path):
     folder, stream = tmp_path / "s", np.random.default_rng(0)
     original = {cell: bits(found) for cell, found in run(GROUPS[:1], compute_group, claimed(folder)).items()}

@@ -5,9 +5,8 @@ The number of threads is fixed while a cell is computed, so that every worker ad
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from causal_reft.alignment.cell import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, Cell, CellResult, Group
 from causal_reft.alignment.controls import (
     effective_rank,
     full_patch,
@@ -25,17 +23,17 @@ from causal_reft.alignment.controls import (
     random_scores_each,
     shuffled,
 )
+from causal_reft.alignment.grid import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, Cell, FeaturizerRecipe, Group
 from causal_reft.alignment.illusion import illusion_report
-from causal_reft.alignment.network_source import NetworkSource
+from causal_reft.alignment.network import LoadedSource
 from causal_reft.alignment.scoring import NO_EDIT, score_each
 from causal_reft.errors import CausalReftWarning, StudyError
 from causal_reft.execution import Examples, IntervenedModel, JointPlan, plan_all
 from causal_reft.featurizers import Featurizer, StackedFeaturizer, Subspace, random_frames
 from causal_reft.graph import Collect, Interchange, InterventionGraph
 from causal_reft.sites import Site
+from causal_reft.sweeps import Result, tick
 from causal_reft.training import History, Recipe, fit_many, frozen
-
-FeaturizerRecipe = Callable[[int, int], Featurizer]
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class VariableData:
 class Work:
     """What every cell of a study needs."""
 
-    source: NetworkSource
+    source: LoadedSource
     sites: Sequence[Site]
     widths: Sequence[int]
     featurizers: Sequence[FeaturizerRecipe]
@@ -78,31 +76,29 @@ class Work:
 
     def for_group(self, group: Group) -> Work:
         """The same without the data of other variables, which a worker need not be sent."""
-        return replace(self, data={group.shared.variable: self.data[group.shared.variable]})
+        return replace(self, data={group[0].variable: self.data[group[0].variable]})
 
 
-def run_group(work: Work, group: Group) -> dict[Cell, CellResult]:
-    """Compute the cells of a group; each is given its share of the seconds."""
-    start = time.perf_counter()
-    with _threads(work.threads), warnings.catch_warnings():
+def run_group(work: Work, group: Group) -> list[Result]:
+    """The results of the cells of a group, in order."""
+    with with_threads(work.threads), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Flow\(", CausalReftWarning)  # said once, when the study is made
-        outcomes = {FIT: _fits, CONTROLS: _controls, ILLUSION: _illusions}[group.shared.kind](work, group)
-    each = (time.perf_counter() - start) / len(group.cells)
-    return {cell: CellResult(*outcome, each) for cell, outcome in zip(group.cells, outcomes, strict=True)}
+        outcomes = {FIT: _fits, CONTROLS: _controls, ILLUSION: _illusions}[group[0].kind](work, group)
+    return [Result(*found) for found in outcomes]
 
 
 def explained(work: Work, group: Group) -> tuple[str, dict[Cell, str]]:
-    """How a group of fits is computed, in words; and why cells are left out, where no logit that is read feels them.
+    """How a group of fits is computed, as text; and why cells are left out, whose edit changes no logit that is read.
 
     Nothing is recorded for it.
     """
-    data, network = work.data[group.shared.variable], _network(work, group)
-    models = [IntervenedModel(network, build_graph(work, cell)) for cell in group.cells]
+    data, network = work.data[group[0].variable], _network(work, group)
+    models = [IntervenedModel(network, build_graph(work, cell)) for cell in group]
     with frozen(network):
         ineffective = _ineffective(plan_all(models, data.train, memory=work.memory))
         alive = [model for number, model in enumerate(models) if number not in ineffective] or models
-        words = plan_all(alive, data.train, memory=work.memory).explain()
-    return words, {group.cells[number]: why for number, why in ineffective.items()}
+        text = plan_all(alive, data.train, memory=work.memory).explain()
+    return text, {group[number]: why for number, why in ineffective.items()}
 
 
 def build_graph(work: Work, cell: Cell) -> InterventionGraph:
@@ -134,14 +130,14 @@ Outcome = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
 def _fits(work: Work, group: Group) -> list[Outcome]:
-    data, network, shared = work.data[group.shared.variable], _network(work, group), group.shared
+    data, network, shared = work.data[group[0].variable], _network(work, group), group[0]
     is_permuted = shared.labels == PERMUTED
     train, report = data.permuted[shared.seed] if is_permuted else (data.train, data.report.examples)
-    graphs = [build_graph(work, cell) for cell in group.cells]
+    graphs = [build_graph(work, cell) for cell in group]
     trained = _trained(work, network, graphs, train, shared.seed)
     score = partial(score_each, network, graphs, batch_size=work.batch_size, memory=work.memory)
     reported = score(report, target=None if is_permuted else data.report.target)
-    chosen_by = [] if shared.differences else [found["iia"] for found in score(data.select.examples)]
+    chosen_by = [found["iia"] for found in score(data.select.examples)] if shared.is_plain else []
     outcomes = []
     for number, (graph, (history, ineffective)) in enumerate(zip(graphs, trained, strict=True)):
         arrays = {f"report.{metric}": values for metric, values in reported[number].items()} | _rotations(graph)
@@ -165,7 +161,7 @@ def _rotations(graph: InterventionGraph) -> dict[str, np.ndarray]:
 def _trained(
     work: Work, network: nn.Module, graphs: Sequence[InterventionGraph], train: Examples, seed: int
 ) -> list[tuple[History, str]]:
-    """For each graph its history, and why there was nothing to train: no logit that is read can feel the edit.
+    """For each graph its history, and why there was nothing to train: its edit changes no logit that is read.
 
     Such a site stays in the grid with its first random subspace, which scores what no edit scores.
     """
@@ -173,15 +169,16 @@ def _trained(
     passes = partial(plan_all, memory=work.memory)
     ineffective = _ineffective(passes(models, train))
     alive = [model for number, model in enumerate(models) if number not in ineffective]
-    recipe = vars(replace(work.recipe, seed=seed))
-    histories = fit_many(alive, train, progress=False, passes=passes, **recipe) if alive else []
-    if any(history.stopped == "interrupted" for history in histories):
-        raise KeyboardInterrupt
-    found = iter(histories)
+    settings = {"progress": _tick_training, "passes": passes, "interruptible": False}
+    found = iter(fit_many(alive, train, recipe=replace(work.recipe, seed=seed), **settings) if alive else [])
     return [
         (History(), ineffective[number]) if number in ineffective else (next(found), "")
         for number in range(len(graphs))
     ]
+
+
+def _tick_training(share: float) -> None:
+    tick(0.9 * share)  # the rest is scoring
 
 
 def _ineffective(joint: JointPlan) -> dict[int, str]:
@@ -189,15 +186,15 @@ def _ineffective(joint: JointPlan) -> dict[int, str]:
 
 
 def _controls(work: Work, group: Group) -> list[Outcome]:
-    data, network = work.data[group.shared.variable], _network(work, group)
-    examples, graphs = data.report.examples, [_any_subspace(work, cell) for cell in group.cells]
+    data, network = work.data[group[0].variable], _network(work, group)
+    examples, graphs = data.report.examples, [_any_subspace(work, cell) for cell in group]
     rivals = [
         {"pca": pca, "full_patch": full_patch(graph)}
         for graph, pca in zip(graphs, pca_graphs(network, graphs, data.train), strict=True)
     ]
     patches = [NO_EDIT, *(patch for named in rivals for patch in named.values() if patch is not None)]
     no_edit, *scores = score_each(network, patches, examples, work.batch_size, memory=work.memory)
-    random = random_scores_each(network, graphs, examples, work.draws, group.shared.seed, memory=work.memory)
+    random = random_scores_each(network, graphs, examples, work.draws, group[0].seed, memory=work.memory)
     found, outcomes = iter(scores), []
     for named, drawn in zip(rivals, random, strict=True):
         patched = {name: next(found) for name, patch in named.items() if patch is not None}
@@ -220,10 +217,10 @@ def _flat(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray
 
 
 def _illusions(work: Work, group: Group) -> list[Outcome]:
-    """Fits the subspaces again (without company: the same up to rounding) and looks at them."""
-    data, network = work.data[group.shared.variable], _network(work, group)
-    graphs = [build_graph(work, cell) for cell in group.cells]
-    _trained(work, network, graphs, data.train, group.shared.seed)
+    """Fits the subspaces again (in a batch of their own: the same up to rounding) and reports on them."""
+    data, network = work.data[group[0].variable], _network(work, group)
+    graphs = [build_graph(work, cell) for cell in group]
+    _trained(work, network, graphs, data.train, group[0].seed)
     return [({}, _illusion(work, network, graph, data.report)) for graph in graphs]
 
 
@@ -238,11 +235,12 @@ def _illusion(work: Work, network: nn.Module, graph: InterventionGraph, report: 
 
 def _network(work: Work, group: Group) -> nn.Module:
     network = work.source.network()
-    return shuffled(network, group.shared.seed) if group.shared.network == SHUFFLED else network
+    return shuffled(network, group[0].seed) if group[0].network == SHUFFLED else network
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def with_threads(number: int) -> Iterator[None]:
+    """A fixed number of torch's threads inside, so that every worker adds in the same order."""
     was = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -1,4 +1,4 @@
-"""A study in words: what it found, and how sure that is. Every number comes from the tables.
+"""The report of a study: what it found, and how sure that is. Every number comes from the tables.
 
 A cell is said to separate where its p-value, corrected for the whole grid, is below 5 % *and* the 95 % interval of its
 separation from the best control lies above zero.
@@ -7,45 +7,43 @@ separation from the best control lies above zero.
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import pandas as pd
 
-from causal_reft.alignment.cell import SHUFFLED
-from causal_reft.alignment.overview import dropped_words
+from causal_reft.alignment.grid import SHUFFLED
+from causal_reft.alignment.tables import StudyTables
 
-if TYPE_CHECKING:
-    from causal_reft.alignment.results import StudyResult
-
-ALPHA = 0.05
+ALPHA, HALF = 0.05, 0.5
 MATCHED = {"vocabulary": "of the full vocabulary", "choices": "of the answers that the task knows"}
 
 
-def headline(result: StudyResult) -> str:
+def headline(study: StudyTables) -> str:
     """A few lines: what separates, and the best cell with its controls."""
-    return "\n".join(line for variable in result.tables.rows for line in _headline(result, variable))
+    lines = [line for variable in _finished(study) for line in _headline(study, variable)]
+    return "\n".join([*_partial(study), *lines])
 
 
-def report_text(result: StudyResult) -> str:
+def report_text(study: StudyTables) -> str:
     """The whole report."""
-    parts = []
-    for variable in result.tables.rows:
+    parts = _partial(study)
+    for variable in _finished(study):
         parts += [
-            *_headline(result, variable),
+            *_headline(study, variable),
             "",
-            *_where(result, variable),
-            *_ineffective(result, variable),
-            *_warnings(result, variable),
+            *_where(study, variable),
+            *_ineffective(study, variable),
+            *_warnings(study, variable),
             "",
-            *_controls(result, variable),
-            *_ladder(result, variable),
-            *_illusion(result, variable),
+            *_controls(study, variable),
+            *_ladder(study, variable),
+            *_illusion(study, variable),
         ]
-        parts += ["", *_rows(result, variable), ""]
+        parts += ["", *_rows(study, variable), ""]
     return "\n".join([*parts, *_reading()])
 
 
-def report_html(result: StudyResult) -> str:
+def report_html(study: StudyTables) -> str:
     """The whole report with the grid as a table."""
     columns = [
         "variable",
@@ -62,9 +60,25 @@ def report_html(result: StudyResult) -> str:
         "separation_high",
         "p_corrected",
     ]
-    table = result.grid[columns].to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
-    paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in report_text(result).splitlines() if line.strip())
+    table = study.grid[columns].to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
+    paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in report_text(study).splitlines() if line.strip())
     return f"<div>{paragraphs}{table}</div>"
+
+
+def _finished(study: StudyTables) -> list[str]:
+    """The variables of which there is a fit."""
+    return list(dict.fromkeys(study.grid["variable"]))
+
+
+def _partial(study: StudyTables) -> list[str]:
+    missing = study.missing
+    if not missing:
+        return []
+    return [
+        f"PARTIAL: {len(study.cells)} cells are finished; {len(missing)} {missing[0].kind} cells are missing, and what "
+        "follows from them. Where controls are missing, scores are compared with nothing.",
+        "",
+    ]
 
 
 def separates(grid: pd.DataFrame) -> pd.Series:
@@ -72,8 +86,8 @@ def separates(grid: pd.DataFrame) -> pd.Series:
     return (grid["p_corrected"] < ALPHA) & (grid["separation_low"] > 0)
 
 
-def _headline(result: StudyResult, variable: str) -> list[str]:
-    grid, best = _of(result, variable), result.best(variable)
+def _headline(study: StudyTables, variable: str) -> list[str]:
+    grid, best = _of(study, variable), study.best(variable)
     apart = grid[separates(grid)]
     if apart.empty:
         return [
@@ -84,16 +98,28 @@ def _headline(result: StudyResult, variable: str) -> list[str]:
         ]
     return [
         f"{variable}: {len(apart)} of {len(grid)} cells separate from their best control (p corrected for all of "
-        f"them; alpha {ALPHA}).",
+        f"them; alpha {ALPHA}){_beyond_whole(apart)}.",
         f"  Chosen on the selection rows: {_cell(best)}. On the report rows: separation {best.separation:+.3f} "
         f"[{best.separation_low:+.3f}, {best.separation_high:+.3f}] from {best.best_control}, p = "
         f"{best.p_corrected:.2g}; IIA {_score(best)} over {best.seeds} seeds.",
     ]
 
 
-def _where(result: StudyResult, variable: str) -> list[str]:
+def _beyond_whole(apart: pd.DataFrame) -> str:
+    """At how many of the separated cells the whole vector does less than half of what the subspace does."""
+    beyond = int((apart["whole_share"] < HALF).sum())
+    if not beyond:
+        return ""
+    which = "each" if beyond == len(apart) else f"{beyond}"
+    return (
+        f"; but at {which} of these {len(apart)} the whole vector does less than half of what the subspace does beyond "
+        "no edit, so the subspace sets states that swapping the whole vector does not"
+    )
+
+
+def _where(study: StudyTables, variable: str) -> list[str]:
     """For each position, the layers that separate."""
-    grid = _of(result, variable)
+    grid = _of(study, variable)
     lines = []
     for (positions, component, featurizer), part in grid.groupby(["positions", "component", "featurizer"], sort=False):
         apart = part[separates(part)]
@@ -113,17 +139,17 @@ def _where(result: StudyResult, variable: str) -> list[str]:
     return lines
 
 
-def _warnings(result: StudyResult, variable: str) -> list[str]:
+def _warnings(study: StudyTables, variable: str) -> list[str]:
     """Why which intervals may be too short."""
-    grid = _of(result, variable)
+    grid = _of(study, variable)
     found = grid.loc[grid["warning"] != "", "warning"].str.split("; ").explode().value_counts(sort=False)
     return [
         f"Read the intervals of {count} of {len(grid)} cells with care: {warning}." for warning, count in found.items()
     ]
 
 
-def _controls(result: StudyResult, variable: str) -> list[str]:
-    best = result.best(variable)
+def _controls(study: StudyTables, variable: str) -> list[str]:
+    best = study.best(variable)
     angle = (
         ""
         if pd.isna(best.seed_angle)
@@ -139,8 +165,8 @@ def _controls(result: StudyResult, variable: str) -> list[str]:
     ]
 
 
-def _ladder(result: StudyResult, variable: str) -> list[str]:
-    ladder = result.ladder
+def _ladder(study: StudyTables, variable: str) -> list[str]:
+    ladder = study.ladder
     mine = ladder[ladder["variable"] == variable] if len(ladder) else ladder
     if not len(mine):
         return []
@@ -156,38 +182,28 @@ def _ladder(result: StudyResult, variable: str) -> list[str]:
     return [f"Capacity ladder there: {shown}. A Flow can align almost anything: what it reaches is no evidence."]
 
 
-def _illusion(result: StudyResult, variable: str) -> list[str]:
-    from causal_reft.errors import StudyError
-
-    try:
-        return [
-            "Illusion report of its first seed (a diagnostic, no verdict):",
-            *(f"  {line}" for line in result.illusion(variable).words.splitlines()),
-        ]
-    except StudyError:
+def _illusion(study: StudyTables, variable: str) -> list[str]:
+    found = study.illusion(variable)
+    if found is None:
         return []
+    lines = (f"  {line}" for line in found.text.splitlines())
+    return ["Illusion report of its first seed (a diagnostic, no verdict):", *lines]
 
 
-def _rows(result: StudyResult, variable: str) -> list[str]:
-    grid, first = _of(result, variable), _of(result, variable).iloc[0]
-    seeds = ", ".join(map(str, result.description["seeds"]))
+def _rows(study: StudyTables, variable: str) -> list[str]:
+    grid, first = _of(study, variable), _of(study, variable).iloc[0]
+    seeds = ", ".join(map(str, study.description["seeds"]))
     return [
-        f"Scored on {first.rows} report rows ({first.clusters} pairs), which share no {_unit(result)} with training or "
-        f"selection{dropped_words(result.dropped[variable])}. An answer is right where it is the most likely "
-        f"{MATCHED[result.description['match']]}. Seeds {seeds}; {len(grid)} cells; torch "
-        f"{result.description['torch']}."
+        f"Scored on {first.rows} report rows ({first.clusters} pairs), which share no {_unit(study)} with training or "
+        f"selection{_dropped(study.dropped[variable])}. An answer is right where it is the most likely "
+        f"{MATCHED[study.description['match']]}. Seeds {seeds}; {len(grid)} cells; "
+        f"torch {_versions(study)}."
     ]
 
 
-def _ineffective(result: StudyResult, variable: str) -> list[str]:
-    """Sites that no logit which is read can feel; training there would change nothing."""
-    sites = result.description["sites"]
-    fits = result.tables.fits(variable=variable, role="study")
-    ineffective = dict.fromkeys(cell.site for cell in fits if result.tables.cells[cell].facts["ineffective"])
-    if not ineffective:
-        return []
-    shown = ", ".join(f"{sites[i]['name']} at {sites[i]['positions']}" for i in ineffective)
-    return [f"Not trained, because no logit that is read can feel an edit there: {shown}."]
+def _ineffective(study: StudyTables, variable: str) -> list[str]:
+    sites = study.ineffective(variable)
+    return [f"Not trained, because an edit changes no logit that is read: {', '.join(sites)}."] if sites else []
 
 
 def _reading() -> list[str]:
@@ -199,8 +215,8 @@ def _reading() -> list[str]:
     ]
 
 
-def _of(result: StudyResult, variable: str) -> pd.DataFrame:
-    return result.grid[result.grid["variable"] == variable]
+def _of(study: StudyTables, variable: str) -> pd.DataFrame:
+    return study.grid[study.grid["variable"] == variable]
 
 
 def _cell(row: pd.Series) -> str:
@@ -219,6 +235,16 @@ def _score(row: pd.Series) -> str:
     return f"{row.iia:.3f} [{row.iia_low:.3f}, {row.iia_high:.3f}]"
 
 
-def _unit(result: StudyResult) -> str:
-    by = result.description["sampling"]["split_by"]
+def _unit(study: StudyTables) -> str:
+    by = study.description["sampling"]["split_by"]
     return "setting" if by is None else by if isinstance(by, str) else " and ".join(by)
+
+
+def _dropped(counts: Mapping[str, int]) -> str:
+    shown = [f"{count} {why}" for why, count in counts.items() if count]
+    return f" (dropped: {', '.join(shown)})" if shown else ""
+
+
+def _versions(study: StudyTables) -> str:
+    found = dict.fromkeys(str(result.provenance.get("torch")) for result in study.cells.values())
+    return " and ".join(found)
