@@ -30,6 +30,7 @@ from causal_reft.execution.block_shortcuts import replaced_forward
 from causal_reft.execution.inputs import before_labels
 from causal_reft.execution.storage import load_trained_base
 from causal_reft.graph import load_weights
+from causal_reft.reft.context import check_context
 from causal_reft.reft.data import ReftCollator
 from causal_reft.reft.options import (
     check_options,
@@ -65,7 +66,7 @@ class ReftTrainer(Trainer):
 
     Raises:
         DataError: nothing to train; edits that cannot change what the loss reads; records without a collator and
-            without a tokenizer to pad; options that cannot work with a frozen base.
+            without a tokenizer to pad, or beyond the context; options that cannot work with a frozen base.
     """
 
     def __init__(
@@ -91,6 +92,9 @@ class ReftTrainer(Trainer):
         options.setdefault("processing_class", made.tokenizer)
         if options.get("data_collator") is None:
             options["data_collator"] = ReftCollator(_pad(options["processing_class"]))
+        for records in (train_dataset, eval_dataset):
+            if isinstance(records, list | tuple):
+                check_context([dict(entry).get("input_ids", ()) for entry in records], base)
         self.memory, self.why_full, self._differs, self._checked = memory, "", "", False
         self._plans: dict[int, PlannedDataset] = {}
         self._loops: ExitStack | None = None

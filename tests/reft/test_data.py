@@ -344,6 +344,16 @@ def test_a_record_beyond_the_models_context_is_refused(tokenizer, model):
             cr.completions(pairs, tokenizer, model=trained)
 
 
+def test_training_refuses_records_beyond_the_models_context(tokenizer, model, tmp_path):
+    """Such prompts once trained without a word."""
+    from transformers import TrainingArguments
+
+    records = cr.completions([("who", "cat"), ("cat " * 60, "dog " * 10)], tokenizer)
+    reft = cr.IntervenedModel(model, cr.loreft(cr.Site(1, positions="last"), 16, 2), tokenizer)
+    with pytest.raises(DataError, match="Record 1 has 71 tokens, and LlamaForCausalLM was made for 64"):
+        cr.ReftTrainer(reft, TrainingArguments(str(tmp_path), report_to="none"), train_dataset=records)
+
+
 def test_packing_is_refused_with_its_reason(tokenizer):
     with pytest.raises(DataError, match="trained without its edit"):
         cr.completions(PAIRS, tokenizer, packing=True)
