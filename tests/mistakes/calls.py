@@ -45,14 +45,10 @@ RUNS = (
         "cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2))(batch)",
     ),
     Mistake(
-        e.RunError, "Text instead of tokens",
-        'cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2))("the cat sees")', "was given a str",
-        "A run's inputs are what the model takes: a tokenizer's output.",
-        """
-        tokens = tokenizer(["the cat sees"], return_tensors="pt", return_token_type_ids=False)
-        cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2))(tokens)
-        """,
-        untyped=True,
+        e.RunError, "Text for a model without its tokenizer",
+        'cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2))("the cat sees")', "this model has no tokenizer",
+        "Strings become tokens through the tokenizer that the model was given.",
+        'cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2), tokenizer)("the cat sees")',
     ),
     Mistake(
         e.RunError, "Lists instead of tensors",

@@ -344,12 +344,6 @@ DATA = (
         'cr.classification([("the cat sees", 1)], tokenizer, classes=2)',
     ),
     Mistake(
-        e.RunError, "Text for a model without its tokenizer",
-        'cr.IntervenedModel(model, cr.InterventionGraph())("the cat sees")', "this model has no tokenizer",
-        "Strings become tokens through the tokenizer that the model was given.",
-        'cr.IntervenedModel(model, cr.InterventionGraph(), tokenizer)("the cat sees")',
-    ),
-    Mistake(
         e.DataError, "The trainer on the bare model",
         'cr.ReftTrainer(model, TrainingArguments("runs", report_to="none"))', "trains an IntervenedModel",
         "What is trained is the graph.",
