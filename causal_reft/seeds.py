@@ -15,7 +15,7 @@ SEEDS_ARE = "a seed is an integer from 0 to 4294967295 (2^32 - 1), so that no tw
 
 def is_seed(value: object) -> bool:
     """Whether a value can be a user's seed: an integer, no boolean, below 2^32."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < LIMIT
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= int(value) < LIMIT
 
 
 def derive(seed: int, *purpose: object) -> int:

@@ -215,7 +215,7 @@ def _paired(one: pd.Series, two: pd.Series, metric: str) -> pd.Series:
         )
     values, bounds = difference.to_numpy(), DIFFERENCE if metric == "iia" else UNBOUNDED
     shared = difference.index.to_frame()
-    clusters = {"pair": np.arange(len(values))} | {name: pd.factorize(shared[name])[0] for name in shared}
+    clusters = {"pair": np.arange(len(values))} | {str(name): pd.factorize(shared[name])[0] for name in shared}
     found, p = mean_interval(values, clusters, bounds=bounds), paired_p(values, clusters, bounds=bounds)
     return pd.Series(
         {"difference": found.value, "low": found.low, "high": found.high, "p": p, "clusters": found.clusters}

@@ -73,7 +73,7 @@ def mean_interval(
     """
     table = np.atleast_2d(np.asarray(scores, dtype=float))
     if missing:
-        kept = ~np.isnan(table).all(0)
+        kept = np.asarray(~np.isnan(table).all(axis=0))
         if not kept.any():
             return Interval(np.nan, np.nan, np.nan, 0, 0)
         table, clusters = table[:, kept], Factors.of(clusters).among(kept)

@@ -337,7 +337,7 @@ def _factors(rows: pd.DataFrame, unit: str) -> Factors:
     runs = {
         name.removesuffix(end): pd.factorize(rows[name])[0]
         for end in ("_prompt", "_setting")
-        for name in rows
+        for name in map(str, rows)
         if name.endswith(end)
     }
     others = {name: codes for name, codes in runs.items() if name != unit}

@@ -70,7 +70,7 @@ def split_settings(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Settings dealt to three frames; equal values of the columns `by` (default: all but prompt and text) stay
     together, and so do equal prompts where there is a column `prompt`."""
-    columns = as_names(by, tuple(name for name in settings if name not in (PROMPT, TEXT)))
+    columns = as_names(by, tuple(str(name) for name in settings if name not in (PROMPT, TEXT)))
     check_known(columns, settings.columns, "column")
     check_seed(seed)
     keys = _connected([settings], columns)[0]

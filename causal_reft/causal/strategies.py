@@ -162,6 +162,7 @@ def _balanced(sampler: Sampler, n: int, over: Sequence[str] | None, against: Any
     cells: Columns | None = None
     quota, possible = n, _possible(sampler, over)
     missing: list[Any] = []
+    counts = np.zeros(0, dtype=np.int64)
     for round_ in range(MOST_ROUNDS):
         pairs = sampler.draw(max(2 * n, SMALLEST_ROUND), round_)
         new = _cells(sampler.model, pairs, over)

@@ -181,8 +181,8 @@ _MOVE_LOGITS = ("logits_to_keep", "num_logits_to_keep", "return_dict")
 
 
 def _refuse_moved_logits(base: RunInputs) -> None:
-    for name in () if isinstance(base, Tensor) else _MOVE_LOGITS:
-        if base.get(name) is not None:
+    for name in _MOVE_LOGITS:
+        if not isinstance(base, Tensor) and base.get(name) is not None:
             raise DataError(f"The base run of examples takes no {name!r}: labels name the columns of all logits.")
 
 

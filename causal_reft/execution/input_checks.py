@@ -231,7 +231,7 @@ def refuse_filled_cache(cache: Any, call: str) -> None:
     """
     if cache is None:
         return
-    length = getattr(cache, "get_seq_length", None)
+    length: Any = getattr(cache, "get_seq_length", None)
     seen = int(length()) if callable(length) else 1
     if seen:
         raise RunError(

@@ -87,7 +87,8 @@ def save_pyreft(graph: InterventionGraph, folder: str | Path) -> None:
     seen: Counter[str] = Counter()
     files: dict[str, State] = {}
     for representation, state in parts:
-        key = _key(*representation[:4])
+        layer, component, unit, count = representation[:4]
+        key = _key(layer, str(component), str(unit), int(str(count)))
         files[f"{key}#{seen[key]}"] = state
         seen[key] += 1
     config = {
@@ -142,7 +143,7 @@ def _loreft_state(node: Node) -> State:
     return {"weight": learned.weight.clone(), "bias": learned.bias.clone(), "rotate_layer": rows.mT.contiguous()}
 
 
-def _positions_of_each(given: PositionsLike, sites: Sequence[tuple[int, str]]) -> list[PositionsLike]:
+def _positions_of_each(given: PositionsLike, sites: Sequence[tuple[int, str]]) -> Sequence[PositionsLike]:
     """The positions of each intervention, by pyreft's rules."""
     edges = isinstance(given, str) and all(_EDGE.fullmatch(word.strip()) for word in given.split("+"))
     if not edges:

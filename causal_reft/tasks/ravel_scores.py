@@ -67,7 +67,8 @@ def ravel_scores(data: CounterfactualDataset, right: Sequence[bool] | np.ndarray
     prompts = rows.groupby(["kind", "attribute", "wording"])["score"].agg(rows="size", score="mean").reset_index()
     by_attribute = prompts.groupby(["kind", "attribute"])["score"].mean()
     means = by_attribute.groupby("kind").mean()
-    return RavelScores(*(float(means.get(kind, np.nan)) for kind in (CAUSE, ISOLATE)), prompts)
+    cause, isolate = (float(means.get(kind, np.nan)) for kind in (CAUSE, ISOLATE))
+    return RavelScores(cause, isolate, prompts)
 
 
 def ravel_rows(data: CounterfactualDataset) -> np.ndarray:
