@@ -246,8 +246,8 @@ def test_the_check_sees_a_wrong_gradient() -> None:
     data, model = examples("gpt2", "no"), das(1)
     right = FullPasses(model, data).scored(torch.arange(2))
     wrong = type(right)(right.logits + 0.1 * (right.logits - right.logits.detach()), right.reads)
-    assert compare([model], lambda: [right], lambda: [right], lambda: [right], 2)[0].passed
-    found = compare([model], lambda: [wrong], lambda: [right], lambda: [right], 2)[0]
+    assert compare([model], *[lambda: [right.logits]] * 3, 2)[0].passed
+    found = compare([model], lambda: [wrong.logits], *[lambda: [right.logits]] * 2, 2)[0]
     assert not found.passed
     assert found.logits == 0.0
     assert found.gradient == pytest.approx(0.1, rel=1e-3)
@@ -267,11 +267,11 @@ def test_in_half_precision_as_much_is_allowed_as_full_passes_differ_among_themse
         check = passes.joint.chosen.checks[0]
     assert check.passed
     assert check.allowed_logits < 0.03
-    right = FullPasses(model, data).scored(rows)
-    each = type(right)(torch.cat([FullPasses(model, data).scored(row).logits for row in rows.split(1)]), right.reads)
-    wrong = type(right)(right.logits * (1 + 0.04 * (-1) ** torch.arange(right.logits.shape[1])), right.reads)
-    for scored, passed in ((right, True), (each, True), (wrong, False)):
-        found = compare([model], lambda scored=scored: [scored], lambda: [right], lambda: [each], 4)[0]
+    right = FullPasses(model, data).scored(rows).logits
+    each = torch.cat([FullPasses(model, data).scored(row).logits for row in rows.split(1)])
+    wrong = right * (1 + 0.04 * (-1) ** torch.arange(right.shape[1]))
+    for logits, passed in ((right, True), (each, True), (wrong, False)):
+        found = compare([model], lambda logits=logits: [logits], lambda: [right], lambda: [each], 4)[0]
         assert found.passed == passed, found
 
 

@@ -28,7 +28,7 @@ def test_each_row_has_its_own_member(members: list[int], tokens_of_a_row: tuple[
         torch.testing.assert_close(bound.read(h)[token], A @ h[token], rtol=0, atol=1e-14)
         written = h[token] + A.T @ (z[token] - A @ h[token])
         torch.testing.assert_close(bound.write(h, z)[token], written, rtol=0, atol=1e-14)
-    torch.testing.assert_close(bound.each(torch.arange(3)), torch.tensor(members)[rows])
+    torch.testing.assert_close(bound.each(torch.arange(3.0)), torch.tensor(members)[rows].float())
 
 
 def test_another_choice_is_another_layout() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -136,8 +136,8 @@ class ChosenPasses:
         models = [self.models[n] for n in numbers]
         checks = compare(
             models,
-            lambda: [self._fast(some, caches)[n] for n in numbers],
-            lambda: [self.full[n].scored(some) for n in numbers],
+            lambda: [found.logits for n, found in enumerate(self._fast(some, caches)) if n in numbers],
+            lambda: [self.full[n].scored(some).logits for n in numbers],
             lambda: [self._batched_otherwise(n, some) for n in numbers],
             len(some),
         )
@@ -157,13 +157,11 @@ class ChosenPasses:
             stacklevel=5,
         )
 
-    def _batched_otherwise(self, number: int, rows: Tensor) -> TargetLogits:
-        """Full passes of each row by itself, or of a single row beside a copy of it."""
+    def _batched_otherwise(self, number: int, rows: Tensor) -> Tensor:
+        """Logits of full passes of each row by itself, or of a single row beside a copy of it."""
         if len(rows) == 1:
-            both = self.full[number].scored(rows.repeat(2))
-            return replace(both, logits=both.logits[: len(both.logits) // 2])
-        each = [self.full[number].scored(row) for row in rows.split(1)]
-        return replace(each[0], logits=torch.cat([scored.logits for scored in each]))
+            return self.full[number].scored(rows.repeat(2)).logits.chunk(2)[0]
+        return torch.cat([self.full[number].scored(row).logits for row in rows.split(1)])
 
     def _some(self, rows: Tensor) -> Tensor:
         """A few rows that differ most in what is computed for them."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 
 from causal_reft.execution.intervened_model import IntervenedModel
-from causal_reft.execution.passes import TargetLogits
 from causal_reft.featurizers import computed_once
 from causal_reft.tensors import Tensor
 
@@ -47,17 +46,17 @@ class Check:
         return f"{self.rows} rows in {self.seconds:.2f} s; relative difference: {found}"
 
 
-Scored = Callable[[], Sequence[TargetLogits]]
+Logits = Callable[[], Sequence[Tensor]]
 
 
 def compare(
-    models: Sequence[IntervenedModel], fast: Scored, full: Scored, batched_otherwise: Scored, rows: int
+    models: Sequence[IntervenedModel], fast: Logits, full: Logits, batched_otherwise: Logits, rows: int
 ) -> list[Check]:
     """One check for each model; dropout on edits is off meanwhile.
 
     Args:
         models: the models.
-        fast, full: the logits to compare.
+        fast, full: for each model the logits to compare, (read, classes).
         batched_otherwise: those of full passes for the same rows in other batches, asked for in half precision only.
         rows: how many rows these are.
     """
@@ -95,9 +94,9 @@ class _Measured:
     gradient: Tensor | None
 
 
-def _measured(models: Sequence[IntervenedModel], scored: Sequence[TargetLogits]) -> list[_Measured]:
-    gradients = _gradients(models, scored)
-    return [_Measured(s.logits.detach(), gradient) for s, gradient in zip(scored, gradients, strict=True)]
+def _measured(models: Sequence[IntervenedModel], logits: Sequence[Tensor]) -> list[_Measured]:
+    gradients = _gradients(models, logits)
+    return [_Measured(one.detach(), gradient) for one, gradient in zip(logits, gradients, strict=True)]
 
 
 def _differences(fast: _Measured, full: _Measured) -> tuple[float, float]:
@@ -113,12 +112,12 @@ def _differences(fast: _Measured, full: _Measured) -> tuple[float, float]:
     return logits, float((fast.gradient - full.gradient).norm()) / (float(full.gradient.norm()) + noise)
 
 
-def _gradients(models: Sequence[IntervenedModel], scored: Sequence[TargetLogits]) -> list[Tensor | None]:
+def _gradients(models: Sequence[IntervenedModel], logits: Sequence[Tensor]) -> list[Tensor | None]:
     """For each model, the gradient of all its trained numbers side by side; one backward pass for all models.
 
     Rotations of this step are shared with the step itself, so their graph is kept.
     """
-    values = [_projection(s.logits) for s in scored if s.logits.requires_grad]
+    values = [_projection(one) for one in logits if one.requires_grad]
     parameters = list(dict.fromkeys(p for model in models for p in model.trainable_parameters()))
     if not values or not parameters:
         return [None] * len(models)
