@@ -232,7 +232,7 @@ def refuse_filled_cache(cache: Any, call: str) -> None:
     if cache is None:
         return
     length: Any = getattr(cache, "get_seq_length", None)
-    seen = int(length()) if callable(length) else 1
+    seen = int(cache.get_seq_length()) if callable(length) else 1
     if seen:
         raise RunError(
             f"{call} was given past_key_values that hold {seen if callable(length) else 'some'} tokens already: edits "
