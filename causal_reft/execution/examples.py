@@ -52,6 +52,8 @@ class Examples:
         if len(set(lengths.values())) > 1:
             raise DataError(f"Examples of unequal length: {', '.join(f'{k} {n}' for k, n in lengths.items())}.")
         _check_labels(self.labels)
+        for run, inputs in self.runs.items():
+            _check_position_ids(run, inputs, len(self.labels))
         base = self.runs["base"]
         _refuse_moved_logits(base)
         object.__setattr__(self, "_given", base)
@@ -232,6 +234,15 @@ def _with_prompt_lengths(base: RunInputs, labels: Tensor, layout: OutputLayout |
         if layout is None:
             return base
         raise
+
+
+def _check_position_ids(run: str, inputs: RunInputs, rows: int) -> None:
+    numbers = None if isinstance(inputs, Tensor) else inputs.get("position_ids")
+    if isinstance(numbers, Tensor) and numbers.ndim == 2 and len(numbers) != rows:
+        raise DataError(
+            f"Examples: run {run!r} has position_ids of {len(numbers)} rows for {rows} rows; give one number for each "
+            f"token of each row: position_ids.expand({rows}, -1) where all rows agree."
+        )
 
 
 def n_rows(inputs: RunInputs) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from causal_reft.errors import GraphError
-from causal_reft.execution.examples import Examples
+from causal_reft.execution.examples import Examples, check_runs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.passes import Passes, TargetLogits
 from causal_reft.execution.planning.chosen_passes import ChosenPasses, Options
@@ -40,6 +40,7 @@ def plan_all(models: Sequence[IntervenedModel], examples: Examples, **options: o
 
     Raises:
         GraphError: no models, or models under several base models.
+        DataError: examples without a run of a graph.
     """
     return JointPlan(models, examples, Options(**options))  # type: ignore[arg-type]
 
@@ -52,6 +53,8 @@ class JointPlan:
             raise GraphError(
                 "A plan is for one or more graphs on one base model. Wrap the same model object under each graph."
             )
+        for model in models:
+            check_runs(model.graph.runs, examples)
         self.models, self.options = tuple(models), options
         self.examples = examples.of_model(models[0].base_model)
         self._open: list[ChosenPasses] = []

@@ -64,8 +64,9 @@ def compare(
     with without_dropout(models), computed_once():
         theirs = _measured(models, full())
         found = [_differences(*pair) for pair in zip(_measured(models, fast()), theirs, strict=True)]
-        allowed = [(TOLERANCE.get(dtype, torch.finfo(dtype).eps),) * 2 for dtype in (m.logits.dtype for m in theirs)]
-        if any(m.logits.dtype not in TOLERANCE for m in theirs):
+        precisions = [_precision(measured.logits) for measured in theirs]
+        allowed = [(TOLERANCE.get(dtype, torch.finfo(dtype).eps),) * 2 for dtype in precisions]
+        if any(dtype not in TOLERANCE for dtype in precisions):
             noise = [_differences(*pair) for pair in zip(_measured(models, batched_otherwise()), theirs, strict=True)]
             allowed = [
                 tuple(max(least, TIMES_THE_NOISE * much) for least, much in zip(*one, strict=True))
@@ -73,6 +74,12 @@ def compare(
             ]
     seconds = (time.perf_counter() - began) / max(len(models), 1)
     return [Check(rows, seconds, *one, *limits) for one, limits in zip(found, allowed, strict=True)]
+
+
+def _precision(logits: Tensor) -> torch.dtype:
+    """The type that matrix products are computed in: that of autocast where it is on."""
+    kind = logits.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else logits.dtype
 
 
 @contextmanager
