@@ -152,7 +152,7 @@ def test_bf16_takes_the_planned_path(tokenizer, model, tmp_path):
             losses[bf16] = trainer.state.log_history[0]["loss"]
             assert trainer.why_full == ""
     assert cost[True, 6] - cost[True, 2] == cost[False, 6] - cost[False, 2] > 0
-    assert losses[True] == pytest.approx(losses[False], rel=0.05) != losses[False]
+    assert losses[True] != losses[False] == pytest.approx(losses[True], rel=0.05)
 
 
 def test_what_is_computed_in_full_says_why_once(tokenizer, model, tmp_path, caplog):
