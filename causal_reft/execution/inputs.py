@@ -117,7 +117,7 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
     return Inputs((), kwargs, batch, mask, _spans(ours["spans"], batch), lengths, active, decoder)
 
 
-def _check_span_names(run: str, spans: Spans | None) -> None:
+def _check_span_names(run: str, spans: Mapping[str, Any] | None) -> None:
     for name in spans or ():
         if is_position_word(str(name)):
             raise PositionError(
