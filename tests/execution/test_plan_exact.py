@@ -246,7 +246,7 @@ def test_what_saves_little_is_given_up_before_all_is_recorded_again() -> None:
     graph = cr.das(cr.Site(0, positions="f2+l1"), 16, 3)
     roomy = check_alone(base, graph, data).joint_passes
     tight = check_alone(base, graph, data, memory=roomy.bytes - 1).joint_passes
-    assert {path for *_, path in roomy.to_record.entries} > {""} == {path for *_, path in tight.wanted.entries}
+    assert {path for *_, path in roomy.to_record.entries} > {""} == {path for *_, path in tight.to_record.entries}
     assert 0 < tight.bytes < roomy.bytes
     assert not tight.rebuilds
     assert flops(roomy) < flops(tight)
