@@ -67,11 +67,11 @@ class HookBackend(Backend):
         if not wants_output and not visit.work:
             return None
         checkpointing = recomputes(self.model)
-        whole = wants_output or checkpointing or offloaded(self.model)
+        whole = wants_output or checkpointing or offloaded(self.model) or is_hooked(self.model)
         watch = Watch(visit, stop=not whole)
         checkpoints = checkpointing or (self.model.training and not torch.is_grad_enabled())
         carrying = carrying_edits(self.model, watch) if checkpoints else nullcontext()
-        less = nullcontext(inputs) if whole or is_hooked(self.model) else collecting(self.model, visit, inputs)
+        less = nullcontext(inputs) if whole else collecting(self.model, visit, inputs)
         try:
             with less as given, watching(watch, self.model), carrying, eagerly(self.model):
                 output = self.model(*given.args, **given.kwargs)
