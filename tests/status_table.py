@@ -93,7 +93,7 @@ def collects(name: str, component: str) -> str:
     location = locate(model_of(name), site_of(component))
 
     def take(value: object) -> None:
-        found.append(value[0] if isinstance(value, tuple) else value)
+        found.append((value[0] if isinstance(value, tuple) else value).clone())  # falcon adds to it in place
 
     handle = _plain_hook(location, take)
     graph = cr.InterventionGraph(seen=cr.Collect("base", site_of(component)))
