@@ -82,9 +82,8 @@ class FullPasses(Passes):
     """Every run in full for every batch."""
 
     def __init__(self, model: IntervenedModel, examples: Examples) -> None:
-        refuse_rows_of_one_call(model.graph)
+        check_dataset(model.graph, examples)
         self.model, self.examples = model, examples.of_model(model.base_model)
-        check_runs(model.graph.runs, examples)
 
     def scored(self, rows: Int[Tensor, " row"]) -> TargetLogits:
         batch = self.examples.rows(rows)
@@ -103,12 +102,14 @@ class FullPasses(Passes):
         return {}
 
 
-def refuse_rows_of_one_call(graph: InterventionGraph) -> None:
-    """A dataset is cut into batches, in which the rows of a `PerRow` mean other examples.
+def check_dataset(graph: InterventionGraph, examples: Examples) -> None:
+    """A dataset brings every run of a graph, and the graph can be cut into batches.
 
     Raises:
-        GraphError: the graph holds a `PerRow`.
+        DataError: a missing run, with the nearest name.
+        GraphError: the graph holds a `PerRow`, whose rows mean other examples in each batch.
     """
+    check_runs(graph.runs, examples)
     for name, node in graph.edits.items():
         if isinstance(node.source.source if isinstance(node.source, Shift) else node.source, PerRow):
             raise GraphError(

@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from causal_reft.errors import GraphError
-from causal_reft.execution.examples import Examples, check_runs
+from causal_reft.execution.examples import Examples
 from causal_reft.execution.intervened_model import IntervenedModel
-from causal_reft.execution.passes import Passes, TargetLogits
+from causal_reft.execution.passes import Passes, TargetLogits, check_dataset
 from causal_reft.execution.planning.chosen_passes import ChosenPasses, Options
 from causal_reft.execution.planning.explain import explanation
 from causal_reft.execution.threads import one_at_a_time
@@ -39,7 +39,7 @@ def plan_all(models: Sequence[IntervenedModel], examples: Examples, **options: o
     """The same for several graphs on one model and one dataset, sharing all that they can.
 
     Raises:
-        GraphError: no models, or models under several base models.
+        GraphError: no models, models under several base models, or a `PerRow`, which is for the rows of one call.
         DataError: examples without a run of a graph.
     """
     return JointPlan(models, examples, Options(**options))  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ class JointPlan:
                 "A plan is for one or more graphs on one base model. Wrap the same model object under each graph."
             )
         for model in models:
-            check_runs(model.graph.runs, examples)
+            check_dataset(model.graph, examples)
         self.models, self.options = tuple(models), options
         self.examples = examples.of_model(models[0].base_model)
         self._open: list[ChosenPasses] = []
