@@ -5,6 +5,7 @@
 #   make lint     ruff, pyright, import-linter
 #   make docs     the documentation site in site/, tutorials with the figures of their own run
 #   make bench    side by side with other libraries
+#   make real     a real pretrained model in runs/smollm2: SmolLM2-135M-Instruct, one minute, 270 MB
 #   make clean    remove what the targets above made
 #
 # constraints.txt holds the exact version of every package, for all targets alike, so that no target changes what another
@@ -30,7 +31,7 @@ COPY_TUTORIALS := rm -rf build/tutorials && mkdir -p build/tutorials && cp -R tu
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --overwrite --nbmake-timeout=600
 
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench real clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m causal_reft demo $(ARGS)
@@ -52,6 +53,9 @@ docs: $(VENV)/.with-docs $(EXECUTED)
 bench: $(VENV)/.with-test
 	for script in compare serving; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$script.py || exit 1; done
 
+real: $(VENV)/.with-real
+	$(BIN)/python data/real_model.py runs/smollm2
+
 clean:
 	rm -rf $(VENV) build dist site runs
 
@@ -70,6 +74,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.with-test: EXTRAS = test,parity,peft,dask
 $(VENV)/.with-lint: EXTRAS = lint
 $(VENV)/.with-docs: EXTRAS = docs
+$(VENV)/.with-real: EXTRAS = real
 
 $(VENV)/.with-%: $(VENV)/.installed
 	@echo "Installing the extras $(EXTRAS) into $(VENV)"

@@ -35,6 +35,15 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_model() -> Path:
+    """The folder of a real pretrained model; the test is skipped where there is none."""
+    folder = Path(os.environ.get("CAUSAL_REFT_SMOLLM2", REPOSITORY / "runs" / "smollm2"))
+    if not folder.is_dir():
+        pytest.skip(f"no SmolLM2 at {folder}: `make real` writes it (CAUSAL_REFT_SMOLLM2 names another folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
