@@ -74,6 +74,7 @@ from causal_reft.reft import alpaca_prompt as alpaca_prompt
 from causal_reft.reft import as_examples as as_examples
 from causal_reft.reft import classification as classification
 from causal_reft.reft import completions as completions
+from causal_reft.reft import fold as fold
 from causal_reft.reft import generate_texts as generate_texts
 from causal_reft.reft import preferences as preferences
 from causal_reft.reft import regression as regression

@@ -4,6 +4,7 @@
 
 from causal_reft.reft.context import check_context, context_length
 from causal_reft.reft.data import ReftCollator, as_examples, classification, completions, preferences, regression
+from causal_reft.reft.fold import fold
 from causal_reft.reft.formats import alpaca_prompt
 from causal_reft.reft.generate import generate_texts
 from causal_reft.reft.trainer import ReftTrainer
@@ -17,6 +18,7 @@ __all__ = [
     "classification",
     "completions",
     "context_length",
+    "fold",
     "generate_texts",
     "preferences",
     "regression",

@@ -41,6 +41,14 @@ def _context(config: Any) -> int:
     return config.max_position_embeddings
 
 
+def _no(config: Any) -> bool:
+    return False
+
+
+def _yes(config: Any) -> bool:
+    return True
+
+
 def _falcon_key_heads(config: Any) -> int:
     return 1 if config.multi_query and not config.new_decoder_architecture else config.num_kv_heads
 
@@ -52,6 +60,7 @@ class Architecture:
     `counts_positions`: whether the family numbers left-padded tokens wrongly unless it is given `position_ids`.
     `learned_positions`: how many positions there are where each has a learned vector, so that a text cannot go beyond.
     `decoder`: the row of the second stack of an encoder-decoder family; this row is then its encoder.
+    `adds_mlp`: whether a block's output is its `mlp_output` plus the rest of the block, without a norm on the way.
     """
 
     blocks: str
@@ -60,6 +69,7 @@ class Architecture:
     learned_positions: Callable[[Any], int] | None = None
     key_heads: Callable[[Any], int] = key_heads
     decoder: Architecture | None = None
+    adds_mlp: Callable[[Any], bool] = _no
 
     def having(self, **ports: Port) -> Architecture:
         """The row with some ports added or replaced."""
@@ -94,7 +104,8 @@ def _row(
         "mlp_activation": Port(f"{mlp}.{down}", "input"),
         "mlp_output": Port(f"{mlp}.{down}", "output"),
     }
-    return Architecture(blocks, components | ({"final_norm": Port(f"..{norm}", "output")} if norm else {}))
+    components |= {"final_norm": Port(f"..{norm}", "output")} if norm else {}
+    return Architecture(blocks, components, adds_mlp=_yes)
 
 
 _PARTS = ("query", "key", "value")
@@ -110,6 +121,7 @@ def _fused(name: str, layout: str) -> dict[str, tuple[str, str]]:
 
 _QKV = _separate("q_proj k_proj v_proj")
 _LLAMA = _row("layers", "self_attn", _QKV, "o_proj", "mlp", "down_proj", "norm")
+_NORMED_SUMMANDS = replace(_LLAMA, adds_mlp=_no)
 _MIXTURE = _LLAMA.lacking("mlp_activation").having(mlp_output=Port("mlp", "output"))
 _GPT2 = replace(
     _row("h", "attn", _fused("c_attn", "side"), "c_proj", "mlp", "c_proj", "ln_f"), learned_positions=_context
@@ -119,14 +131,18 @@ _NEOX = _row(
 )
 _BLOOM = _row("h", "self_attention", _fused("query_key_value", "group"), "dense", "mlp", "dense_4h_to_h", "ln_f")
 _OPT = replace(_row("layers", "self_attn", _QKV, "out_proj", "fc1", "", "final_layer_norm"), learned_positions=_context)
+_OPT = replace(_OPT, adds_mlp=lambda config: config.do_layer_norm_before)
 _OPT = _OPT.having(mlp_activation=Port("fc2", "input"), mlp_output=Port("fc2", "output"))
 _BERT = replace(
     _row("layer", "attention", _separate("self.query self.key self.value"), "output.dense", "intermediate", ""),
     learned_positions=_context,
+    adds_mlp=_no,
 )
 _BERT = _BERT.having(mlp_activation=Port("output.dense", "input"), mlp_output=Port("output.dense", "output"))
 _DISTILBERT = replace(
-    _row("layer", "attention", _separate("q_lin k_lin v_lin"), "out_lin", "ffn", "lin2"), learned_positions=_context
+    _row("layer", "attention", _separate("q_lin k_lin v_lin"), "out_lin", "ffn", "lin2"),
+    learned_positions=_context,
+    adds_mlp=_no,
 )
 
 
@@ -142,7 +158,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "opt": _OPT,
     "bloom": replace(_BLOOM, counts_positions=False),
     "falcon": replace(_BLOOM, key_heads=_falcon_key_heads),
-    **dict.fromkeys(["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2"], _LLAMA),
+    **dict.fromkeys(["llama", "mistral", "qwen2", "qwen3", "gemma"], _LLAMA),
+    **dict.fromkeys(["gemma2", "gemma3_text", "olmo2"], _NORMED_SUMMANDS),
     **dict.fromkeys(["mixtral", "qwen2_moe", "qwen3_moe"], _MIXTURE),
     "phi3": _row("layers", "self_attn", _fused("qkv_proj", "side"), "o_proj", "mlp", "down_proj", "norm"),
     "bert": _BERT,

@@ -255,4 +255,16 @@ GRAPHS = (
         served(batch, graphs=["formal", None])
         """,
     ),
+    Mistake(
+        e.GraphError, "An edit of some tokens, folded into weights",
+        "cr.fold(model, cr.loreft(cr.Site(1, 'attention_output', 'last'), 16, 2))", "weights act on all",
+        "A weight does the same to every token, so only an edit of every token, decoded ones too, is inside weights.",
+        "cr.fold(model, cr.loreft(cr.Site(1, 'attention_output', 'all+generated'), 16, 2))",
+    ),
+    Mistake(
+        e.GraphError, "An edit of a sum, folded into weights",
+        "cr.fold(model, cr.loreft(cr.Site(1, positions='all+generated'), 16, 2))", "constant shift only",
+        "The output of a block is the residual stream plus what its layers give; weights see their own part of it.",
+        "cr.fold(model, cr.lobireft(cr.Site(1, positions='all+generated'), 16, 2))",
+    ),
 )  # fmt: skip
