@@ -87,7 +87,7 @@ class Alignment:
             data: counterfactuals, or several sets of them for different variables, which are then mixed in every batch
                 (interchanges of one variable that must leave the answer alone train isolation: MDAS).
             encoding: a tokenizer or an `Encoding`.
-            recipe: every setting of the fit, or a mapping of what differs from `DEFAULT_RECIPE`; `penalty` weighs the
+            recipe: what differs from `DEFAULT_RECIPE`, as a mapping or a `Recipe`; `penalty` weighs the
                 size of masks (Boundless DAS, DBM).
         """
         joined = mixed(data)

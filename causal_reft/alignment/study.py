@@ -55,8 +55,8 @@ class Study:
         folder: where finished cells are kept; by default a temporary one.
         data: ready rows for each variable alternative, instead of a task: `data.split(0.6, 0.2, 0.2)`, or a mapping.
         sampling: how rows are drawn from the task.
-        recipe: of every fit, as a whole; or a mapping of what differs from `STUDY_RECIPE`, e.g. {"epochs": 20}. Its
-            seed is replaced.
+        recipe: what differs from `STUDY_RECIPE` in every fit: {"epochs": 20} or Recipe(epochs=20). Its seed is
+            replaced.
         controls: how much is spent on them.
         match: "vocabulary": an answer is right where it is the most likely of all tokens; "choices": of the task's
             answers.

@@ -19,7 +19,7 @@ from causal_reft.execution import Examples, IntervenedModel, JointPlan, Passes, 
 from causal_reft.training.history import History
 from causal_reft.training.learner import Data, Learner, train
 from causal_reft.training.losses import Loss, cross_entropy
-from causal_reft.training.recipe import Recipe
+from causal_reft.training.recipe import FIT_RECIPE, Recipe
 
 
 def fit(
@@ -28,7 +28,7 @@ def fit(
     *,
     loss: Loss = cross_entropy,
     validation: Examples | None = None,
-    recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+    recipe: Recipe = FIT_RECIPE,
     progress: bool | Callable[[float], object] = True,
     passes: Callable[[IntervenedModel, Examples], Passes] = plan,
     interruptible: bool = True,
@@ -41,7 +41,7 @@ def fit(
         examples: what to train on.
         loss: (logits, targets) -> one value for each logit that is read; the mean over reads is minimised.
         validation: rows whose loss is measured after each epoch; with `patience` the best epoch is kept.
-        recipe: every setting as one value.
+        recipe: settings as one value.
         progress: whether to show a bar; or a function that is given the share of steps that are done.
         passes: how logits are computed; `plan` computes only what must be, `FullPasses` everything.
         interruptible: whether Ctrl-C ends the training early and returns what was learned; False lets it go up.
@@ -56,7 +56,7 @@ def fit(
         DataError: nothing to train, no examples, an unknown setting, patience without validation, edits that cannot
             change anything that the loss reads.
     """
-    recipe = Recipe.of(settings, recipe)
+    recipe = Recipe.of(settings, Recipe.of(recipe, FIT_RECIPE))
     _check(recipe, [model], examples, validation)
     with frozen(model.base_model), _training([model]), ExitStack() as loops:
         data = Data.of(examples, loops.enter_context(passes(model, examples)))
@@ -70,7 +70,7 @@ def fit_many(
     *,
     loss: Loss = cross_entropy,
     validation: Examples | None = None,
-    recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+    recipe: Recipe = FIT_RECIPE,
     progress: bool | Callable[[float], object] = True,
     passes: Callable[[Sequence[IntervenedModel], Examples], JointPlan] = plan_all,
     interruptible: bool = True,
@@ -90,7 +90,7 @@ def fit_many(
     Raises:
         DataError: as `fit`; graphs that share parameters, whose trainings would not be independent.
     """
-    recipe = Recipe.of(settings, recipe)
+    recipe = Recipe.of(settings, Recipe.of(recipe, FIT_RECIPE))
     _check(recipe, models, examples, validation)
     with frozen(models[0].base_model), _training(models), ExitStack() as loops:
         data = Data.jointly(examples, loops.enter_context(passes(models, examples)))

@@ -5,25 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from causal_reft.errors import DataError, nearest
 
 ROLES = ("featurizer", "source")
 BATCHES = ("shuffled", "by length")
+LEFT_OUT = ("epochs", "batch_size", "lr", "schedule")
+
+
+Default = Any  # None, in whose place `Recipe.of` puts the default of what takes the recipe
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Every setting of a fit. `lr` is one number, or one for each role: {"featurizer": 1e-3, "source": 4e-3}.
 
+    `epochs`, `batch_size`, `lr` and `schedule` that are left out (None) are those of what the recipe is given to:
+    `FIT_RECIPE` of `fit`, `STUDY_RECIPE` of a study, `DEFAULT_RECIPE` of an alignment.
+
     `batches`: "shuffled" rows, or rows "by length": each batch holds rows of similar length and so little padding, the
     batches come in random order. Other batches are other numbers, so this is a choice and no shortcut.
     """
 
-    epochs: int = 1
-    batch_size: int = 32
-    lr: float | Mapping[str, float] = 1e-3
-    schedule: str = "linear"
+    epochs: int | Default = None
+    batch_size: int | Default = None
+    lr: float | Mapping[str, float] | Default = None
+    schedule: str | Default = None
     warmup: float = 0.1
     weight_decay: float = 0.0
     accumulate: int = 1
@@ -41,20 +49,20 @@ class Recipe:
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     @staticmethod
-    def of(given: Recipe | Mapping[str, object], default: Recipe | None = None) -> Recipe:
-        """A recipe as it is; a mapping of what differs from the default.
+    def of(given: Recipe | Mapping[str, object], default: Recipe) -> Recipe:
+        """The settings that are given, and the default's for all others.
 
         Raises:
             DataError: a setting or a way of batching that does not exist; learning rates for other roles; counts below
                 one; a learning rate that is negative or no number.
         """
+        stated = given
         if isinstance(given, Recipe):
-            return given
-        known = Recipe.__dataclass_fields__
-        for name in given:
-            if name not in known:
-                raise DataError(f"fit has no setting {name!r}. {nearest(name, known)}")
-        recipe = replace(default or Recipe(), **given)  # type: ignore[arg-type]
+            stated = {name: value for name, value in vars(given).items() if name not in LEFT_OUT or value is not None}
+        for name in stated:
+            if name not in vars(default):
+                raise DataError(f"fit has no setting {name!r}. {nearest(name, vars(default))}")
+        recipe = replace(default, **stated)  # type: ignore[arg-type]
         if isinstance(recipe.lr, Mapping) and set(recipe.lr) != set(ROLES):
             raise DataError(f"lr={dict(recipe.lr)} must name exactly {' and '.join(ROLES)}.")
         for name in ("epochs", "batch_size", "accumulate"):
@@ -67,3 +75,6 @@ class Recipe:
         if recipe.batches not in BATCHES:
             raise DataError(f"batches={recipe.batches!r} does not exist. {nearest(recipe.batches, BATCHES)}")
         return recipe
+
+
+FIT_RECIPE = Recipe(epochs=1, batch_size=32, lr=1e-3, schedule="linear")

@@ -70,8 +70,9 @@ def test_variable_selects_among_the_data(tmp_path):
     assert small_study(tmp_path / "s", data=data).variables == ("left", "again")
 
 
-def test_a_mapping_changes_only_what_it_names_of_the_recipe(tmp_path):
-    study = small_study(tmp_path / "s", recipe={"epochs": 3})
+@pytest.mark.parametrize("given", [{"epochs": 3}, Recipe(epochs=3)])
+def test_a_recipe_changes_only_what_it_names(tmp_path, given):
+    study = small_study(tmp_path / "s", recipe=given)
     assert study.recipe == Recipe(epochs=3, batch_size=32, lr=1e-2, schedule="cosine")
     assert "schedule='cosine'" in repr(study)
 
