@@ -16,7 +16,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import CodeType, FunctionType
 from typing import Any
@@ -24,24 +24,32 @@ from typing import Any
 import torch
 from torch import nn
 
-from causal_reft.errors import StudyError
+from causal_reft.errors import StudyError, nearest
 
 Source = nn.Module | str | os.PathLike[str] | Callable[[], nn.Module]
 LIBRARIES = ("torch", "transformers")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 _kept = threading.local()
 
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """`given` is what the user passed, which a worker builds or loads; `device` is where to put what is loaded.
+    """`given` is what the user passed, which a worker builds or loads; the rest says how and where to put it.
+
+    Attributes:
+        device: by default "cpu"; a live network stays where it is.
+        dtype: by default "float32" for a folder or hub id ("auto": as stored), and as it is for everything else.
+        device_map: of `from_pretrained`, for a folder or hub id whose network takes several devices.
 
     Raises:
-        StudyError: neither a module, a folder or hub id, nor a factory; a device for a live network, which stays where
-            it is.
+        StudyError: neither a module, a folder or hub id, nor a factory; a device or dtype that a live network does not
+            have; a `device_map` for anything but a folder or hub id, or beside a device.
     """
 
     given: Any
     device: str | None = None
+    dtype: str | torch.dtype | None = None
+    device_map: str | dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.given, (nn.Module, str, os.PathLike)) and not callable(self.given):
@@ -49,10 +57,22 @@ class NetworkSource:
                 f"A study's model is a module, a folder or hub id, or a function that returns a module, not "
                 f"{type(self.given).__name__}."
             )
-        if self.is_live and self.device is not None and torch.device(self.device) != self.place:
+        if self.device_map is not None and (not self.is_pretrained or self.device is not None):
             raise StudyError(
-                f"device={self.device!r}, but {self.name} is on {self.place}. Move it yourself: "
-                f"model.to({self.device!r})."
+                f"device_map={self.device_map!r} places a network that is loaded from a folder or hub id, without "
+                f"device=...; the model here is {self.name}, with device={self.device!r}."
+            )
+        if not self.is_live:
+            self.precision()
+            return
+        place, dtype = place_of(self.given), dtype_of(self.given)
+        if self.device is not None and str(torch.device(self.device)) != place:
+            raise StudyError(
+                f"device={self.device!r}, but {self.name} is on {place}. Move it yourself: model.to({self.device!r})."
+            )
+        if self.dtype is not None and str(self.precision()) != f"torch.{dtype}":
+            raise StudyError(
+                f"dtype={self.dtype!r}, but {self.name} is {dtype}. Convert it yourself: model.to({self.precision()})."
             )
 
     @property
@@ -61,18 +81,31 @@ class NetworkSource:
         return isinstance(self.given, nn.Module)
 
     @property
-    def place(self) -> torch.device:
-        """Where the network is, or will be put."""
-        if not self.is_live:
-            return torch.device(self.device or "cpu")
-        return next((tensor.device for tensor in self.given.state_dict().values()), torch.device("cpu"))
+    def is_pretrained(self) -> bool:
+        """Whether it is a folder or hub id."""
+        return isinstance(self.given, (str, os.PathLike))
+
+    def precision(self) -> Any:
+        """The torch.dtype to load in, "auto", or None for the one that the network has."""
+        asked = ("float32" if self.is_pretrained else None) if self.dtype is None else self.dtype
+        if asked is None or isinstance(asked, torch.dtype) or (asked == "auto" and self.is_pretrained):
+            return asked
+        if asked not in DTYPES:
+            raise StudyError(f"dtype={asked!r} does not exist. {nearest(asked, DTYPES)}")
+        return getattr(torch, asked)
 
     def load(self) -> tuple[nn.Module, LoadedSource]:
         """The network, kept for this thread, and what workers are sent to load the same."""
         network = _built(self)
-        found = LoadedSource(self.given, self.device, fingerprint(network)["digest"])
+        found = LoadedSource(**vars(self), digest=fingerprint(network)["digest"])
         _kept.network = (found, network)
         return network, found
+
+    def __str__(self) -> str:
+        if self.is_live:
+            return f"{self.name}, {dtype_of(self.given)} on {place_of(self.given)}"
+        dtype = {None: "in its own dtype", "auto": "as stored"}.get(self.precision(), str(self.precision())[6:])
+        return f"{self.name}, {dtype} on {self.device_map or self.device or 'cpu'}"
 
     @property
     def name(self) -> str:
@@ -120,7 +153,7 @@ class LoadedSource(NetworkSource):
         if self.is_live:
             return self.given
         kept = getattr(_kept, "network", None)
-        if kept is not None and (kept[0].digest, kept[0].device) == (self.digest, self.device):
+        if kept is not None and replace(kept[0], given=self.given) == self:
             return kept[1]
         network = _built(self)
         found = fingerprint(network)["digest"]
@@ -244,19 +277,32 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def place_of(network: nn.Module) -> str:
+    """The devices of its tensors, joined by "+"; "cpu" where it has none."""
+    return "+".join(sorted({str(tensor.device) for tensor in _held(network)})) or "cpu"
+
+
+def dtype_of(network: nn.Module) -> str:
+    """The dtypes of its floating-point tensors, joined by "+"; torch's default where it has none."""
+    found = {str(tensor.dtype)[6:] for tensor in _held(network) if tensor.is_floating_point()}
+    return "+".join(sorted(found)) or str(torch.get_default_dtype())[6:]
+
+
+def _held(network: nn.Module) -> list[torch.Tensor]:
+    return list(_tensors(network.state_dict()).values())
+
+
 def _built(source: NetworkSource) -> nn.Module:
-    given = source.given
+    given, dtype = source.given, source.precision()
     if isinstance(given, nn.Module):
         return given
     if isinstance(given, (str, os.PathLike)):
         from transformers import AutoModelForCausalLM
 
-        return _ready(AutoModelForCausalLM.from_pretrained(os.fspath(given)), source)
+        placed = {} if source.device_map is None else {"device_map": source.device_map}
+        loaded: nn.Module = AutoModelForCausalLM.from_pretrained(os.fspath(given), dtype=dtype, **placed)
+        return (loaded if placed else loaded.to(source.device or "cpu")).eval()
     network = given()
     if not isinstance(network, nn.Module):
         raise StudyError(f"The factory {given!r} returned a {type(network).__name__}, not a torch module.")
-    return _ready(network, source)
-
-
-def _ready(network: nn.Module, source: NetworkSource) -> nn.Module:
-    return network.to(source.place).eval()
+    return network.to(device=source.device or "cpu", dtype=dtype).eval()

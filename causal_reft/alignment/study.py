@@ -18,13 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from tqdm.auto import tqdm
 
 import causal_reft
 from causal_reft.alignment.compute import Work, build_graph, run_group, with_threads
 from causal_reft.alignment.encoding import Encoding, TextEncoding, as_encoding
 from causal_reft.alignment.grid import Cell, Controls, FeaturizerRecipe, Grid, Group, grouped, ladder_recipes
-from causal_reft.alignment.network import NetworkSource, Source, fingerprint
+from causal_reft.alignment.network import NetworkSource, Source, fingerprint, place_of
 from causal_reft.alignment.preparation import Prepared, Sampling, prepare, sampled, width_at
 from causal_reft.alignment.results import StudyResult
 from causal_reft.alignment.study_plan import StudyPlan, plan_of
@@ -65,9 +66,12 @@ class Study:
         memory: bytes that a plan may keep; what does not fit is computed again for each batch.
         threads: of every worker.
         device: where workers put the network that they load ("cpu" by default); a live network stays where it is.
+        dtype: of the network: "float32" (the default for a folder or hub id), "bfloat16", ..., "auto" (as stored). A
+            factory's network is converted where it is given; a live one stays as it is.
+        device_map: of `from_pretrained`, in the place of `device`.
 
-    `threads`, `device`, `memory`, `cells_at_once` and versions of the machine change no more than rounding: they are
-    kept as the provenance of each cell, and do not stop a folder from going on elsewhere.
+    `threads`, `device`, `device_map`, `memory`, `cells_at_once` and versions of the machine change no more than
+    rounding: they are kept as the provenance of each cell, and do not stop a folder from going on elsewhere.
 
     Raises:
         StudyError: an empty grid, seeds that are no integers below 2^32, no task and no data, an unknown variable, an
@@ -95,6 +99,8 @@ class Study:
         memory: int = 2 << 30,
         threads: int = 1,
         device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        device_map: str | dict[str, Any] | None = None,
     ) -> None:
         self.task, self.data, self.sites, self.seeds = task, data, tuple(sites), _checked_seeds(seeds)
         if not self.sites or not self.seeds:
@@ -103,7 +109,8 @@ class Study:
             raise StudyError("A site or a seed is given twice; each cell of the grid is one fit.")
         if cells_at_once < 1:
             raise StudyError(f"cells_at_once={cells_at_once}: at least one cell is computed at a time.")
-        self.source, self.encoding = NetworkSource(model, device), _matching(as_encoding(tokenizer), match, task)
+        self.source = NetworkSource(model, device, dtype, device_map)
+        self.encoding = _matching(as_encoding(tokenizer), match, task)
         self.variables = _alternatives(task, data, variable)
         self.featurizer, self.sampling, self.controls, self.match = featurizer, sampling, controls, match
         self.recipe = Recipe.of(recipe, STUDY_RECIPE)
@@ -172,7 +179,7 @@ class Study:
         lines = [
             f"Study of {', '.join(self.variables)}: {sites} sites x {n} featurizers x {seeds} seeds x {variables} "
             f"variables = {sites * n * seeds * variables} fits",
-            f"  model {self.source.name}; seeds {', '.join(map(str, self.seeds))}",
+            f"  model {self.source}; seeds {', '.join(map(str, self.seeds))}",
             f"  each fit: {self.recipe!r}",
             f"  controls: {self.controls.random} random subspaces, PCA, identity patch and whole vector at every site; "
             f"{twins} more fits to permuted labels and on shuffled weights"
@@ -272,7 +279,7 @@ def _prepared(study: Study, progress: bool) -> PreparedStudy:
     grid = Grid.of(description)
     build_graph(work, grid.fits[0])
     rows = {name: part.records.to_dict("list") | {"dropped": dict(part.dropped)} for name, part in parts.items()}
-    provenance = {"threads": study.threads, "device": str(study.source.place), "memory": study.memory}
+    provenance = {"threads": study.threads, "device": place_of(network), "memory": study.memory}
     store = Store.claim(study.folder, description, {**provenance, "cells_at_once": study.cells_at_once}, rows=rows)
     return PreparedStudy(parts, work, grid, store, study.cells_at_once)
 

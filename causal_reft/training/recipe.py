@@ -48,6 +48,11 @@ class Recipe:
         steps = self.epochs * -(-batches // self.accumulate)
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
+    @property
+    def stated(self) -> Mapping[str, object]:
+        """The settings that were not left out."""
+        return {name: value for name, value in vars(self).items() if name not in LEFT_OUT or value is not None}
+
     @staticmethod
     def of(given: Recipe | Mapping[str, object], default: Recipe) -> Recipe:
         """The settings that are given, and the default's for all others.
@@ -56,9 +61,7 @@ class Recipe:
             DataError: a setting or a way of batching that does not exist; learning rates for other roles; counts below
                 one; a learning rate that is negative or no number.
         """
-        stated = given
-        if isinstance(given, Recipe):
-            stated = {name: value for name, value in vars(given).items() if name not in LEFT_OUT or value is not None}
+        stated = given.stated if isinstance(given, Recipe) else given
         for name in stated:
             if name not in vars(default):
                 raise DataError(f"fit has no setting {name!r}. {nearest(name, vars(default))}")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from causal_reft.alignment.network import LoadedSource, NetworkSource, fingerprint
+from causal_reft.alignment.network import LoadedSource, NetworkSource, dtype_of, fingerprint
 from causal_reft.errors import StudyError
 from tests.alignment.small import small_study
 from tests.models import gpt2
@@ -153,7 +153,34 @@ def test_a_live_network_stays_on_its_device():
         NetworkSource(toy(), "meta")
 
 
+def test_a_live_network_keeps_its_dtype():
+    with pytest.raises(StudyError, match=r"dtype='bfloat16'.*is float32.*model\.to\(torch\.bfloat16\)"):
+        NetworkSource(toy(), dtype="bfloat16")
+
+
+@pytest.mark.parametrize(("asked", "found"), [(None, "float32"), ("auto", "bfloat16"), ("float64", "float64")])
+def test_a_folder_is_loaded_in_the_dtype_that_the_source_says(tmp_path, asked, found):
+    gpt2().to(torch.bfloat16).save_pretrained(tmp_path / "stored")
+    source = NetworkSource(tmp_path / "stored", dtype=asked)
+    assert dtype_of(source.load()[0]) == found
+    assert str(source) == f"{tmp_path / 'stored'}, {'as stored' if asked == 'auto' else found} on cpu"
+
+
+def test_a_device_map_is_for_folders_and_changes_no_fingerprint(tmp_path):
+    gpt2().save_pretrained(tmp_path / "stored")
+    mapped, plain = (NetworkSource(tmp_path / "stored", device_map=found).load()[1] for found in ({"": "cpu"}, None))
+    assert mapped.digest == plain.digest
+    with pytest.raises(StudyError, match="loaded from a folder or hub id"):
+        NetworkSource(toy, device_map="auto")
+
+
+def test_a_factory_is_converted_to_the_dtype_that_is_asked_for():
+    assert dtype_of(NetworkSource(toy, dtype="float64").load()[0]) == "float64"
+    with pytest.raises(StudyError, match=r"dtype='float46' does not exist.*float64"):
+        NetworkSource(toy, dtype="float46")
+
+
 def test_a_worker_that_loads_another_network_is_refused():
-    source = LoadedSource(lambda: toy(act=torch.sin), None, fingerprint(toy())["digest"])
+    source = LoadedSource(lambda: toy(act=torch.sin), digest=fingerprint(toy())["digest"])
     with pytest.raises(StudyError, match="other weights"):
         source.network()

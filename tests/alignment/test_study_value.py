@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from causal_reft.alignment import Controls, Sampling, StudyResult
+from causal_reft.alignment.grid import Cell
 from causal_reft.alignment.report import _beyond_whole
 from causal_reft.errors import CausalReftWarning, StudyError
 from causal_reft.sweeps import Store
@@ -99,6 +100,13 @@ def test_ctrl_c_in_a_study_goes_up_once_said_and_stores_nothing_half_trained(int
     assert len(Store.read(interrupted).files()) == 2
     result = small_study(interrupted, cells_at_once=1).run(progress=False)
     assert result.missing.empty and len(result.table) == 4
+
+
+def test_a_folder_goes_on_with_other_threads_and_each_cell_says_which(interrupted):
+    small_study(interrupted, cells_at_once=1, threads=2, device="cpu").run(progress=False)
+    cells = Store.read(interrupted).results(Cell).values()
+    assert {found.provenance["threads"] for found in cells} == {1, 2}
+    assert {found.provenance["device"] for found in cells} == {"cpu"}
 
 
 def test_a_partial_result_says_what_is_missing(interrupted):
