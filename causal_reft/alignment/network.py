@@ -65,7 +65,8 @@ class NetworkSource:
         if not self.is_live:
             self.precision()
             return
-        place, dtype = place_of(self.given), dtype_of(self.given)
+        live: Any = self.given
+        place, dtype = place_of(live), dtype_of(live)
         if self.device is not None and str(torch.device(self.device)) != place:
             raise StudyError(
                 f"device={self.device!r}, but {self.name} is on {place}. Move it yourself: model.to({self.device!r})."
@@ -192,6 +193,21 @@ def digest_of(network: nn.Module) -> str:
     return found.hexdigest()[:16]
 
 
+def rounded_digest(module: nn.Module) -> str:
+    """Sixteen hexadecimal digits over a module's structure and each tensor's norm and eight weighted sums, in two digits.
+
+    What a seed builds has the same on machines whose random numbers differ in the last bits.
+    """
+    words = list(_structure(module))
+    for name, tensor in sorted({**dict(module.named_parameters()), **dict(module.named_buffers())}.items()):
+        numbers = tensor.detach().cpu().double().flatten()
+        waves = torch.outer(torch.arange(1.0, 9.0, dtype=torch.double), torch.arange(len(numbers))).cos()
+        norm = float(numbers.norm())
+        sums = [round(found, 2) + 0.0 for found in (waves @ numbers / (norm or 1.0)).tolist()]
+        words.append(f"{name} {tuple(tensor.shape)} {tensor.dtype} {norm:.2g} {sums}")
+    return _digest("\n".join(words))
+
+
 def _tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
@@ -299,9 +315,8 @@ def _built(source: NetworkSource) -> nn.Module:
     if isinstance(given, (str, os.PathLike)):
         from transformers import AutoModelForCausalLM
 
-        placed = {} if source.device_map is None else {"device_map": source.device_map}
-        loaded: nn.Module = AutoModelForCausalLM.from_pretrained(os.fspath(given), dtype=dtype, **placed)
-        return (loaded if placed else loaded.to(source.device or "cpu")).eval()
+        places = source.device_map or {"": source.device or "cpu"}
+        return AutoModelForCausalLM.from_pretrained(os.fspath(given), dtype=dtype, device_map=places).eval()
     network = given()
     if not isinstance(network, nn.Module):
         raise StudyError(f"The factory {given!r} returned a {type(network).__name__}, not a torch module.")

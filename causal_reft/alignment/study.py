@@ -25,13 +25,12 @@ import causal_reft
 from causal_reft.alignment.compute import Work, build_graph, run_group, with_threads
 from causal_reft.alignment.encoding import Encoding, TextEncoding, as_encoding
 from causal_reft.alignment.grid import Cell, Controls, FeaturizerRecipe, Grid, Group, grouped, ladder_recipes
-from causal_reft.alignment.network import NetworkSource, Source, fingerprint, place_of
+from causal_reft.alignment.network import NetworkSource, Source, fingerprint, place_of, rounded_digest
 from causal_reft.alignment.preparation import Prepared, Sampling, prepare, sampled, width_at
 from causal_reft.alignment.results import StudyResult
 from causal_reft.alignment.study_plan import StudyPlan, plan_of
 from causal_reft.causal import CausalModel, Splits, Task
 from causal_reft.errors import StudyError, nearest
-from causal_reft.featurizers import Featurizer
 from causal_reft.seeds import SEEDS_ARE, is_seed
 from causal_reft.sites import Site
 from causal_reft.sweeps import Store, going_on, run
@@ -324,12 +323,10 @@ def _description(
 def _described(build: FeaturizerRecipe, widths: Sequence[int], seeds: Sequence[int]) -> dict[str, Any]:
     """What a recipe builds at every width with every seed: lambdas have no name that lasts."""
     first = build(widths[0], 0)
-    digests = {f"{width}, seed {seed}": _digest(build(width, seed)) for width in sorted(set(widths)) for seed in seeds}
+    digests = {
+        f"{width}, seed {seed}": rounded_digest(build(width, seed)) for width in sorted(set(widths)) for seed in seeds
+    }
     return {"shown": repr(first), "rank": first.rank, "is_linear": first.rows() is not None, "built": digests}
-
-
-def _digest(featurizer: Featurizer) -> str:
-    return fingerprint(featurizer)["digest"]
 
 
 def _labelled(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from causal_reft.alignment.network import LoadedSource, NetworkSource, dtype_of, fingerprint
+from causal_reft.alignment.network import LoadedSource, NetworkSource, dtype_of, fingerprint, rounded_digest
 from causal_reft.errors import StudyError
 from tests.alignment.small import small_study
 from tests.models import gpt2
@@ -151,6 +151,16 @@ def test_a_hook_or_another_seed_of_a_featurizer_does_not_go_on_in_a_folder(tmp_p
 def test_a_live_network_stays_on_its_device():
     with pytest.raises(StudyError, match=r"device='meta'.*is on cpu"):
         NetworkSource(toy(), "meta")
+
+
+def test_featurizers_that_differ_by_rounding_have_one_digest_and_by_seed_or_scale_another():
+    from causal_reft.featurizers import Subspace
+
+    given, other, scaled = (Subspace(16, 4, 3) for _ in range(3))
+    other.basis.master.data *= 1 + 1e-7 * torch.randn(4, 16)
+    scaled.basis.master.data *= 1.1
+    digests = [rounded_digest(one) for one in (given, other, scaled, Subspace(16, 4, 2))]
+    assert digests[0] == digests[1] and len(set(digests)) == 3
 
 
 def test_a_live_network_keeps_its_dtype():
