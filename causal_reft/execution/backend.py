@@ -93,7 +93,7 @@ class HookBackend(Backend):
         watch = Watch(visit)
         window = follow_windows(self.model, watch, prefill_only=not edits_generated(self.graph))
         try:
-            with one_at_a_time(self.model), watching(watch, self.model), eagerly(self.model):
+            with one_at_a_time(self.model), watching(watch, self.model), torch.compiler.set_stance("force_eager"):
                 output = self.model.generate(*inputs.args, **inputs.kwargs, **options)  # type: ignore[operator]
         finally:
             window.remove()

@@ -25,6 +25,7 @@ from causal_reft.tensors import Bool, Float, Int, Tensor
 WORTH_IT = 0.75  # at a larger share of the cells, gathering and scattering cost more than they save
 OUTPUT_CAPTURING = "transformers.utils.output_capturing"
 TEXT_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "labels")
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "torchao")  # their layers do what their names say
 TOKEN_LOCAL = ("attention_query", "attention_output", "mlp_input", "mlp_output")
 
 Cached = Callable[[], Float[Tensor, "row pos width"]]  # gives a fresh tensor, which is written to
@@ -76,6 +77,14 @@ def is_hooked(module: nn.Module) -> bool:
     return any(getattr(hook, "__module__", "") != OUTPUT_CAPTURING for hook in hooks)
 
 
+def is_altered(module: nn.Module) -> bool:
+    """Whether a module, or one inside it, runs other code than a library's, which may do anything with the tokens."""
+    return any(
+        "forward" in vars(inner) or type(inner).__module__.partition(".")[0] not in LIBRARIES
+        for inner in module.modules()
+    )
+
+
 def directions(model: nn.Module) -> set[bool]:
     """The `is_causal` of a model's attention modules: {True} where no token attends to a later one."""
     return {
@@ -88,8 +97,12 @@ def collecting(model: nn.Module, visit: Visit, inputs: Inputs) -> Iterator[Input
     """For a forward that stops at its deepest port: the part of the inputs that it needs.
 
     The inputs of a causal model end at the last token that a node names, unless later tokens could matter. Inside, the
-    block of the deepest port runs after its attention only at the tokens that are named there.
+    block of the deepest port runs after its attention only at the tokens that are named there. Of a model that somebody
+    altered nothing is known, so it gets its inputs and runs as it is.
     """
+    if is_altered(model):
+        yield inputs
+        return
     given = _until_last_named(visit, inputs) if directions(model) == {True} else inputs
     last = max((port.location.block for port in visit.work if port.location.block is not None), default=None)
     try:
@@ -109,7 +122,7 @@ def collecting(model: nn.Module, visit: Visit, inputs: Inputs) -> Iterator[Input
 
 def token_local_modules(blocks: Blocks, last: int, work: Sequence[PortWork]) -> tuple[nn.Module, ...]:
     """The queries, the attention's output projection and the MLP of a block; empty where a graph reads or a hook sees
-    what is inside.
+    what is inside, or where its code is somebody else's.
 
     Args:
         blocks: the model's.
@@ -117,7 +130,7 @@ def token_local_modules(blocks: Blocks, last: int, work: Sequence[PortWork]) -> 
         work: the ports of all graphs of a forward; modules around an edited port are left out.
     """
     ports, block = [port for port in work if port.location.block == last], blocks.modules[last]
-    if any(port.reads for port in ports) or is_hooked(block):
+    if any(port.reads for port in ports) or is_hooked(block) or is_altered(block):
         return ()
     components = blocks.row.components
     named = [components[name] for name in TOKEN_LOCAL if name in components]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from causal_reft.errors import RunError
-from causal_reft.execution.input_checks import refuse_filled_cache
+from causal_reft.execution.input_checks import forward_arguments, refuse_filled_caches
 from causal_reft.sites import unwrapped
 from causal_reft.tensors import Tensor
 
@@ -30,40 +30,70 @@ GENERATION_INPUTS = (
 )
 
 
+OTHER_LOOPS = {  # options that decode by a loop of their own, and the value under which they do not
+    "assistant_early_exit": None,
+    "constraints": None,
+    "custom_generate": None,
+    "dola_layers": None,
+    "force_words_ids": None,
+    "num_beam_groups": 1,
+    "penalty_alpha": 0,
+    "speculation_type": None,
+    "token_healing": False,
+    "use_mtp": False,
+}
+
+
 def check_generation(model: nn.Module, options: Mapping[str, Any]) -> None:
     """Refuse ways of decoding under which an edit would act in another place than in training.
 
     Raises:
-        RunError: labels; a model that does not generate; an assistant that is the edited model itself; own decoding
-            loops; guidance by a second text; a cache that holds tokens already.
+        RunError: labels; a model that does not generate, or keeps a memory of its own; an assistant that shares
+            modules with the edited model; own decoding loops; guidance by a second text; a cache that holds tokens
+            already.
     """
     if not callable(getattr(model, "generate", None)):
         raise RunError(f"{type(model).__name__} has no generate; it gives no texts.")
+    if memory := forward_arguments(model) & {"mems", "past_buckets_states"}:
+        raise RunError(
+            f"{type(model).__name__} decodes by a memory of its own ({memory.pop()}), which does not say which tokens "
+            "it holds. Use a model that decodes with keys and values, or with a recurrent state."
+        )
     if "labels" in options:
         raise RunError("generate takes no labels; pass the prompt alone.")
-    refuse_filled_cache(options.get("past_key_values"), "generate")
-    config = options.get("generation_config") or getattr(model, "generation_config", None)
-    asked = {
-        name: options.get(name, getattr(config, name, None))
-        for name in ("assistant_early_exit", "dola_layers", "custom_generate", "guidance_scale")
-    }
-    if asked["guidance_scale"] not in (None, 1):
+    if "inputs" in options:
+        raise RunError("generate takes the prompt as its first argument, not as inputs=. Write generate(batch).")
+    refuse_filled_caches(options, "generate")
+    assistant: Any = options.get("assistant_model")
+    if assistant is not None and set(unwrapped(assistant).modules()) & set(model.modules()):
         raise RunError(
-            f"generate(guidance_scale={asked['guidance_scale']}) also reads a text without the prompt, whose tokens "
-            "would be taken for the prompt's. Leave it out."
+            "The assistant shares modules with the edited model, so the edits would also change what it proposes. "
+            "Pass another assistant_model, e.g. a copy: copy.deepcopy(assistant_model)."
         )
-    if asked["assistant_early_exit"] is not None or unwrapped(
-        options.get("assistant_model") or nn.Module()
-    ) is unwrapped(model):
+    if (scale := _asked("guidance_scale", model, options)) not in (None, 1):
         raise RunError(
-            "The assistant is the edited model itself, so the edits would also change what it proposes. Pass another "
-            "assistant_model."
+            f"generate(guidance_scale={scale}) also reads a text without the prompt, whose tokens would be taken for "
+            "the prompt's. Leave it out."
         )
-    for name in ("dola_layers", "custom_generate"):
-        if asked[name] is not None:
+    if _asked("cache_implementation", model, options) == "paged":
+        raise RunError(
+            "generate(cache_implementation='paged') joins prompts to one row, in threads of its own, where the edits' "
+            "positions are not known. Leave it out, or write 'static'."
+        )
+    for name, off in OTHER_LOOPS.items():
+        if (value := _asked(name, model, options)) is not None and value != off:
             raise RunError(
-                f"generate({name}=...) decodes in its own way, where the edits' positions are not known. Leave it out."
+                f"generate({name}={value!r}) decodes in its own way, where the edits' positions are not known. Leave "
+                "it out."
             )
+
+
+def _asked(name: str, model: nn.Module, options: Mapping[str, Any]) -> Any:
+    """What `generate` uses for an option: the keyword, else the given config, else the model's own."""
+    if name in options:
+        return options[name]
+    configs = options.get("generation_config"), getattr(model, "generation_config", None)
+    return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
 
 
 def padded_left(given: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:

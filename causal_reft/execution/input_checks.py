@@ -19,6 +19,7 @@ from causal_reft.tensors import Tensor
 OURS = ("spans", "prompt_lengths", "active")
 TEXT = ("input_ids", "inputs_embeds")
 PER_TOKEN = ("attention_mask", "token_type_ids")
+CACHES = ("past_key_values", "cache_params", "state")  # keys and values of attention, states of recurrent models
 OF_EVERY_MODEL = ("num_items_in_batch", "output_attentions", "output_hidden_states", "return_dict")
 BY_ROW = (*TEXT, *PER_TOKEN, "labels", "decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds")
 
@@ -223,19 +224,25 @@ def refuse_hidden_padding(run: str, ids: Tensor | None, model: nn.Module) -> Non
         )
 
 
-def refuse_filled_cache(cache: Any, call: str) -> None:
+def refuse_filled_caches(kwargs: Mapping[str, Any], call: str) -> None:
     """Positions count in the whole prompt, so the model must be given all of it.
 
     Raises:
-        RunError: a cache that holds tokens already.
+        RunError: a cache that holds tokens already, or a state that does not say how many.
     """
+    for name in CACHES:
+        if (seen := cached_tokens(kwargs.get(name))) != 0:
+            raise RunError(
+                f"{call} was given {name} that hold {seen or 'some'} tokens already: edits of those tokens would be "
+                f"absent, and positions would count from the wrong token. Leave {name} out and give the whole prompt."
+            )
+
+
+def cached_tokens(cache: Any) -> int | None:
+    """How many tokens a cache holds: 0 where there is none, `None` for a recurrent state, which does not say it."""
     if cache is None:
-        return
-    length: Any = getattr(cache, "get_seq_length", None)
-    seen = int(cache.get_seq_length()) if callable(length) else 1
-    if seen:
-        raise RunError(
-            f"{call} was given past_key_values that hold {seen if callable(length) else 'some'} tokens already: edits "
-            "of those tokens would be absent, and positions would count from the wrong token. Leave past_key_values "
-            "out and give the whole prompt."
-        )
+        return 0
+    try:
+        return int(cache.get_seq_length())
+    except (AttributeError, ValueError):
+        return None

@@ -99,7 +99,7 @@ def parse_inputs(run: str, given: object, model: nn.Module) -> Inputs:
         raise RunError(f"run {run!r} holds no tensor. Tokenise with return_tensors='pt'.")
     checks.check_keys(run, given, model)
     checks.same_device(run, tensors, model)
-    checks.refuse_filled_cache(kwargs.get("past_key_values"), f"run {run!r}")
+    checks.refuse_filled_caches(kwargs, f"run {run!r}")
     text = next((kwargs[key] for key in TEXT if isinstance(kwargs.get(key), Tensor)), None)
     if text is None:
         checks.check_rows(run, kwargs)

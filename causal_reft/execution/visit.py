@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from causal_reft.errors import GraphError, PositionError, SiteError
+from causal_reft.execution.input_checks import CACHES, cached_tokens
 from causal_reft.execution.inputs import Frame, Inputs
 from causal_reft.execution.layout import Rebuild, lay_out
 from causal_reft.execution.transform import Edit, Place, States, transform
@@ -88,13 +89,13 @@ class Visit:
         return len(self.reached) == len(self.work)
 
     def check_complete(self) -> None:
-        """After a whole forward every port must have been reached.
+        """After a whole forward, and after a whole text is decoded, every port must have been reached.
 
         Raises:
             GraphError: with the ports that were not.
         """
         missed = [port.location.path for port in self.work if port.location.key not in self.reached]
-        if missed and not self.decoding:
+        if missed:
             raise GraphError(
                 f"Run {self.run!r} never reached {', '.join(map(repr, missed))}: the model's forward does not call "
                 "it with these inputs."
@@ -103,10 +104,12 @@ class Visit:
     def follow(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Before each forward of `generate`: note which columns it computes. Returns whether the prompt is read
         already."""
-        frame, cache = self.decoder_frame or self.frame, kwargs.get("past_key_values")
+        frame = self.decoder_frame or self.frame
         named = next((kwargs[name] for name in _TEXT if kwargs.get(name) is not None), None)
         given = args[0] if named is None else named
-        offset = 0 if cache is None else int(cache.get_seq_length())
+        cache = next((kwargs[name] for name in CACHES if kwargs.get(name) is not None), None)
+        if (offset := cached_tokens(cache)) is None:
+            offset = frame.offset + (frame.step or 0)
         frame.moved(offset, len(given), given.shape[1])
         return offset >= (frame.inputs.width or 0)
 

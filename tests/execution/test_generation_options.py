@@ -6,12 +6,21 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from transformers import DynamicCache
+from transformers import (
+    AutoModelForCausalLM,
+    CompileConfig,
+    DynamicCache,
+    FalconMambaConfig,
+    GenerationConfig,
+    MambaConfig,
+    XLNetConfig,
+    XLNetLMHeadModel,
+)
 
 import causal_reft as cr
-from causal_reft.errors import RunError
+from causal_reft.errors import GraphError, RunError
+from tests.differential.generating import REFUSED
+from tests.families import inputs_of, model_of, randomised
 from tests.models import D_MODEL, gpt2, llama, neox, prompts
 
 BATCH = prompts([6, 3, 4], "left")
@@ -60,40 +69,82 @@ def test_guidance_by_a_text_without_the_prompt_is_refused() -> None:
         reft.generate(BATCH, max_new_tokens=2, **GREEDY)
 
 
-def by_hand(reft: cr.IntervenedModel, steps: int) -> torch.Tensor:
-    """Greedy decoding by whole forwards, whose prompts end where the given ones do."""
-    batch, lengths = dict(BATCH), BATCH["attention_mask"].sum(1)
-    for _ in range(steps):
-        with torch.no_grad():
-            last = reft({**batch, "prompt_lengths": lengths}).logits[:, -1].argmax(-1, keepdim=True)
-        batch = {"input_ids": torch.cat([batch["input_ids"], last], 1),
-                 "attention_mask": torch.cat([batch["attention_mask"], torch.ones_like(last)], 1)}  # fmt: skip
-    return batch["input_ids"]
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_a_way_of_decoding_whose_positions_are_not_known_is_refused_in_words(name: str) -> None:
+    with pytest.raises(RunError, match=name):
+        shifting(llama(), "last").generate(BATCH, **GREEDY, **{name: REFUSED[name]})
+    config = GenerationConfig(max_new_tokens=2)
+    setattr(config, name, REFUSED[name])
+    with pytest.raises(RunError, match=name):
+        shifting(llama(), "last").generate(BATCH, generation_config=config)
 
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "cached": {},
-    "without a cache": {"use_cache": False},
-    "a static cache": {"cache_implementation": "static"},
-    "prompt lookup": {"prompt_lookup_num_tokens": 2},
-    "in chunks": {"prefill_chunk_size": 2},
-    "one beam of several": {"num_return_sequences": 1, "num_beams": 1},
-}
+def test_what_the_models_own_config_asks_for_is_seen_beside_a_given_config() -> None:
+    reft = shifting(llama(), "last")
+    reft.base_model.generation_config.guidance_scale = 2.0
+    with pytest.raises(RunError, match=r"guidance_scale=2.0"):
+        reft.generate(BATCH, generation_config=GenerationConfig(max_new_tokens=2))
 
 
-@settings(max_examples=40)
-@given(
-    name=st.sampled_from(sorted(OPTIONS)), make=st.sampled_from([gpt2, llama]), steps=st.integers(1, 4),
-    where=st.sampled_from(["first", "last", "all", "generated", "last+generated", "f2+l1"]), seed=st.integers(0, 3),
-)  # fmt: skip
-def test_random_ways_of_decoding_give_the_tokens_of_whole_forwards(
-    name: str, make: Any, steps: int, where: str, seed: int
-) -> None:
-    reft = shifting(make(), where, seed)
-    reft.base_model.generation_config.eos_token_id = None
-    one = {key: value[:1] for key, value in BATCH.items()} if name == "prompt lookup" else BATCH
-    try:
-        found = reft.generate(one, max_new_tokens=steps, min_new_tokens=steps, **GREEDY, **OPTIONS[name])
-    except RunError:
-        return
-    assert torch.equal(found, by_hand(reft, steps)[: len(found)])
+def test_an_assistant_that_shares_blocks_with_the_edited_model_is_refused() -> None:
+    model, assistant = llama(), llama(n_layers=2)
+    assistant.model.layers = model.model.layers[:2]
+    with pytest.raises(RunError, match="shares modules with the edited model"):
+        shifting(model, "last").generate({key: value[:1] for key, value in BATCH.items()}, assistant_model=assistant)
+
+
+def test_the_prompt_goes_first_and_not_under_the_name_of_transformers() -> None:
+    with pytest.raises(RunError, match="Write generate"):
+        shifting(llama(), "last").generate(inputs=BATCH["input_ids"])
+
+
+def test_what_the_encoder_gave_without_the_edit_is_no_silent_way_around_it() -> None:
+    model, inputs = model_of("t5"), {k: v for k, v in inputs_of("t5").items() if "decoder" not in k}
+    site = cr.Site(1, "encoder.block_output", positions="last")
+    graph = cr.InterventionGraph(edit=cr.Interchange(site, cr.Identity(D_MODEL), cr.Constant(3.0)))
+    with pytest.raises(GraphError, match=r"never reached 'encoder\.block\.1'"):
+        cr.IntervenedModel(model, graph).generate(**inputs, encoder_outputs=model.encoder(**inputs), max_new_tokens=2)
+
+
+def test_a_forward_that_generate_compiles_for_a_static_cache_is_edited_in_every_step() -> None:
+    """On GPUs `generate` compiles the decoding step by itself, with the hooks that it finds the first time."""
+    model = llama()
+    compiles = CompileConfig(backend="eager", mode=None, fullgraph=False)
+    compiles._compile_all_devices = True
+    options = {**GREEDY, "max_new_tokens": 4, "cache_implementation": "static", "compile_config": compiles}
+    reft = shifting(model, "generated")
+    assert torch.equal(reft.generate(BATCH, **options), reft.generate(BATCH, **{**GREEDY, "max_new_tokens": 4}))
+
+
+@pytest.mark.parametrize("config", [MambaConfig, FalconMambaConfig], ids=lambda config: config.model_type)
+@pytest.mark.parametrize("where", ["f2", "generated"])
+def test_recurrent_states_count_the_tokens_that_they_have_read(config: Any, where: str) -> None:
+    settings = {"vocab_size": 23, "hidden_size": D_MODEL, "num_hidden_layers": 2, "state_size": 4, "pad_token_id": 0}
+    model = randomised(AutoModelForCausalLM.from_config(config(**settings))).double().eval()
+    model.generation_config.eos_token_id = None
+    batch, v = prompts([5, 5], "none"), torch.linspace(-2, 2, D_MODEL).double()
+    site = cr.Site.at("backbone.layers.0", positions=where)
+    graph = cr.InterventionGraph(edit=cr.Interchange(site, cr.Identity(D_MODEL), cr.Shift(cr.Constant(v))))
+    reft = cr.IntervenedModel(model, graph)
+    options = {**GREEDY, "max_new_tokens": 4, "return_dict_in_generate": True, "output_scores": True}
+    cells = slice(0, 2) if where == "f2" else slice(5, None)
+
+    def hook(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return torch.cat([output[:, : cells.start], output[:, cells] + v, output[:, cells.stop or 99 :]], 1)
+
+    handle = model.backbone.layers[0].register_forward_hook(hook)
+    wanted = model.generate(**batch, use_cache=False, **options)
+    handle.remove()
+    found, plain = reft.generate(batch, **options), model.generate(**batch, **options)
+    torch.testing.assert_close(found.scores, wanted.scores, rtol=1e-4, atol=1e-5)  # the state is in float32
+    assert float((plain.scores[-1] - wanted.scores[-1]).abs().max()) > 1e-3
+    state = model(**batch, use_cache=True).cache_params
+    with pytest.raises(RunError, match="cache_params that hold some tokens"):
+        reft(batch, cache_params=state)
+
+
+def test_a_memory_that_does_not_say_what_it_holds_is_refused() -> None:
+    model = XLNetLMHeadModel(XLNetConfig(vocab_size=23, d_model=D_MODEL, n_layer=1, n_head=2, d_inner=24))
+    edit = cr.Interchange(cr.Site.at("transformer.layer.0"), cr.Identity(D_MODEL), cr.Constant(0.0))
+    with pytest.raises(RunError, match="a memory of its own"):
+        cr.IntervenedModel(model, cr.InterventionGraph(edit=edit)).generate(BATCH)

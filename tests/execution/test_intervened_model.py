@@ -3,6 +3,7 @@ can be switched off, and calls that do not fit are refused."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 import causal_reft as cr
 from causal_reft.errors import CausalReftError, GraphError, PositionError, RunError
 from tests.models import D_MODEL as D
-from tests.models import ToyMLP, blocks, gpt2, prompts
+from tests.models import ToyMLP, blocks, gpt2, llama, prompts
 
 SEEN = cr.InterventionGraph(seen=cr.Collect("base", cr.Site(1)))
 
@@ -273,3 +274,29 @@ def test_a_graph_goes_to_the_device_of_its_site() -> None:
     model.cpu()
     with pytest.raises(RunError, match=r"reft.to"):
         reft({key: value.cpu() for key, value in batch.items()})
+
+
+class MixesTokens(nn.Module):
+    """An MLP of the user's in the place of a block's own, which is not local to a token."""
+
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return self.mlp(h + h.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("as_module", [True, False])
+def test_collect_runs_a_block_that_somebody_altered_as_it_is(as_module: bool) -> None:
+    model, batch = llama(), prompts([6, 6], "none")
+    block = model.model.layers[1]
+    altered = MixesTokens(copy.deepcopy(block.mlp))
+    if as_module:
+        block.mlp = altered
+    else:
+        block.mlp.forward = altered.forward
+    graph = cr.InterventionGraph(seen=cr.Collect("base", cr.Site(1, positions=2)))
+    reft = cr.IntervenedModel(model, graph)
+    states = model(**batch, output_hidden_states=True).hidden_states[2]
+    torch.testing.assert_close(reft.collect(batch)["seen"][:, 0], states[:, 2], rtol=0, atol=1e-12)

@@ -145,11 +145,24 @@ RUNS = (
         reft = cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2))
         reft.generate(**batch, assistant_model=model, max_new_tokens=2)
         """,
-        "assistant is the edited model itself",
+        "assistant shares modules with the edited model",
         "What the assistant proposes would be edited as well.",
         """
         reft = cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2))
         reft.generate(**batch, max_new_tokens=2)
+        """,
+    ),
+    Mistake(
+        e.RunError, "A decoding loop of its own",
+        """
+        reft = cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2))
+        reft.generate(**batch, penalty_alpha=0.6, top_k=4, max_new_tokens=2)
+        """,
+        "decodes in its own way",
+        "Edits of positions are known where decoding is greedy, by sampling, by beams or assisted.",
+        """
+        reft = cr.IntervenedModel(model, cr.loreft(cr.Site(1), 16, 2))
+        reft.generate(**batch, num_beams=2, max_new_tokens=2)
         """,
     ),
     Mistake(

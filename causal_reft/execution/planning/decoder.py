@@ -16,7 +16,7 @@ from torch import nn
 
 from causal_reft.errors import SiteError
 from causal_reft.execution.backend import offloaded
-from causal_reft.execution.block_shortcuts import TEXT_ARGUMENTS, directions, is_hooked
+from causal_reft.execution.block_shortcuts import TEXT_ARGUMENTS, directions, is_altered, is_hooked
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.locating import locate_graph
 from causal_reft.execution.planning.source_cache import why_not_cached
@@ -117,6 +117,8 @@ class JointGraph:
         if float(unedited.to(torch.float64).mean()) < FEW:
             return ()
         components, inside = decoder.blocks.row.components, decoder.blocks.modules[block]
+        if is_altered(inside):
+            return ()
         ports = [components[name] for name in BEFORE_ATTENTION if name in components]
         paths = dict.fromkeys(port.path for port in ports if port.path and port.port == "output")
         modules = {path: inside.get_submodule(path) for path in paths}
