@@ -68,8 +68,10 @@ from causal_reft.graph.presets import steering_vector as steering_vector
 from causal_reft.graph.presets import zero_ablate as zero_ablate
 from causal_reft.interop import load_pyreft as load_pyreft
 from causal_reft.interop import save_pyreft as save_pyreft
+from causal_reft.reft import DPO as DPO
 from causal_reft.reft import ReftCollator as ReftCollator
 from causal_reft.reft import ReftTrainer as ReftTrainer
+from causal_reft.reft import RePS as RePS
 from causal_reft.reft import alpaca_prompt as alpaca_prompt
 from causal_reft.reft import as_examples as as_examples
 from causal_reft.reft import classification as classification

@@ -7,9 +7,12 @@ from causal_reft.reft.data import ReftCollator, as_examples, classification, com
 from causal_reft.reft.fold import fold
 from causal_reft.reft.formats import alpaca_prompt
 from causal_reft.reft.generate import generate_texts
+from causal_reft.reft.preference import DPO, RePS
 from causal_reft.reft.trainer import ReftTrainer
 
 __all__ = [
+    "DPO",
+    "RePS",
     "ReftCollator",
     "ReftTrainer",
     "alpaca_prompt",

@@ -5,6 +5,8 @@
 In supervised training of a causal language model the loss comes from a plan of the dataset: logits without a label,
 blocks below the first edit and tokens before it take no part in a step, and what every epoch would compute again is
 kept. The first step compares the plan with full passes and with the model's own loss, so it costs about three steps.
+
+Records of `preferences` are compared in pairs, the same model without its edits being the reference.
 """
 
 from __future__ import annotations
@@ -40,6 +42,14 @@ from causal_reft.reft.options import (
     trained_base,
 )
 from causal_reft.reft.planned import MOST_TOKENS, PlannedDataset, as_examples, token_losses
+from causal_reft.reft.preference import (
+    DPO,
+    PairLogProbs,
+    PreferenceLoss,
+    is_preference,
+    pair_log_probs,
+    plain_log_probs,
+)
 from causal_reft.sites import unwrapped
 from causal_reft.texts import pad_token_id, token_batch
 from causal_reft.training import frozen
@@ -59,6 +69,7 @@ class ReftTrainer(Trainer):
             from random numbers, and nothing of any other. What is trained is saved beside the graph; the rest of the
             base is frozen for the time of training and left as it was found.
         memory: bytes that the plan of a dataset may keep from step to step.
+        preference: the loss of records of `preferences`, `DPO(beta)` or `RePS()`.
         options: further arguments of `Trainer`.
 
     Attributes:
@@ -77,6 +88,7 @@ class ReftTrainer(Trainer):
         eval_dataset: Any = None,
         train_base: bool | Sequence[str] | None = None,
         memory: int = 2 << 30,
+        preference: PreferenceLoss = DPO(),  # noqa: B008 - frozen
         **options: Any,
     ) -> None:
         args = copy.copy(TrainingArguments("tmp_trainer") if args is None else args)
@@ -94,7 +106,9 @@ class ReftTrainer(Trainer):
             options["data_collator"] = ReftCollator(_pad(options["processing_class"]))
         for records in (train_dataset, eval_dataset):
             if isinstance(records, list | tuple):
-                check_context([dict(entry).get("input_ids", ()) for entry in records], base)
+                sides = [side for entry in records for side in (entry.values() if is_preference(entry) else (entry,))]
+                check_context([dict(side).get("input_ids", ()) for side in sides], base)
+        self.preference = preference
         self.memory, self.why_full, self._differs, self._checked = memory, "", "", False
         self._plans: dict[int, PlannedDataset] = {}
         self._loops: ExitStack | None = None
@@ -137,6 +151,8 @@ class ReftTrainer(Trainer):
         if why and why != self.why_full:
             logger.warning("Steps are computed in full: %s.", why)
         self.why_full = self.why_full if return_outputs else why
+        if is_preference(inputs):
+            return self._preference_losses(model, inputs).mean()
         if return_outputs or why:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         losses = self._planned_losses(model, inputs)
@@ -148,7 +164,11 @@ class ReftTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Any, Any, Any]:
-        """Logits, or with `predict_with_generate` in the arguments the tokens that the model generates; loss beside."""
+        """Logits, or with `predict_with_generate` in the arguments the tokens that the model generates; loss beside. Of
+        preferences the loss only."""
+        if is_preference(inputs):
+            with torch.no_grad():
+                return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
         if prediction_loss_only or not getattr(self.args, "predict_with_generate", False):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         loss, _, labels = super().prediction_step(model, dict(inputs), True, ignore_keys)
@@ -161,6 +181,7 @@ class ReftTrainer(Trainer):
         """Why a plan cannot give the loss of this batch; empty where it can."""
         intervened = self._intervened
         reasons = {
+            "preferences are compared in pairs": is_preference(inputs),
             "parts of the base model are trained": bool(self.trained_base),
             "compute_loss_func is the caller's": self.compute_loss_func is not None,
             "gradient checkpointing recomputes blocks": recomputes(self.args),
@@ -187,6 +208,26 @@ class ReftTrainer(Trainer):
 
         with replaced_forward(intervened, losses):
             return model()
+
+    def _preference_losses(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """One loss for each pair; the edited passes run inside the wrapped model's own call, as those of a plan do.
+
+        Raises:
+            DataError: the model is no causal language model.
+        """
+        if not self._loss_shifts_labels:
+            raise DataError("Preferences are compared by a causal language model's tokens, and this model is another.")
+        intervened, own = self._intervened, self._intervened.forward
+        batch = {side: self._with_prompt_lengths(dict(inputs[side])) for side in inputs}
+
+        def edited() -> PairLogProbs:
+            with replaced_forward(intervened, own), self.accelerator.autocast():
+                return pair_log_probs(intervened, batch)
+
+        with self.accelerator.autocast():
+            plain = plain_log_probs(intervened, batch)
+        with replaced_forward(intervened, edited):
+            return self.preference(model(), plain)
 
     def _plan_of(self, training: bool) -> PlannedDataset:
         """The plan of the dataset that is trained on or evaluated, made once for a training or an evaluation."""
@@ -292,7 +333,7 @@ class ReftTrainer(Trainer):
         if not hasattr(records, "__len__") or not len(records):
             return
         batch = self.data_collator([records[number] for number in range(min(len(records), 64))])
-        examples = as_examples(batch)
+        examples = as_examples(batch["chosen"] if is_preference(batch) else batch)
         found = {} if examples is None else plan(self._intervened, examples).ineffective
         if found and set(found) >= set(self._intervened.graph.edits):
             name, reason = next(iter(found.items()))
