@@ -11,9 +11,10 @@ Columns: *collect* equals a plain torch hook at the module; *interchange* puts t
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -42,13 +43,12 @@ name any other module by its path, `Site.at("path.of.the.module")`, or describe 
 - **generate**: with a cache, an edit of the prompt and of generated tokens gives the tokens that it gives without a
   cache.
 - **fast path**: computed from a block on (✓), or with cached states of other runs (○), with the gradients of full
-  passes; `·`
-  where full passes are used.
+  passes; `·` where full passes are used.
 - **nnsight**: the logits under the nnsight backend are those under hooks.
 
 A component means the same in every family: queries, keys and values are what the projections give, before rotary
 embeddings and norms of heads; `attention_output` and `mlp_output` are what the last projection gives, before a norm
-that some families put behind it. An encoder-decoder model has two stacks, and a site names one of them: `Site(3,
+that some families put after it. An encoder-decoder model has two stacks, and a site names one of them: `Site(3,
 "decoder.block_output")`.
 """
 
@@ -246,15 +246,51 @@ def section(name: str) -> tuple[str, list[str]]:
     return "\n".join(lines) + "\n", failures
 
 
+SHORT = {
+    "embeddings": "emb", "block_input": "in", "block_output": "out", "attention_input": "attn in",
+    "attention_query": "q", "attention_key": "k", "attention_value": "v", "attention_head_output": "heads",
+    "attention_output": "attn out", "mlp_input": "mlp in", "mlp_activation": "mlp act", "mlp_output": "mlp out",
+    "final_norm": "norm",
+}  # fmt: skip
+
+
+def matrix(sections: Sequence[str]) -> str:
+    """Family x component, from the sections: how fast it is; nothing where the family lacks it; ✗: a check fails."""
+    heads = " | ".join(SHORT.values())
+    lines = [f"| family | {heads} |", "|---" * (len(SHORT) + 1) + "|"]
+    for text in sections:
+        name = text.partition("\n")[0].removeprefix("## ")
+        found: dict[str, str] = {}
+        for row in re.findall(r"^\| `(.+?)` \| (.+) \|$", text, flags=re.MULTILINE):
+            cells = [cell.strip() for cell in row[1].split("|")]
+            worst = "✗" if "✗" in cells else cells[list(CHECKS).index("fast path")]
+            found.setdefault(row[0].rpartition(".")[2], worst)
+        lines.append(f"| [{name}](#{name}) | {' | '.join(found.get(component, '') for component in SHORT)} |")
+    return (
+        "\n".join(
+            [
+                "## All families\n",
+                "The column *fast path* of the tables below, of two stacks the first one's.\n",
+                *lines,
+            ]
+        )
+        + "\n"
+    )
+
+
+def page_of(sections: Sequence[str]) -> str:
+    """The whole page."""
+    return "\n".join([HEAD, matrix(sections), *sections])
+
+
 def main(names: list[str]) -> int:
     """Run, write or print, and fail if anything failed."""
     torch.set_num_threads(1)
     sections, failures = zip(*(section(name) for name in names or FAMILIES), strict=True)
-    text = "\n".join(sections)
     if names:
-        print(text)
+        print("\n".join(sections))
     else:
-        PAGE.write_text(f"{HEAD}\n{text}", encoding="utf-8")
+        PAGE.write_text(page_of(sections), encoding="utf-8")
     for failure in (failure for found in failures for failure in found):
         print(failure, file=sys.stderr)
     return int(any(failures))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.families import FAMILIES
-from tests.status_table import CHECKS, PAGE, components_of, section
+from tests.status_table import CHECKS, PAGE, components_of, page_of, section
 
 
 @pytest.fixture(scope="module")
 def page() -> dict[str, str]:
     """The page's sections by family."""
-    parts = PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
+    parts = PAGE.read_text(encoding="utf-8").split("\n## ")[2:]
     return {part.partition("\n")[0]: "## " + part for part in parts}
 
 
@@ -22,6 +22,11 @@ def test_every_family_and_component_has_a_row_and_nothing_failed(page):
         assert [row.split("`")[1] for row in rows] == components_of(name)
         assert all(row.count("|") == len(CHECKS) + 2 for row in rows)
     assert "✗" not in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_with_its_matrix_is_made_of_its_sections(page):
+    sections = [text.rstrip("\n") + "\n" for text in page.values()]
+    assert PAGE.read_text(encoding="utf-8") == page_of(sections)
 
 
 @pytest.mark.slow

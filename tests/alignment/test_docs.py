@@ -6,6 +6,6 @@ from causal_reft.alignment import COLUMNS
 
 
 def test_every_column_is_documented_in_the_same_words(repository):
-    page = (repository / "docs" / "alignment.md").read_text(encoding="utf-8")
+    page = (repository / "docs" / "guides" / "studies.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert rows == [f"| `{name}` | {words} |" for name, words in COLUMNS.items()]
