@@ -24,6 +24,7 @@ import torch
 
 from causal_reft.causal import CounterfactualDataset
 from causal_reft.causal.counterfactuals import TEXT
+from causal_reft.errors import DataError
 from causal_reft.execution import TargetLogits
 from causal_reft.tensors import Tensor
 
@@ -37,7 +38,13 @@ def row_metrics(
     base_answers: Sequence[tuple[int, int] | None],
     choices: Sequence[tuple[int, ...]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """`iia`, `log_odds` and `logit_difference` of one batch; `choices` has the tokens of each row's choices."""
+    """`iia`, `log_odds` and `logit_difference` of one batch; `choices` has the tokens of each row's choices.
+
+    Raises:
+        DataError: labels that are numbers and no classes.
+    """
+    if scored.targets.is_floating_point():
+        raise DataError(f"The labels are numbers ({scored.targets.dtype}), and {', '.join(METRICS)} are of classes.")
     logits, rows = scored.logits.double(), scored.reads.rows.to(scored.logits.device)
     log_p = logits.log_softmax(-1).gather(1, scored.targets[:, None])[:, 0]
     wrong = (_answered(logits, choices) != scored.targets).double()

@@ -1,8 +1,8 @@
 """A dataset that an intervened model is fitted to or scored on: rows of every run, and what the loss reads.
 
-`labels` is either one class for each row (the output of a plain module or of a classifier; the token after the prompt
-of a text), or one label for each token in the transformers convention (-100 is not read). Which logits a label is
-compared with is a fact of the model's class: see `execution/output_layout.py`.
+`labels` is one class for each row (the output of a plain module or of a classifier; the token after the prompt of a
+text), one number for each row (regression), or one label for each token in the transformers convention (-100 is not
+read). Which logits a label is compared with is a fact of the model's class: see `execution/output_layout.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from causal_reft.errors import DataError, RunError, nearest
 from causal_reft.execution.input_checks import OURS
 from causal_reft.execution.inputs import IGNORED_LABEL, RunInputs, before_labels
 from causal_reft.execution.output_layout import NEXT_TOKEN, OutputLayout, output_layout
-from causal_reft.tensors import Int, Shaped, Tensor
+from causal_reft.tensors import Int, Num, Shaped, Tensor
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Examples:
         runs: run -> inputs of all rows (see `IntervenedModel.forward`); the first axis of every tensor is the row.
         labels: integers, (row,) or, for texts, (row, column of the padded base; of the decoder's text for an
             encoder-decoder model). In a causal language model the prompt ends where they begin, unless the base says so
-            itself in `prompt_lengths`.
+            itself in `prompt_lengths`. Floats, (row,), are numbers that a model with one output is to give.
         info: further columns, one entry a row, kept for tables (pair ids, tasks, ...).
         layout: where the model's logits live; set by `of_model`.
 
@@ -114,7 +114,7 @@ class TargetPositions:
 
     rows: Int[Tensor, " read"]
     columns: Int[Tensor, " read"] | None
-    targets: Int[Tensor, " read"]
+    targets: Num[Tensor, " read"]
 
     @staticmethod
     def of(examples: Examples) -> TargetPositions:
@@ -124,6 +124,8 @@ class TargetPositions:
             DataError: token labels that do not fit the base's columns; a row in which nothing is read.
         """
         layout, labels, text = examples.layout or NEXT_TOKEN, examples.labels, _text_of(examples)
+        if labels.is_floating_point() and text is not None and layout.by_token:
+            raise DataError(f"The labels are numbers, and this is {layout.name}. Regression needs a head for rows.")
         if labels.ndim == 1:
             return TargetPositions(torch.arange(len(labels)), _column_of_row(examples, layout, text), labels)
         if not layout.by_token:
@@ -170,6 +172,10 @@ def check_runs(runs: Sequence[str], examples: Examples) -> None:
 
 
 def _check_labels(labels: Tensor) -> None:
+    if labels.is_floating_point() and labels.ndim == 1:
+        if not bool(torch.isfinite(labels).all()):
+            raise DataError(f"labels[{int((~torch.isfinite(labels)).nonzero()[0])}] is no number.")
+        return
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise DataError(f"labels are {labels.dtype}; they must be classes, as integers: labels.long().")
     wrong = (labels < 0) & ((labels != IGNORED_LABEL) | (labels.ndim == 1))

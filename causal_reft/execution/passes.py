@@ -18,7 +18,7 @@ from causal_reft.execution.finite import check_finite_logits
 from causal_reft.execution.inputs import RunInputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.graph import InterventionGraph, PerRow, Shift
-from causal_reft.tensors import Float, Int, Tensor
+from causal_reft.tensors import Float, Int, Num, Tensor
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TargetLogits:
 
     Raises:
         RunError: NaN or infinity among the logits.
-        DataError: a label beyond the classes.
+        DataError: a label beyond the classes; labels that are numbers for a model with classes.
     """
 
     logits: Float[Tensor, "read classes"]
@@ -37,12 +37,17 @@ class TargetLogits:
         """Refuse logits that are no numbers, and labels that are no class."""
         check_finite_logits(self.logits, self.reads.rows, self.reads.columns)
         classes, targets = self.logits.shape[-1], self.reads.targets
-        if targets.numel() and int(targets.max()) >= classes:
+        if targets.is_floating_point() and classes != 1:
+            raise DataError(
+                f"The labels are numbers ({targets.dtype}), and the model has {classes} classes. Classes are integers: "
+                "labels.long(). Regression needs a model with one output, num_labels=1."
+            )
+        if targets.numel() and not targets.is_floating_point() and int(targets.max()) >= classes:
             raise DataError(f"Label {int(targets.max())} is no class: the model has classes 0 to {classes - 1}.")
 
     @property
-    def targets(self) -> Int[Tensor, " read"]:
-        """The expected classes, on the logits' device."""
+    def targets(self) -> Num[Tensor, " read"]:
+        """The expected classes or numbers, on the logits' device."""
         return self.reads.targets.to(self.logits.device)
 
     def per_row(self, values: Float[Tensor, " read"], n_rows: int) -> Float[Tensor, " row"]:

@@ -189,7 +189,7 @@ class ReftCollator:
 
 
 def as_examples(records: Sequence[Record], tokenizer: Any) -> Examples:
-    """The same records as `Examples`, for `fit`.
+    """The same records as `Examples`, for `fit`; those of `regression` with `loss=squared_error`.
 
     Raises:
         DataError: no records; records without labels, or of preferences.
@@ -198,7 +198,7 @@ def as_examples(records: Sequence[Record], tokenizer: Any) -> Examples:
         if "labels" not in entry:
             raise DataError(
                 f"Record {number} has no labels (its fields: {', '.join(map(str, entry)) or 'none'}). as_examples "
-                "takes the records of cr.completions or cr.classification; preferences are for ReftTrainer."
+                "takes records of cr.completions, cr.classification and cr.regression; preferences are for ReftTrainer."
             )
     batch = ReftCollator(pad_token_id(tokenizer))(records)
     labels = batch.pop("labels")

@@ -3,7 +3,7 @@
 from causal_reft.training.fit import fit, fit_many, frozen
 from causal_reft.training.history import History
 from causal_reft.training.learner import mean_loss
-from causal_reft.training.losses import Loss, cross_entropy, logit_difference
+from causal_reft.training.losses import Loss, cross_entropy, logit_difference, squared_error
 from causal_reft.training.recipe import Recipe
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "frozen",
     "logit_difference",
     "mean_loss",
+    "squared_error",
 ]

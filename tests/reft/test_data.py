@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import causal_reft as cr
 from causal_reft.errors import CausalReftWarning, DataError
 from causal_reft.execution import FullPasses, TargetPositions
+from causal_reft.training import squared_error
 from tests import words
 from tests.texts.small_tokenizers import CHAT, characters
 
@@ -235,6 +236,39 @@ def test_a_classifier_is_fitted_to_one_class_a_row(tokenizer):
     assert scored.targets.tolist() == [1, 0]
     history = cr.fit(reft, examples, epochs=30, batch_size=2, lr=2e-2, progress=False)
     assert history.final_loss < history.steps[0]["loss"] / 2
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_head_with_one_output_is_fitted_to_numbers(side, tokenizer):
+    """The squared error of `fit` is that of plain lines in float64, and the loss that the model itself takes."""
+    from transformers import LlamaForSequenceClassification
+
+    config = words.model().config
+    config.num_labels = 1
+    head = LlamaForSequenceClassification(config).double().eval()
+    reft = cr.IntervenedModel(head, cr.loreft(cr.Site(1, positions="last"), 16, 2), tokenizer)
+    reft.graph.modules.double()
+    tokenizer.padding_side = side
+    records = cr.regression([("the cat", 0.5), ("a grey dog", -2.0), ("it", 1)], tokenizer, model=head)
+    examples = cr.as_examples(records, tokenizer)
+    scored = FullPasses(reft.with_graph(cr.InterventionGraph()), examples).scored(torch.tensor([1, 0, 2]))
+    values = [head(torch.tensor([record["input_ids"]])).logits[0, 0] for record in records]
+    by_hand = [(value - record["labels"]) ** 2 for value, record in zip(values, records, strict=True)]
+    expected = torch.stack(by_hand)[[1, 0, 2]]
+    torch.testing.assert_close(squared_error(scored.logits, scored.targets), expected, rtol=1e-12, atol=0)
+    own = head(**examples.runs["base"], labels=examples.labels.double()).loss
+    torch.testing.assert_close(own, expected.mean(), rtol=1e-12, atol=0)
+    history = cr.fit(reft, examples, loss=squared_error, epochs=30, batch_size=2, lr=2e-2, progress=False)
+    assert history.final_loss < history.steps[0]["loss"] / 2
+    with pytest.raises(DataError, match="loss=squared_error"):
+        cr.fit(reft, examples, epochs=1, progress=False)
+    two = LlamaForSequenceClassification(words.model().config).eval()
+    with pytest.raises(DataError, match=r"numbers .* 2 classes"):
+        FullPasses(cr.IntervenedModel(two, cr.InterventionGraph()), examples).scored(torch.tensor([0]))
+    with pytest.raises(DataError, match="numbers, and this is a causal language model"):
+        FullPasses(cr.IntervenedModel(words.model(), cr.InterventionGraph()), examples).scored(torch.tensor([0]))
+    with pytest.raises(DataError, match=r"labels\[1\] is no number"):
+        examples.with_labels(torch.tensor([0.0, float("nan"), 1.0]))
 
 
 def test_labels_of_tokens_for_a_classifier_are_refused(tokenizer):
