@@ -57,7 +57,7 @@ def test_collected_states_that_are_no_numbers_name_the_site_the_run_and_the_row(
 
 
 BAD_LABELS = {
-    "floats": (torch.tensor([1.0, 2.0, 3.0]), "torch.float32.*labels.long"),
+    "floats for tokens": (torch.ones(3, 5), "torch.float32.*labels.long"),
     "booleans": (torch.tensor([True, False, True]), "torch.bool"),
     "negative": (torch.tensor([1, -3, 2]), "Label -3 is no class"),
     "ignored rows": (torch.tensor([1, -100, 2]), "Label -100 is no class"),
