@@ -67,6 +67,27 @@ EXPERIMENTS = (
         "runs/memorisation",
         "--model data/embedded --text book.txt --start 'Once upon' --lengths 4 8 --seeds 2",
     ),
+    Command(
+        "replicate",
+        "LoReFT by the paper's recipes on commonsense, arithmetic, GLUE or instructions",
+        "causal_reft.experiments.finetuning.replicate",
+        "runs/replicate",
+        "commonsense --model runs/smollm2 --data data --benchmarks openbookqa --limit 256 --epochs 1",
+    ),
+    Command(
+        "ablate",
+        "LoReFT with other positions, ranks, layers and tying, one at a time",
+        "causal_reft.experiments.finetuning.ablate",
+        "runs/ablate",
+        "--model runs/smollm2 --data data --benchmark SST-2 --ranks 4 1 8 --positions f1 f5+l5",
+    ),
+    Command(
+        "compare",
+        "LoReFT beside LoRA, DoRA, adapters, prefix tuning and full finetuning",
+        "causal_reft.experiments.finetuning.compare",
+        "runs/compare",
+        "--model runs/smollm2 --data data --benchmarks SST-2 --methods LoReFT LoRA --seeds 3",
+    ),
 )
 
 
@@ -88,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """Every experiment with its line."""
-    lines = [f"  {command.name:10}{command.line}" for command in EXPERIMENTS]
+    lines = [f"  {command.name:11}{command.line}" for command in EXPERIMENTS]
     head = "Where and how a network represents a variable, and how to use it."
     return "\n".join([f"{head}\n\nusage: {PROGRAM} <experiment> [options]\n", *lines, *_HINTS])
 

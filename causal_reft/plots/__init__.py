@@ -12,6 +12,7 @@ from causal_reft.plots.bars import ratio_bars
 from causal_reft.plots.controls import random_controls
 from causal_reft.plots.curves import curves_with_intervals, iia_against_rank, panel_grid
 from causal_reft.plots.heatmaps import angle_matrix, behaviour_table, site_heatmap
+from causal_reft.plots.points import points_with_intervals
 from causal_reft.plots.probe import subspace_probe
 from causal_reft.plots.tokens import token_strip, token_strip_html
 from causal_reft.plots.training import training_curve
@@ -22,6 +23,7 @@ __all__ = [
     "curves_with_intervals",
     "iia_against_rank",
     "panel_grid",
+    "points_with_intervals",
     "random_controls",
     "ratio_bars",
     "site_heatmap",

@@ -11,7 +11,9 @@ from causal_reft.analysis.behaviours import Behaviour
 from causal_reft.analysis.composition import Skill
 from causal_reft.experiments.composition import Experiment, run_composition
 from causal_reft.experiments.equality import Effort, alignment_distribution
+from causal_reft.experiments.finetuning import Bench, FinetuningCell
 from causal_reft.experiments.memorisation import MemorisationGrid
+from causal_reft.sweeps import Result
 from causal_reft.tasks import Recipe
 from tests import words
 from tests.analysis.memory_models import PROMPT, TEXT, tokenizer
@@ -57,10 +59,35 @@ def equality(folder: Path | None, networks: int = 1, seeds: int = 1):
     )
 
 
+def finetuning(folder: Path, seeds: int = 1, limit: int = 8) -> dict[FinetuningCell, Result]:
+    """LoReFT on reviews that the embedded model reads."""
+    small = cr.load_embedded()
+    data = reviews(folder.with_name("reviews"))
+    bench = Bench(small.model, small.tokenizer, data, batch_size=4, limit=limit, test_limit=6)
+    cells = [
+        FinetuningCell("SST-2", method, 1e-2, seed, rank=2) for method in ("LoReFT", "LoRA") for seed in range(seeds)
+    ]
+    return bench.run(cells, bench.store(folder, ["SST-2"]), "finetuning")
+
+
+def reviews(folder: Path) -> Path:
+    """A data folder with SST-2's files: short reviews with a class each."""
+    home = folder / "SST-2"
+    if not home.is_dir():
+        home.mkdir(parents=True)
+        felt = {"good": 1, "bad": 0, "happy": 1, "sad": 0}
+        things = ["film", "story", "song", "book", "day", "dog", "cat", "house", "tree"]
+        rows = [f"a {word} {thing}\t{label}" for thing in things for word, label in felt.items()]
+        (home / "train.tsv").write_text("\n".join(rows[:24]), encoding="utf-8")
+        (home / "dev.tsv").write_text("\n".join(rows[24:]), encoding="utf-8")
+    return folder
+
+
 PROGRAMS = {
     "memorisation": lambda folder: grid(folder, seeds=tuple(range(8))).run(progress=False),
     "composition": lambda folder: run_composition(composition(), folder, range(24), ["one joint edit"], progress=False),
     "equality": lambda folder: equality(folder, networks=2),
+    "finetuning": lambda folder: finetuning(folder, seeds=16),
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""What the three commands have in common: the options of a bench, what it will cost, and scores with intervals."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+import causal_reft as cr
+from causal_reft.experiments.finetuning.benchmarks import ACCURACY, BENCHMARKS
+from causal_reft.experiments.finetuning.cell import Bench, FinetuningCell
+from causal_reft.experiments.finetuning.methods import METHODS
+from causal_reft.experiments.models import load_model
+from causal_reft.experiments.options import above_zero, at_least
+from causal_reft.sweeps import Result
+from causal_reft.texts import pad_token_id
+
+LEVEL = 0.95
+COSTS = ("trainable", "share_trained", "saved_bytes", "step_flops", "seconds")
+
+
+def add_bench_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """Options for the model, the data and the length of training; `defaults` are those of the command."""
+    whole = at_least(1)
+    parser.add_argument("--model", required=True, help="a folder of save_pretrained or a hub id")
+    parser.add_argument("--data", required=True, type=Path, help="a folder that holds a folder for each benchmark")
+    parser.add_argument("--limit", type=whole, default=defaults.get("limit", 256), help="records that are trained on")
+    parser.add_argument("--test-limit", type=whole, default=defaults.get("test_limit", 100), help="records to score")
+    parser.add_argument("--epochs", type=whole, default=defaults.get("epochs", 1), help="of every training")
+    parser.add_argument("--batch-size", type=whole, default=defaults.get("batch_size", 16), help="of every step")
+    parser.add_argument("--rank", type=whole, default=defaults.get("rank", 4), help="of subspaces and of LoRA")
+    parser.add_argument("--seeds", type=whole, default=defaults.get("seeds", 3), help="how many trainings of each kind")
+    parser.add_argument("--device", default="cpu", help="of the model, e.g. cuda")
+    parser.add_argument("--dtype", default="float32", help="of the model's weights: auto, float32, bfloat16")
+
+
+def add_lr_option(parser: argparse.ArgumentParser, default: float) -> None:
+    """The learning rate, for commands that do not search it."""
+    parser.add_argument("--lr", type=above_zero, default=default, help="learning rate")
+
+
+def bench_of(options: argparse.Namespace) -> Bench:
+    """The bench that the options ask for."""
+    model, tokenizer = load_model(options.model, options.device, options.dtype)
+    return Bench(
+        model, tokenizer, options.data, options.epochs, options.batch_size, 0.1, options.limit, options.test_limit
+    )
+
+
+def cost(bench: Bench, cells: Sequence[FinetuningCell]) -> str:
+    """What the cells will take, from the time of one step and one scored batch of each benchmark with LoReFT."""
+    seconds, counted = 0.0, {}
+    for name in dict.fromkeys(cell.benchmark for cell in cells):
+        items, chosen = bench.parts(name), BENCHMARKS[name]
+        shape = next(cell.shape for cell in cells if cell.benchmark == name)
+        reft: Any = METHODS["LoReFT"].build(bench.model, bench.tokenizer, shape, 0)
+        batch = items["train"][: bench.batch_size]
+        inputs = cr.ReftCollator(pad_token_id(bench.tokenizer))(bench.records(batch))
+        begun = time.perf_counter()
+        reft(**{key: value.to(bench.model.device) for key, value in inputs.items()}).loss.backward()
+        step = time.perf_counter() - begun
+        if chosen.metric == ACCURACY:
+            cr.generate_texts(
+                reft.eval(), [item.prompt for item in batch], len(batch), max_new_tokens=chosen.new_tokens
+            )
+        scored = time.perf_counter() - begun - step
+        steps = bench.epochs * math.ceil(len(items["train"]) / bench.batch_size)
+        mine = [cell for cell in cells if cell.benchmark == name]
+        each = {part: steps * step + math.ceil(len(items[part]) / len(batch)) * max(scored, step / 3) for part in items}
+        seconds += sum(each[cell.part] for cell in mine)
+        counted[name] = f"{len(mine)} x {steps} steps on {name}"
+    return f"{len(cells)} trainings ({', '.join(counted.values())}): about {seconds / 3600:.2g} hours on this machine."
+
+
+def scores(results: Mapping[FinetuningCell, Result]) -> pd.DataFrame:
+    """One row for each cell: its fields, `score`, `metric`, and what training it took."""
+    facts = ("metric", "score", "trainable", "share_trained", "saved_bytes", "step_flops", "peak_bytes")
+    rows = [
+        {
+            **vars(cell),
+            **{key: found.facts[key] for key in facts},
+            "n": len(found.facts["items"]),
+            "seconds": found.seconds,
+        }
+        for cell, found in results.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def over_seeds(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean score of each group with its 95 % interval: Student's t over seeds; with one seed Wilson's over items."""
+    rows = []
+    for key, part in table.groupby(list(by), sort=False, dropna=False):
+        low, high = _limits(part)
+        rest = {
+            name: part[name].mean() for name in ("trainable", "share_trained", "saved_bytes", "step_flops", "seconds")
+        }
+        named = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
+        rows.append(
+            {**named, "score": part["score"].mean(), "score_low": low, "score_high": high, "seeds": len(part)} | rest
+        )
+    return pd.DataFrame(rows)
+
+
+def _limits(part: pd.DataFrame) -> tuple[float, float]:
+    found = part["score"].to_numpy(float)
+    bounded = (part["metric"] == ACCURACY).all()
+    if len(found) == 1 and bounded:
+        wilson = stats.binomtest(round(found[0] * part["n"].iloc[0]), int(part["n"].iloc[0])).proportion_ci(
+            LEVEL, "wilson"
+        )
+        return float(wilson.low), float(wilson.high)
+    if len(found) == 1:
+        return math.nan, math.nan
+    half = stats.t.ppf((1 + LEVEL) / 2, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
+    low, high = float(found.mean() - half), float(found.mean() + half)
+    return (max(low, 0.0), min(high, 1.0)) if bounded else (low, high)
+
+
+def versions(bench: Bench) -> str:
+    """The machine and the packages that the numbers come from."""
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {bench.model.device}, {bench.model.dtype}"

@@ -1,0 +1,171 @@
+"""Finetuning experiments: answers are read off texts as by hand, methods are what they say, commands write a page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import causal_reft as cr
+from causal_reft.data import embedded_folder
+from causal_reft.errors import DataError
+from causal_reft.experiments.command_line import main
+from causal_reft.experiments.finetuning import BENCHMARKS, METHODS, Bench, FinetuningCell, Item
+from causal_reft.experiments.finetuning.methods import Shape
+from causal_reft.experiments.finetuning.setting import over_seeds
+from tests.experiments.small import reviews
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SST-2, a set with a test file only, and instructions."""
+    folder = reviews(tmp_path_factory.mktemp("data"))
+    rows = [
+        {"instruction": f"Is {n} even?", "input": "", "output": f"the correct answer is {a}", "answer": a}
+        for n in range(12)
+        for a in [str(n % 2 == 0).lower()]
+    ]
+    (folder / "boolq").mkdir()
+    (folder / "boolq" / "test.json").write_text(json.dumps(rows))
+    (folder / "instruct").mkdir()
+    for name in ("instruction-data", "alpaca_en_demo"):
+        told = [{**row, "instruction": f"{name}: {row['instruction']}"} for row in rows]
+        (folder / "instruct" / f"{name}.json").write_text(json.dumps(told))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bench(data: Path) -> Bench:
+    small = cr.load_embedded()
+    return Bench(small.model, small.tokenizer, data, batch_size=4, limit=8, test_limit=6)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "text", "answer", "is_right"),
+    [
+        ("boolq", "the correct answer is true", "true", True),
+        ("boolq", "False. The correct answer is True", "false", False),
+        ("boolq", "I am not sure", "false", False),
+        ("ARC-Easy", "Answer2: no; the correct answer is answer3", "answer3", True),
+        ("ARC-Easy", "the correct answer is answer30", "answer3", False),
+        ("piqa", "solution1 and not solution2", "solution1", True),
+        ("winogrande", "the correct answer is unclear, option2", "option2", True),
+        ("gsm8k", "He needs 24 * 24 = 576 tiles. The answer is 1,576.0.", "1576", True),
+        ("gsm8k", "So -3 degrees", "3", False),
+        ("mawps", "about 1.8333 inches", "1.8333333333333335", True),
+        ("gsm8k", "no number at all", "0", False),
+        ("AQuA", "A or B? The answer is D.", "D", True),
+        ("AQuA", "BAD", "A", False),
+        ("SST-2", " Positive", "positive", True),
+        ("CoLA", "yesterday no", "no", True),
+    ],
+)
+def test_answers_are_read_as_by_hand(benchmark: str, text: str, answer: str, is_right: bool) -> None:
+    assert BENCHMARKS[benchmark].is_right(text, Item("", "", answer)) is is_right
+
+
+def test_items_are_split_without_repetition_and_a_missing_training_file_is_said(bench: Bench) -> None:
+    parts = bench.parts("SST-2")
+    assert [len(parts[name]) for name in ("train", "selection", "test")] == [8, 6, 6]
+    assert "train.tsv" in bench.source("SST-2")
+    assert set(bench.parts("SST-2")["train"]) & set(parts["test"]) == set()
+    assert bench.parts("SST-2")["train"][0].prompt.endswith("positive or negative?\n")
+    with pytest.raises(DataError, match=r"no items are left for selection.*--limit"):
+        bench.parts("boolq")
+    few = replace(bench, limit=3, _parts={})
+    assert len({item.prompt for part in few.parts("boolq").values() for item in part}) == 3 + 3 + 6
+    assert "half of test.json" in few.source("boolq")
+    with pytest.raises(DataError, match="no folder 'gsm8k'"):
+        few.parts("gsm8k")
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "BitFit"])
+def test_every_method_trains_what_it_says_and_leaves_the_model_as_it_was(bench: Bench, method: str) -> None:
+    before = {name: value.clone() for name, value in bench.model.state_dict().items()}
+    found = bench.compute(FinetuningCell("SST-2", method, 1e-2, 0, rank=2)).facts
+    assert found["trainable"] == _expected(bench.model, method) and found["saved_bytes"] == 4 * found["trainable"]
+    assert len(found["items"]) == 6 and found["metric"] == "accuracy"
+    assert all(torch.equal(value, before[name]) for name, value in bench.model.state_dict().items())
+
+
+def _expected(model, method: str) -> int:
+    d, layers, r = model.config.hidden_size, model.config.num_hidden_layers, 2
+    linear = [
+        (m.in_features, m.out_features)
+        for n, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear) and n != "lm_head"
+    ]
+    heads, kv = model.config.num_attention_heads, model.config.num_key_value_heads
+    return {
+        "LoReFT": layers * (2 * d * r + r),
+        "DiReFT": layers * (2 * d * r + r),
+        "ConsReFT": layers * (d * r + r),
+        "RED": layers * 2 * d,
+        "bottleneck adapter": layers * (2 * d * r + r),
+        "LoRA": sum(r * (a + b) for a, b in linear),
+        "DoRA": sum(r * (a + b) + b for a, b in linear),
+        "prefix tuning": 2 * r * layers * 2 * kv * (d // heads),
+        "full finetuning": sum(p.numel() for p in model.parameters()),
+    }[method]
+
+
+def test_a_bottleneck_adapter_starts_as_no_edit(bench: Bench) -> None:
+    adapter = METHODS["bottleneck adapter"].build(bench.model, bench.tokenizer, Shape(2), 0).eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert torch.equal(adapter(ids).logits, bench.model(ids).logits)
+    torch.nn.init.normal_(next(iter(adapter.graph.edits.values())).featurizer.weight)
+    assert not torch.equal(adapter(ids).logits, bench.model(ids).logits)
+
+
+def test_losses_of_held_out_answers_are_the_model_s_own(bench: Bench) -> None:
+    few = replace(bench, limit=3, test_limit=3, _parts={})
+    found = few.score(bench.model, "instruct")
+    for item, loss in zip(few.parts("instruct")["test"], found["items"], strict=True):
+        record = few.records([item])[0]
+        own = bench.model(torch.tensor([record["input_ids"]]), labels=torch.tensor([record["labels"]])).loss
+        assert loss == pytest.approx(own.item(), rel=1e-4)
+    assert found["metric"] == "loss" and found["texts"] == []
+
+
+def test_scores_over_seeds_have_students_interval_and_one_seed_wilson_s() -> None:
+    rows = [{"method": "a", "metric": "accuracy", "score": score, "n": 10} for score in (0.5, 0.6, 0.7)]
+    table = pd.DataFrame(rows).assign(trainable=1, share_trained=0.1, saved_bytes=4, step_flops=1.0, seconds=1.0)
+    three, one = over_seeds(table, ["method"]).iloc[0], over_seeds(table.head(1), ["method"]).iloc[0]
+    half = 4.302652729911275 * 0.1 / 3**0.5
+    assert (three.score_low, three.score_high) == pytest.approx((0.6 - half, 0.6 + half))
+    assert (one.score_low, one.score_high) == pytest.approx((0.2365931, 0.7634069))
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "holds"),
+    [
+        (
+            "replicate instruct --seeds 1 --epochs 1 --limit 3 --test-limit 3",
+            "alpaca_eval.json",
+            '"instruction": "alpaca',
+        ),
+        ("ablate --ranks 1 2 --positions l1 f1+l1 --shares positions --seeds 1", "ablate_rank.csv", "accuracy,2,"),
+        (
+            "compare --methods LoReFT LoRA BitFit --benchmarks SST-2 --rates 1 --seeds 2",
+            "compare_SST-2.csv",
+            "LoRA,0.0003,",
+        ),
+    ],
+)
+def test_a_command_says_its_cost_writes_its_page_and_computes_nothing_twice(
+    words: str, file: str, holds: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--model", str(embedded_folder()), "--data", str(data), "--folder", str(tmp_path / "run")]
+    command = [*words.split(), *common, "--batch-size", "4"]
+    command += [] if "--limit" in command else ["--limit", "8", "--test-limit", "6"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "hours on this machine" in said and f"Results: {tmp_path / 'run' / 'index.html'}" in said
+    assert holds in (tmp_path / "run" / file).read_text(encoding="utf-8")
+    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").iterdir()}
+    assert main(command) == 0
+    assert cells == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").iterdir()}
