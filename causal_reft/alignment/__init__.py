@@ -10,15 +10,19 @@ from causal_reft.alignment.preparation import Sampling
 from causal_reft.alignment.results import StudyResult
 from causal_reft.alignment.score import Score
 from causal_reft.alignment.scoring import score_rows
+from causal_reft.alignment.statistics import SHARE, UNBOUNDED, Interval, mean_interval
 from causal_reft.alignment.study import Study
 from causal_reft.alignment.tables import COLUMNS
 
 __all__ = [
     "COLUMNS",
+    "SHARE",
+    "UNBOUNDED",
     "Alignment",
     "Controls",
     "Encoding",
     "IllusionReport",
+    "Interval",
     "Sampling",
     "Score",
     "Study",
@@ -26,6 +30,7 @@ __all__ = [
     "TensorEncoding",
     "TextEncoding",
     "digest_of",
+    "mean_interval",
     "mixed",
     "random_scores",
     "score_rows",

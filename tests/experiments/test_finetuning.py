@@ -131,13 +131,13 @@ def test_losses_of_held_out_answers_are_the_model_s_own(bench: Bench) -> None:
     assert found["metric"] == "loss" and found["texts"] == []
 
 
-def test_scores_over_seeds_have_students_interval_and_one_seed_wilson_s() -> None:
-    rows = [{"method": "a", "metric": "accuracy", "score": score, "n": 10} for score in (0.5, 0.6, 0.7)]
-    table = pd.DataFrame(rows).assign(trainable=1, share_trained=0.1, saved_bytes=4, step_flops=1.0, seconds=1.0)
-    three, one = over_seeds(table, ["method"]).iloc[0], over_seeds(table.head(1), ["method"]).iloc[0]
-    half = 4.302652729911275 * 0.1 / 3**0.5
-    assert (three.score_low, three.score_high) == pytest.approx((0.6 - half, 0.6 + half))
-    assert (one.score_low, one.score_high) == pytest.approx((0.2365931, 0.7634069))
+def test_scores_over_seeds_have_an_interval_over_seeds_and_items_that_is_never_a_point() -> None:
+    one = {"method": "a", "metric": "accuracy", "score": 0.0, "items": [0.0] * 8}
+    costs = {"trainable": 1, "share_trained": 0.1, "saved_bytes": 4, "step_flops": 1.0, "seconds": 1.0}
+    agreed = over_seeds(pd.DataFrame([one | costs] * 2), ["method"]).iloc[0]
+    assert (agreed.score, agreed.score_low) == (0, 0) and agreed.score_high == pytest.approx(1 - 0.025 ** (1 / 8))
+    single = over_seeds(pd.DataFrame([one | costs | {"items": [0.0, 1.0] * 20}]), ["method"]).iloc[0]
+    assert single.score == 0.5 and single.score_low == pytest.approx(0.352, abs=0.01)
 
 
 @pytest.mark.parametrize(

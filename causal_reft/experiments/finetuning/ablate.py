@@ -20,6 +20,7 @@ from causal_reft.experiments.finetuning.setting import (
     bench_of,
     cost,
     over_seeds,
+    readable,
     scores,
     versions,
 )
@@ -71,13 +72,13 @@ def run_command(options: argparse.Namespace) -> Path:
     page.heading(f"LoReFT on {options.benchmark}")
     page.text(
         f"{len(parts['train'])} records, {bench.epochs} epochs, learning rate {options.lr:g}; {len(parts['test'])} "
-        f"scored ({bench.source(options.benchmark)}); {options.seeds} seeds, 95 % intervals over seeds. One setting "
-        f"varies at a time around {usual.shape}. {versions(bench)}."
+        f"scored ({bench.source(options.benchmark)}); {options.seeds} seeds, 95 % intervals over seeds and items. One "
+        f"setting varies at a time around {usual.shape}. {versions(bench)}."
     )
     for name, given in values.items():
         if len(given) > 1:
             mine = _varied(found, usual, name)
-            page.table(f"ablate_{name}", mine)
+            page.table(f"ablate_{name}", readable(mine))
             page.figure(f"ablate_{name}", _figure(mine, name), f"{mine.metric.iloc[0]} by {name}.")
     return page.write("LoReFT, one setting at a time")
 

@@ -15,7 +15,15 @@ import pandas as pd
 from causal_reft.experiments.finetuning.benchmarks import ACCURACY, BENCHMARKS
 from causal_reft.experiments.finetuning.cell import Bench, FinetuningCell
 from causal_reft.experiments.finetuning.methods import METHODS
-from causal_reft.experiments.finetuning.setting import add_bench_options, bench_of, cost, over_seeds, scores, versions
+from causal_reft.experiments.finetuning.setting import (
+    add_bench_options,
+    bench_of,
+    cost,
+    over_seeds,
+    readable,
+    scores,
+    versions,
+)
 from causal_reft.experiments.options import at_least
 from causal_reft.experiments.page import Page
 
@@ -53,7 +61,7 @@ def run_command(options: argparse.Namespace) -> Path:
     left_out = "" if len(methods) == len(options.methods) else " BitFit is left out: the model has no biases."
     _write(page, bench, table, options, left_out)
     page.heading("Learning rates tried, on selection items (seed 0)")
-    page.table("learning_rates", tried[["benchmark", "method", "lr", "score"]])
+    page.table("learning_rates", readable(tried[["benchmark", "method", "lr", "score"]]))
     return page.write("Ways of finetuning")
 
 
@@ -77,10 +85,10 @@ def _write(page: Page, bench: Bench, table: pd.DataFrame, options: argparse.Name
         page.text(
             f"{len(bench.parts(name)['train'])} records, {bench.epochs} epochs, batch {bench.batch_size}; "
             f"{len(bench.parts(name)['test'])} scored ({bench.source(name)}). Without training: {base[name]:.3f}. "
-            f"{options.seeds} seeds, 95 % intervals over seeds. {versions(bench)}.{left_out}"
+            f"{options.seeds} seeds, 95 % intervals over seeds and items. {versions(bench)}.{left_out}"
         )
         mine = mine.sort_values("score", ascending=not better)
-        page.table(f"compare_{name}", mine.drop(columns="metric"))
+        page.table(f"compare_{name}", readable(mine.drop(columns="metric")))
         page.text(_reading(mine, better))
         page.figure(
             f"compare_{name}", _figure(mine, name, metric, base[name]), f"{name}: {metric} against share trained."

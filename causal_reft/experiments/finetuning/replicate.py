@@ -20,6 +20,7 @@ from causal_reft.experiments.finetuning.setting import (
     bench_of,
     cost,
     over_seeds,
+    readable,
     scores,
     versions,
 )
@@ -95,7 +96,7 @@ def run_command(options: argparse.Namespace) -> Path:
         parts = bench.parts(name)
         page.text(f"{name}: {len(parts['train'])} records of {bench.source(name)}; {len(parts['test'])} scored.")
     page.text(f"{bench.epochs} epochs, batch {bench.batch_size}, {options.seeds} seeds. {versions(bench)}.")
-    page.table(f"replicate_{options.group}", table)
+    page.table(f"replicate_{options.group}", readable(table))
     page.text(f"The paper: {recipe.reported}. Other models and other data than here: no comparison, a reference.")
     if options.group == "instruct":
         texts = results[cells[0]].facts["texts"]

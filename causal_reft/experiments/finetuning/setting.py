@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 
 import causal_reft as cr
+from causal_reft.alignment import SHARE, UNBOUNDED, mean_interval
 from causal_reft.experiments.finetuning.benchmarks import ACCURACY, BENCHMARKS
 from causal_reft.experiments.finetuning.cell import Bench, FinetuningCell
 from causal_reft.experiments.finetuning.methods import METHODS
@@ -23,7 +23,6 @@ from causal_reft.experiments.options import above_zero, at_least
 from causal_reft.sweeps import Result
 from causal_reft.texts import pad_token_id
 
-LEVEL = 0.95
 COSTS = ("trainable", "share_trained", "saved_bytes", "step_flops", "seconds")
 
 
@@ -81,48 +80,31 @@ def cost(bench: Bench, cells: Sequence[FinetuningCell]) -> str:
 
 
 def scores(results: Mapping[FinetuningCell, Result]) -> pd.DataFrame:
-    """One row for each cell: its fields, `score`, `metric`, and what training it took."""
-    facts = ("metric", "score", "trainable", "share_trained", "saved_bytes", "step_flops", "peak_bytes")
-    rows = [
-        {
-            **vars(cell),
-            **{key: found.facts[key] for key in facts},
-            "n": len(found.facts["items"]),
-            "seconds": found.seconds,
-        }
-        for cell, found in results.items()
-    ]
+    """One row for each cell: its fields, `score` and `metric`, the `items` it is the mean of, what training it took."""
+    rows = []
+    for cell, found in results.items():
+        facts = {key: found.facts[key] for key in ("metric", "score", "items", *COSTS[:-1], "peak_bytes")}
+        rows.append({**vars(cell), **facts, "seconds": found.seconds})
     return pd.DataFrame(rows)
 
 
 def over_seeds(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Mean score of each group with its 95 % interval: Student's t over seeds; with one seed Wilson's over items."""
+    """Mean score of each group with its 95 % interval over seeds and items; with one seed, over items only."""
     rows = []
     for key, part in table.groupby(list(by), sort=False, dropna=False):
-        low, high = _limits(part)
-        rest = {
-            name: part[name].mean() for name in ("trainable", "share_trained", "saved_bytes", "step_flops", "seconds")
-        }
+        each = np.array(part["items"].tolist())
+        bounds = SHARE if (part["metric"] == ACCURACY).all() else UNBOUNDED
+        found = mean_interval(each if len(each) > 1 else each[0], np.arange(each.shape[1]), bounds=bounds)
         named = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
-        rows.append(
-            {**named, "score": part["score"].mean(), "score_low": low, "score_high": high, "seeds": len(part)} | rest
-        )
+        score = {"score": found.value, "score_low": found.low, "score_high": found.high, "seeds": len(part)}
+        rows.append({**named, **score, **{name: part[name].mean() for name in COSTS}})
     return pd.DataFrame(rows)
 
 
-def _limits(part: pd.DataFrame) -> tuple[float, float]:
-    found = part["score"].to_numpy(float)
-    bounded = (part["metric"] == ACCURACY).all()
-    if len(found) == 1 and bounded:
-        wilson = stats.binomtest(round(found[0] * part["n"].iloc[0]), int(part["n"].iloc[0])).proportion_ci(
-            LEVEL, "wilson"
-        )
-        return float(wilson.low), float(wilson.high)
-    if len(found) == 1:
-        return math.nan, math.nan
-    half = stats.t.ppf((1 + LEVEL) / 2, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
-    low, high = float(found.mean() - half), float(found.mean() + half)
-    return (max(low, 0.0), min(high, 1.0)) if bounded else (low, high)
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with small numbers as text: three digits would show a learning rate of 9e-4 as 0.001."""
+    small = {"lr", "share_trained", "step_flops"} & set(table.columns)
+    return table.assign(**{name: table[name].map("{:.3g}".format) for name in small})
 
 
 def versions(bench: Bench) -> str:
