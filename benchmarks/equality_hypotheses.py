@@ -3,7 +3,7 @@
     python benchmarks/equality_hypotheses.py [--networks 20]
 
 True: "left only", the network holds whether w = x. False: "identity of first argument", it holds w itself. For each
-network and hypothesis one subspace of 8 of 16 dimensions is learned behind the first layer. The hypothesis is called
+network and hypothesis one subspace of 8 of 16 dimensions is learned after the first layer. The hypothesis is called
 supported where the score separates as reports say it: the 95 % interval of its separation from the best control (no
 edit, 100 random subspaces, PCA) lies above zero and p < 0.05. An error is a supported false hypothesis or an
 unsupported true one. Beside it a stricter rule: the score must also go more than half of the way from that control to

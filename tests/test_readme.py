@@ -23,4 +23,4 @@ def test_the_first_example_can_be_pasted(repository: Path, tmp_path: Path, capsy
     assert 'name = "gpt2"' in code
     exec(code.replace('name = "gpt2"', f"name = {str(tmp_path)!r}"), {})
     printed = capsys.readouterr().out
-    assert "Collect('source')" in printed and "learned numbers: 132" in printed
+    assert "Collect('source')" in printed and "trainable parameters: 132" in printed

@@ -3,7 +3,7 @@
 Given by the caller; looked up where the site is the input of a linear layer (its weight); otherwise estimated from
 gradients: the directions along which the logits of the expected answers change anywhere in the data, those whose
 singular value is at least 1 % of the largest (active subspaces; Constantine 2015). A change orthogonal to the rows
-changes nothing behind it.
+changes nothing after it.
 """
 
 from __future__ import annotations
@@ -102,4 +102,4 @@ class _Probe(Featurizer):
         return self.seen[-1]
 
     def config(self) -> dict[str, object]:
-        raise FeaturizerError("A probe lives while gradients are collected and is not stored.")
+        raise FeaturizerError("A probe exists while gradients are collected, and is not stored.")

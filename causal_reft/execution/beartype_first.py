@@ -1,4 +1,4 @@
-"""beartype, where it is installed, before nnsight: imported behind it, beartype fails.
+"""beartype, where it is installed, before nnsight: imported after it, beartype fails.
 
 nnsight adds an attribute to `object` that beartype cannot hash while it is imported ("unhashable type:
 'instancemethod'"), so whoever needs both would meet an error that names neither.

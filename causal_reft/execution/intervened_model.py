@@ -129,7 +129,7 @@ class IntervenedModel(nn.Module):
         return with_collected(output, self._collected(states))
 
     def collect(self, base: RunInputs | Text | None = None, **keywords: Any) -> dict[str, Tensor]:
-        """What the Collect nodes see, without computing anything behind the deepest of them."""
+        """What the Collect nodes see, without computing anything after the deepest of them."""
         runs = self._parse(base, keywords, needs=self._runs_for_collects())
         _, states = self._execute(runs, wants_output=False)
         return self._collected(states)
@@ -172,7 +172,7 @@ class IntervenedModel(nn.Module):
         return (p for p in self.interventions.parameters() if p.requires_grad)
 
     def count_parameters(self) -> tuple[int, int]:
-        """(learned numbers of the graph, parameters of the base model)."""
+        """(trainable parameters of the graph, parameters of the base model)."""
         return self.graph.n_trainable_parameters, sum(p.numel() for p in self.base_model.parameters())
 
     def print_trainable_parameters(self) -> None:
@@ -183,7 +183,9 @@ class IntervenedModel(nn.Module):
         learned, base = self.count_parameters()
         asking = sum(p.numel() for p in self.base_model.parameters() if p.requires_grad)
         said = f"{asking:,} of them ask for gradients; fit and ReftTrainer freeze them" if asking else "frozen"
-        print(f"learned numbers: {learned:,} || base model: {base:,} ({said}) || {100 * learned / max(base, 1):.4f} %")
+        print(
+            f"trainable parameters: {learned:,} || base model: {base:,} ({said}) || {100 * learned / max(base, 1):.4f} %"
+        )
 
     @property
     def config(self) -> Any:

@@ -1,4 +1,4 @@
-"""What the demo leaves behind: figures, tables, and one HTML page that shows them in order."""
+"""The results of an experiment: figures, tables, and one HTML page that shows them in order."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def draw_nodes(nodes: Mapping[str, Node], runs: Sequence[str], parameters: int, 
     edits = sum(isinstance(node, Interchange) for node in nodes.values())
     collected = len(nodes) - edits
     counts = [f"{edits} edit{'s' * (edits != 1)}", f"{collected} collected" if collected else ""]
-    heading(ax, f"{', '.join(filter(None, counts))}, {parameters:,} learned numbers")
+    heading(ax, f"{', '.join(filter(None, counts))}, {parameters:,} trainable parameters")
     _draw_legend(ax, layout, scale)
     return ax
 

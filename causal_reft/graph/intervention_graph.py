@@ -73,7 +73,7 @@ class InterventionGraph:
         return nn.ModuleDict(parts)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The learned numbers, each once."""
+        """The trainable parameters, each once."""
         return self.modules.parameters()
 
     def only(self, *names: str) -> InterventionGraph:
@@ -155,7 +155,7 @@ class InterventionGraph:
     def __repr__(self) -> str:
         head = (
             f"InterventionGraph: {len(self.edits)} edits, {len(self.collects)} collects, runs "
-            f"{' -> '.join(self.runs)}, {self.n_trainable_parameters:,} learned numbers"
+            f"{' -> '.join(self.runs)}, {self.n_trainable_parameters:,} trainable parameters"
         )
         width = max((len(name) for name in self._nodes), default=0)
         return "\n".join([head, *(f"  {name:<{width}}  {node!r}" for name, node in self._nodes.items())])

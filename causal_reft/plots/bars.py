@@ -73,10 +73,10 @@ def ratio_bars(
 
 
 def _bars(
-    ax: Axes, places: np.ndarray, ratios: pd.Series, told: str, colour: str, low: np.ndarray, high: np.ndarray
+    ax: Axes, places: np.ndarray, ratios: pd.Series, name: str, colour: str, low: np.ndarray, high: np.ndarray
 ) -> None:
     """Bars from 1, and beyond their interval their number."""
-    ax.barh(places, ratios - 1, left=1, height=BAR, color=colour, label=told, linewidth=0)
+    ax.barh(places, ratios - 1, left=1, height=BAR, color=colour, label=name, linewidth=0)
     for place, ratio, bottom, top in zip(places, ratios.to_numpy(float), low, high, strict=True):
         text = "unknown" if np.isnan(ratio) else f"×{ratio:.3g}"
         side = {"ha": "left", "xytext": (3, 0)} if not ratio < 1 else {"ha": "right", "xytext": (-3, 0)}

@@ -1,7 +1,7 @@
 """Which rows go through the model side by side: at random, or by length, so that little padding is computed.
 
 By length, rows are sorted (those of equal length at random), cut into batches, and the batches are shuffled. The mean
-loss of a step is over its reads either way; only the company of each row differs.
+loss of a step is over its scored tokens either way; only batch composition differs.
 """
 
 from __future__ import annotations

@@ -55,15 +55,15 @@ def test_training_edits_the_tokens_that_generation_edits(family: str) -> None:
 
 
 def columns_edited_in(model, family, call, intervened) -> list[set[int]]:
-    """The columns of block 1's first output that the graph changes: before our hook, and behind it."""
+    """The columns of block 1's first output that the graph changes: before our hook, and after it."""
     block, own, after = blocks(model, family)[1], [], []
     hook = block.register_forward_hook(lambda m, i, o: own.append(first(o).detach().clone()))  # runs before ours
-    behind = blocks(model, family)[2].register_forward_pre_hook(
+    following = blocks(model, family)[2].register_forward_pre_hook(
         lambda m, a, k: after.append((a[0] if a else k["hidden_states"]).detach().clone()), with_kwargs=True
     )
     call(intervened)
     hook.remove()
-    behind.remove()
+    following.remove()
     return [set((row.abs().amax(-1) > 0).nonzero().flatten().tolist()) for row in after[0] - own[0]]
 
 

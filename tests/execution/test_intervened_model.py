@@ -165,7 +165,7 @@ def test_counting_what_is_learned(capsys: pytest.CaptureFixture[str]) -> None:
     assert model.count_parameters() == (2 * 2 * D + 2, base)
     model.print_trainable_parameters()
     asking = f"({base:,} of them ask for gradients; fit and ReftTrainer freeze them)"
-    expected = f"learned numbers: 66 || base model: {base:,} {asking} || {100 * 66 / base:.4f} %"
+    expected = f"trainable parameters: 66 || base model: {base:,} {asking} || {100 * 66 / base:.4f} %"
     assert expected in capsys.readouterr().out
     assert model.config is model.base_model.config and str(model.device) == "cpu"
 

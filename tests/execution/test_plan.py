@@ -491,7 +491,7 @@ def test_hidden_states_that_were_asked_for_once_cost_nothing_later() -> None:
 
 @pytest.mark.parametrize("name", [*DECODERS, "bert", "roberta", "distilbert"])
 def test_collecting_from_every_family_is_collecting_from_the_whole_pass(name: str) -> None:
-    """Only the named tokens run behind the attention of the deepest block; what is seen is the same."""
+    """Only the named tokens run after the attention of the deepest block; what is seen is the same."""
     base, data = model_of(name), inputs_of(name)
     for component in ("block_output", "mlp_output", "attention_output"):
         last, first = (cr.Collect("base", cr.Site(1, component, positions=where)) for where in ("last", "f1"))

@@ -40,7 +40,7 @@ class Question:
     memory: int
 
     def models(self) -> list[IntervenedModel]:
-        """Each edit: any component, layer and tokens; a run or learned numbers as the source."""
+        """Each edit: any component, layer and tokens; a run or trainable parameters as the source."""
         width, found = widths(self.family), []
         for graph in self.graphs:
             edits = {}
@@ -59,8 +59,8 @@ class Question:
         if not self.n_labels:
             return data
         ids, mask = (data.runs["base"][key] for key in ("input_ids", "attention_mask"))
-        behind = mask.flip(1).cumsum(1).flip(1)
-        return Examples(data.runs, ids.masked_fill((mask == 0) | (behind > self.n_labels), -100))
+        after = mask.flip(1).cumsum(1).flip(1)
+        return Examples(data.runs, ids.masked_fill((mask == 0) | (after > self.n_labels), -100))
 
 
 EDIT = st.tuples(

@@ -44,7 +44,7 @@ def ablating(positions: Any, model: nn.Module | None = None, layer: int = 1) -> 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_01_training_on_one_token_and_testing_on_its_neighbour(side: str) -> None:
-    """One position object means one token: with the answer behind it in training, alone in generation."""
+    """One position object means one token: with the answer after it in training, alone in generation."""
     model = ablating("last")
     text, prompt_length = prompts([7, 5], side), [4, 3]
     labels = torch.full_like(text["input_ids"], -100)

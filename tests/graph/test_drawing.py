@@ -181,7 +181,7 @@ def test_what_two_edits_read_is_drawn_once():
 def test_boxes_name_their_featurizer_and_the_title_counts():
     ax = two_slices_at_one_site().draw()
     assert texts(ax).count("Subspace (4 of 8)") == 2 and texts(ax).count("W h + b") == 2
-    assert ax.get_title(loc="left") == f"2 edits, {8 * D + 2 * (4 * D + 4):,} learned numbers"
+    assert ax.get_title(loc="left") == f"2 edits, {8 * D + 2 * (4 * D + 4):,} trainable parameters"
     assert [t.get_text() for t in ax.get_xticklabels()] == ["layer 2\nblock output\ntokens: all"]
 
 

@@ -57,7 +57,7 @@ SITES = (
     Mistake(
         e.SiteError, "A component that this family lacks",
         'cr.IntervenedModel(bert, cr.patch(cr.Site(component="final_norm"), 16))', "has no 'final_norm'",
-        "BERT normalises at the end of each block and not once more behind the last; the table of architectures says "
+        "BERT normalises at the end of each block and not once more after the last; the table of architectures says "
         "which family has what.",
         "cr.IntervenedModel(bert, cr.patch(cr.Site(1), 16))",
     ),

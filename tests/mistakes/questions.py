@@ -389,7 +389,7 @@ DATA = (
         e.DataError, "A memory in a model that writes nothing",
         'memorise(bert, tokenizer, "the owl sees a dog", 4, Edit("consreft", 1, (0,)), "the")',
         "needs a causal language model",
-        "What is remembered must come out behind the prompt, token by token.",
+        "What is remembered must come out after the prompt, token by token.",
         """
         short = MemoryRecipe(steps=1)
         memorise(model, tokenizer, "the owl sees a dog", 4, Edit("consreft", 1, (0,)), "the", recipe=short)
@@ -428,7 +428,7 @@ WARNINGS = (
         "cr.Subspace(d_model=16, rank=2)",
     ),
     Mistake(
-        e.CausalReftWarning, "An edit behind the last attention",
+        e.CausalReftWarning, "An edit after the last attention",
         """
         short = MemoryRecipe(steps=1)
         memorise(model, tokenizer, "the owl sees a dog", 4, Edit("consreft", 1, (2,)), "the", recipe=short)

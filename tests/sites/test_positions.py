@@ -20,7 +20,7 @@ def rows_of(tokens: Tokens, batch: int) -> list[list[int]]:
 
 
 def masked(rows: list[tuple[int, int, int]], answers: list[int]) -> torch.Tensor:
-    """The mask of rows (padding before, prompt tokens, padding behind), answers between prompt and padding."""
+    """The mask of rows (padding before, prompt tokens, padding after), answers between prompt and padding."""
     assert len({before + n + a + after for (before, n, after), a in zip(rows, answers, strict=True)}) == 1
     return torch.tensor([[0] * b + [1] * (n + a) + [0] * c for (b, n, c), a in zip(rows, answers, strict=True)])
 

@@ -2,7 +2,7 @@
 
     ConsReFT    h + R^T (b - R h)         d r + r numbers for each layer      the paper's released experiment
     LoReFT      h + R^T (W h + b - R h)   2 d r + r numbers for each layer
-    prompt_embedding                      d r numbers: r free vectors behind the prompt, in place of token embeddings
+    prompt_embedding                      d r numbers: r free vectors after the prompt, in place of token embeddings
     none                                  0 numbers: the model as it is
 
 A learned prompt embedding is a graph too: the whole vector at the embeddings of r placeholder tokens, taken from a
@@ -65,7 +65,7 @@ class Edit:
 
     @property
     def added_tokens(self) -> int:
-        """Placeholder tokens behind the prompt."""
+        """Placeholder tokens after the prompt."""
         return self.rank if self.method == PROMPT_EMBEDDING else 0
 
     def extended(self, prompt: Sequence[int]) -> list[int]:
@@ -115,7 +115,7 @@ def prompt_embedding(model: nn.Module, count: int, seed: int = 0) -> Interventio
 
 
 def equal_prompt_embedding(model: nn.Module, edit: Edit) -> Edit:
-    """The prompt embedding whose number of learned numbers is nearest to an edit's."""
+    """The prompt embedding whose number of trainable parameters is nearest to an edit's."""
     width = model.get_input_embeddings().embedding_dim  # type: ignore[operator]
     return Edit(PROMPT_EMBEDDING, max(1, round(edit.graph(model, 0).n_trainable_parameters / width)))
 
@@ -134,7 +134,7 @@ def layer_edits(
 
 
 def reach(model: nn.Module, edit: Edit, prompt_length: int, n: int) -> int:
-    """How many of n new tokens an edit can change: all, 1 where it sits behind the last mixing of tokens, or 0.
+    """How many of n new tokens an edit can change: all, 1 where it is after the last mixing of tokens, or 0.
 
     An edit of the last block's output changes only the logits of its own tokens; the first new token is read from the
     last prompt token, the others from tokens that the edit never touches.

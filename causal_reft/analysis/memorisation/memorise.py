@@ -4,7 +4,7 @@
     memory.recalled, memory.row["recovery"], memory.model.generate(...)
 
 One cell of a `MemorisationGrid`, which sweeps layers, lengths, kinds of text and seeds. What can look like a
-limit of memory and is none is refused or named: a text beyond the model's context, an edit behind the last attention.
+limit of memory and is none is refused or named: a text beyond the model's context, an edit after the last attention.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ class Memory:
     def __repr__(self) -> str:
         tokens = f"{self.row['tokens']} of {len(self.recall.target)} tokens"
         characters = f"{self.row['characters']} of {self.row['target_characters']} characters"
-        return (
-            f"Memory({tokens}, {characters}, {self.row['n_trainable_parameters']:,} learned numbers, {self.recalled!r})"
-        )
+        return f"Memory({tokens}, {characters}, {self.row['n_trainable_parameters']:,} trainable parameters, {self.recalled!r})"
 
 
 def memorise(
@@ -69,7 +67,7 @@ def memorise(
     recipe: MemoryRecipe | None = None,
     progress: bool = False,
 ) -> Memory:
-    """Train one edit until the first n tokens of a text come out behind the prompt, or until the steps are used up.
+    """Train one edit until the first n tokens of a text come out after the prompt, or until the steps are used up.
 
     Args:
         model, tokenizer: a causal language model; it is left as it was found.
@@ -153,7 +151,7 @@ def check_context(model: nn.Module, edit: Edit, prompt_length: int, n: int) -> N
     limit, length = context_length(model), prompt_length + edit.added_tokens + n
     if limit is not None and length > limit:
         raise DataError(
-            f"{n} tokens behind a prompt of {length - n} are {length}, and {type(model).__name__} was made for "
+            f"{n} tokens after a prompt of {length - n} are {length}, and {type(model).__name__} was made for "
             f"{limit}. Beyond its context a model fails by itself, which is no measure of memory. "
             f"Ask for n <= {limit - length + n}."
         )
@@ -176,7 +174,7 @@ def warn_of_last_block(edits: Sequence[Edit], reaches: Sequence[int], n: int) ->
     blind = [str(edit) for edit, reached in zip(edits, reaches, strict=True) if edit.method != "none" and reached < n]
     if blind:
         warnings.warn(
-            f"{'; '.join(blind)}: behind the last attention an edit {LAST_BLOCK}, whatever it learns. Its recovery of "
+            f"{'; '.join(blind)}: after the last attention an edit {LAST_BLOCK}, whatever it learns. Its recovery of "
             f"{n} tokens says nothing about memory.",
             CausalReftWarning,
             stacklevel=3,

@@ -4,7 +4,7 @@
     character_recovery   = common prefix of the decoded texts / characters of the target
     accuracy             = share of target tokens with the highest logit when all before them are given
     bits                 = sum over k0 < i <= k of -log2 p0(t_i | prompt, t_1 ... t_(i-1))
-    bits_per_number      = bits / learned numbers
+    bits_per_number      = bits / trainable parameters
 
 k is from greedy decoding of n tokens, k0 the same for the unedited model, and p0 its probabilities: so `bits` is the
 length of the message that one would have to send, besides the model, to spell out what the edit brings back. Dividing a

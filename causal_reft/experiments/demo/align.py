@@ -75,7 +75,7 @@ def show_alignment(
         f"otherwise in English. The study swaps {RANK} of {config.hidden_size} dimensions at one place between two "
         f"such prompts, and counts how often the first word ({' or '.join(FIRST_WORDS.values())}) is then that of the "
         f"swapped language. Both prompts of half of the pairs have one language, so no edit at all scores 0.5. The "
-        f"last block is left out: behind it the next word is already decided."
+        f"last block is left out: after it the next word is already decided."
     )
     task = language_task(small)
     layers = range(config.num_hidden_layers - 1) if layers is None else layers

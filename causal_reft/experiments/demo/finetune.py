@@ -40,7 +40,7 @@ def show_finetuning(
     reft = IntervenedModel(model, loreft(sites, config.hidden_size, rank=8, seed=seed), tokenizer)
     learned, base = reft.count_parameters()
     page.block(repr(reft.graph))
-    page.text(f"{learned:,} learned numbers beside {base:,} of the model, which stay as they are.")
+    page.text(f"{learned:,} trainable parameters beside {base:,} of the model, which stay as they are.")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     examples = as_examples(completions(pairs, tokenizer, end=tokenizer.eos_token_id is not None), tokenizer)
     history = fit(

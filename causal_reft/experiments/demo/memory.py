@@ -30,7 +30,7 @@ def show_memory(page: Page, small: Embedded, seed: int = 0) -> pd.DataFrame:
         counted = {
             "recalled": found.row["tokens"],
             "of": N_TOKENS,
-            "learned numbers": found.row["n_trainable_parameters"],
+            "trainable parameters": found.row["n_trainable_parameters"],
         }
         rows.append({"edit": name, **counted, "what came out": found.recalled})
     table = pd.DataFrame(rows)

@@ -1,9 +1,9 @@
-"""A multitude of access ids: one edit that recalls another word behind each of N prompts (Wu et al. 2024).
+"""A multitude of access ids: one edit that recalls another word after each of N prompts (Wu et al. 2024).
 
     prompts   "ID 0 :", "ID 1 :", ...          targets   the first N different words of the text
 
-All prompts share the edit, so what tells the words apart is only what the edited token's state knows of its prompt. The
-score is the share of ids whose whole word comes back; an edit that sees nothing of the ids gets one word right: 1 / N.
+All prompts share the edit, so only the edited token's state can say which prompt it is. The score is the
+share of ids whose whole word is recalled; an edit that does not depend on the ids gets one word right: 1 / N.
 """
 
 from __future__ import annotations

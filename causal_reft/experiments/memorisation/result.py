@@ -80,7 +80,9 @@ class MemorisationResult:
         first = edits.iloc[0]
         numbers = int(edits["n_trainable_parameters"].dropna().iloc[0])
         name = NAMES[first["method"]]
-        title = f"{value.replace('_', ' ').capitalize()}: {name} of rank {first['rank']}, {numbers:,} learned numbers"
+        title = (
+            f"{value.replace('_', ' ').capitalize()}: {name} of rank {first['rank']}, {numbers:,} trainable parameters"
+        )
         axes = panel_grid(edits, "n", "layer", value, "text", title=title)
         figure = axes[0].figure
         figure.supxlabel("\n".join(["layer", *self._marks()]), fontsize=8)
