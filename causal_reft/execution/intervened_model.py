@@ -183,9 +183,8 @@ class IntervenedModel(nn.Module):
         learned, base = self.count_parameters()
         asking = sum(p.numel() for p in self.base_model.parameters() if p.requires_grad)
         said = f"{asking:,} of them ask for gradients; fit and ReftTrainer freeze them" if asking else "frozen"
-        print(
-            f"trainable parameters: {learned:,} || base model: {base:,} ({said}) || {100 * learned / max(base, 1):.4f} %"
-        )
+        share = 100 * learned / max(base, 1)
+        print(f"trainable parameters: {learned:,} || base model: {base:,} ({said}) || {share:.4f} %")
 
     @property
     def config(self) -> Any:

@@ -52,7 +52,8 @@ class Memory:
     def __repr__(self) -> str:
         tokens = f"{self.row['tokens']} of {len(self.recall.target)} tokens"
         characters = f"{self.row['characters']} of {self.row['target_characters']} characters"
-        return f"Memory({tokens}, {characters}, {self.row['n_trainable_parameters']:,} trainable parameters, {self.recalled!r})"
+        parameters = f"{self.row['n_trainable_parameters']:,} trainable parameters"
+        return f"Memory({tokens}, {characters}, {parameters}, {self.recalled!r})"
 
 
 def memorise(
