@@ -196,6 +196,27 @@ def test_a_plain_network_that_changed(change: Callable[[Scaled], object]) -> Non
     assert float((assert_as_full(passes, model, data) - before).abs().max()) > 1e-4
 
 
+class Buffers(nn.Module):
+    """A network without a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Tanh(), nn.Identity()
+        self.register_buffer("weight", torch.randn(6, 3, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x)) @ self.weight
+
+
+def test_a_network_of_buffers_alone_is_run_collected_and_planned() -> None:
+    runs = {run: torch.randn(5, 6, dtype=torch.float64) for run in ("base", "source")}
+    model = IntervenedModel(Buffers(), double(cr.das(cr.Site.at("second"), 6, 2)))
+    data = Examples(runs, torch.tensor([0, 1, 2, 0, 1]))
+    assert_as_full(plan(model, data), model, data)
+    seen = IntervenedModel(Buffers(), cr.InterventionGraph(seen=cr.Collect("base", cr.Site.at("first"))))
+    assert torch.equal(seen.collect(runs["base"])["seen"][:, 0], runs["base"].tanh())
+
+
 def test_adapters_that_are_switched_off_and_on() -> None:
     peft = pytest.importorskip("peft")
     base, _, data = question("llama")

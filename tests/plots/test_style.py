@@ -52,9 +52,12 @@ def test_dollars_in_a_table_are_dollars(study):
 
 @pytest.mark.parametrize(
     ("imported", "absent"),
-    [("causal_reft", ["matplotlib", "torch"]), ("causal_reft.plots", ["torch", "transformers", "matplotlib.pyplot"])],
+    [
+        ("causal_reft", ["matplotlib", "torch"]),
+        ("causal_reft; causal_reft.plots.site_heatmap", ["torch", "transformers", "matplotlib.pyplot"]),
+    ],
 )
-def test_imports_are_light(imported, absent):
+def test_imports_are_light_and_plots_are_there_before_anything_imports_them(imported, absent):
     code = f"import sys, {imported}; assert not [name for name in {absent!r} if name in sys.modules]"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

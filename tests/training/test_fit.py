@@ -149,6 +149,18 @@ def test_ctrl_c_keeps_what_was_learned(capsys: pytest.CaptureFixture[str]) -> No
     assert all(map(torch.equal, learned(interrupted), learned(whole)))
 
 
+def test_ctrl_c_with_patience_keeps_the_best_epoch_and_not_the_last() -> None:
+    model, examples, held_out = reft(), text_examples(12), text_examples(6, seed=1)
+    history = full(
+        model, examples, loss=interrupting(after=50), validation=held_out, patience=20, epochs=30, batch_size=4, lr=1.0,
+        schedule="constant",
+    )  # fmt: skip
+    measured = history.table["validation_loss"].dropna().tolist()
+    assert history.stopped == "interrupted" and min(measured) < measured[-1]
+    kept = mean_loss(cr.FullPasses(model.eval(), held_out), held_out, cross_entropy, 32)
+    assert kept == pytest.approx(min(measured), rel=1e-5)
+
+
 @pytest.mark.parametrize("ends", ["normally", "interrupted", "by an error"])
 def test_the_base_model_is_left_as_it_was_found(ends: str) -> None:
     model = reft()
