@@ -81,7 +81,7 @@ QUESTION = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(QUESTION)
 def test_random_graphs(question: Question) -> None:
     models, data, rows = question.models(), question.data(), torch.tensor(question.rows)

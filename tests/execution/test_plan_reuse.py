@@ -139,7 +139,7 @@ def test_a_change_between_two_loops_is_seen(change: Change) -> None:
             change(base, model, data)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(
     st.sampled_from([name for name in DECODERS if name not in ("gptj", "gemma2")]),
     st.integers(0, 2),
