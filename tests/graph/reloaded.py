@@ -21,11 +21,9 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 @torch.no_grad()
 def logits_of(model: cr.IntervenedModel) -> Tensor:
     """The logits of left-padded prompts; every run that the graph names has prompts of its own."""
-    base = prompts([5, 7, 4], "left")
-    runs = {
-        run: prompts([5, 7, 4], "left", seed=seed + 1) for seed, run in enumerate(model.graph.runs) if run != "base"
-    }
-    return model(base, **runs).logits
+    others = [run for run in model.graph.runs if run != "base"]
+    runs = {run: prompts([5, 7, 4], "left", seed) for seed, run in enumerate(["base", *others])}
+    return model(runs.pop("base"), **runs).logits
 
 
 def main(folder: str, out: str) -> None:

@@ -84,6 +84,7 @@ def test_another_process_loads_the_same_logits(tmp_path: Path) -> None:
             parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter)
         reft = cr.IntervenedModel(models[dtype], graph).train(False)
         reft.save_pretrained(tmp_path / dtype / name)
+        assert load_graph(tmp_path / dtype / name) == graph, name
         expected[f"{dtype}/{name}"] = logits_of(reft)
         assert not torch.equal(expected[f"{dtype}/{name}"], plain[dtype]), f"{name} does nothing"
     command = [sys.executable, "-m", "tests.graph.reloaded", str(tmp_path), str(tmp_path / "logits")]
