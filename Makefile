@@ -71,7 +71,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) --no-build-isolation -e .
 	touch $@
 
-$(VENV)/.with-test: EXTRAS = test,parity,peft,dask
+$(VENV)/.with-test: EXTRAS = test,parity,peft,dask,lmeval
 $(VENV)/.with-lint: EXTRAS = lint
 $(VENV)/.with-docs: EXTRAS = docs
 $(VENV)/.with-real: EXTRAS = real
