@@ -23,6 +23,7 @@ from causal_reft.alignment.controls import (
     random_scores_each,
     shuffled,
 )
+from causal_reft.alignment.found import stored
 from causal_reft.alignment.grid import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, Cell, FeaturizerRecipe, Group
 from causal_reft.alignment.illusion import illusion_report
 from causal_reft.alignment.network import LoadedSource
@@ -140,7 +141,8 @@ def _fits(work: Work, group: Group) -> list[Outcome]:
     chosen_by = [found["iia"] for found in score(data.select.examples)] if shared.is_plain else []
     outcomes = []
     for number, (graph, (history, ineffective)) in enumerate(zip(graphs, trained, strict=True)):
-        arrays = {f"report.{metric}": values for metric, values in reported[number].items()} | _rotations(graph)
+        tensors, settings = stored(graph)
+        arrays = {f"report.{metric}": values for metric, values in reported[number].items()} | tensors
         arrays |= {"select.iia": chosen_by[number]} if chosen_by else {}
         ranks = {name: effective_rank(node.featurizer) for name, node in graph.edits.items()}
         facts = {
@@ -148,14 +150,10 @@ def _fits(work: Work, group: Group) -> list[Outcome]:
             "final_loss": history.final_loss,
             "ranks": ranks,
             "ineffective": ineffective,
+            **settings,
         }
         outcomes.append((arrays, facts))
     return outcomes
-
-
-def _rotations(graph: InterventionGraph) -> dict[str, np.ndarray]:
-    found = {name: node.featurizer.rows() for name, node in graph.edits.items()}
-    return {f"rotation.{name}": rows.detach().cpu().numpy() for name, rows in found.items() if rows is not None}
 
 
 def _trained(

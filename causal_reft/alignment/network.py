@@ -194,7 +194,7 @@ def digest_of(network: nn.Module) -> str:
 
 
 def rounded_digest(module: nn.Module) -> str:
-    """Sixteen hexadecimal digits over a module's structure and each tensor's norm and eight weighted sums, in two digits.
+    """Sixteen hexadecimal digits over a module's structure and each tensor's norm and eight sums, in two digits.
 
     What a seed builds has the same on machines whose random numbers differ in the last bits.
     """

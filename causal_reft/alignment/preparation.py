@@ -64,10 +64,13 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """One variable alternative: what workers are sent, what results say about report rows, and what was dropped."""
+    """One variable alternative: what workers are sent, what results say about report and training rows, and what was
+    dropped.
+    """
 
     data: VariableData
     records: pd.DataFrame
+    training: pd.DataFrame
     dropped: Mapping[str, int]
     digest: str
 
@@ -152,7 +155,8 @@ def prepare(
         },
     )
     digest = _digest([data.train, data.select.examples, data.report.examples])
-    return Prepared(data, _records(report, data.report.clusters[how.unit]), dropped, digest)
+    records = _records(report, data.report.clusters[how.unit])
+    return Prepared(data, records, _records(kept["train"], clusters_of(kept["train"], how.unit)), dropped, digest)
 
 
 def width_at(network: nn.Module, site: Site, examples: Examples) -> int:

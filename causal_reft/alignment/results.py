@@ -19,6 +19,7 @@ from causal_reft.alignment.report import headline, report_html, report_text
 from causal_reft.alignment.statistics import DIFFERENCE, UNBOUNDED, holm, mean_interval, paired_p
 from causal_reft.alignment.tables import StudyTables
 from causal_reft.errors import StudyError, nearest
+from causal_reft.graph import InterventionGraph
 from causal_reft.sweeps import Store
 
 if TYPE_CHECKING:
@@ -107,6 +108,25 @@ class StudyResult:
     def best(self, variable: str | None = None) -> pd.Series:
         """The row of `grid` with the highest IIA on the *selection* rows; its scores are those of the report rows."""
         return self.tables.best(self._variable(variable))
+
+    def graph(self, row: Mapping[str, Any] | pd.Series | None = None, **columns: Any) -> InterventionGraph:
+        """The trained graph of a fit, with every learned tensor: for `IntervenedModel`, a probe, a start of LoReFT.
+
+        Args:
+            row: a row of `table` or `grid`; by default, and with no columns, `best()`.
+            columns: or the fit by columns of `table`: `result.graph(layer=1, positions="gender", seed=0)`. Of several
+                seeds the one that is best on the selection rows is taken.
+
+        Raises:
+            StudyError: no fit, or several that differ in more than the seed; a featurizer of your own that was not
+                registered (`register_featurizer`).
+        """
+        which = dict(self.best() if row is None and not columns else {} if row is None else row)
+        return self.tables.graph(which | columns)
+
+    def training(self, variable: str | None = None) -> pd.DataFrame:
+        """The rows that the fits of a variable were trained on: prompts (or settings) and expected answers."""
+        return self.tables.training[self._variable(variable)]
 
     def illusion(self, variable: str | None = None) -> IllusionReport:
         """The illusion report of the best site.

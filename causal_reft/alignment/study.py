@@ -277,7 +277,14 @@ def _prepared(study: Study, progress: bool) -> PreparedStudy:
     description = _description(study, work, parts, {**recipes, **ladder}, len(recipes), fingerprint(network))
     grid = Grid.of(description)
     build_graph(work, grid.fits[0])
-    rows = {name: part.records.to_dict("list") | {"dropped": dict(part.dropped)} for name, part in parts.items()}
+    rows = {
+        name: {
+            "report": part.records.to_dict("list"),
+            "training": part.training.to_dict("list"),
+            "dropped": dict(part.dropped),
+        }
+        for name, part in parts.items()
+    }
     provenance = {"threads": study.threads, "device": place_of(network), "memory": study.memory}
     store = Store.claim(study.folder, description, {**provenance, "cells_at_once": study.cells_at_once}, rows=rows)
     return PreparedStudy(parts, work, grid, store, study.cells_at_once)

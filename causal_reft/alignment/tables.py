@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
+from causal_reft.alignment.found import graph_of, written_rows
 from causal_reft.alignment.grid import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, TRUE, Cell, Grid
 from causal_reft.alignment.illusion import IllusionReport
 from causal_reft.alignment.metrics import METRICS, summary
 from causal_reft.alignment.statistics import Interval, holm, mean_interval, percentile, separation
 from causal_reft.alignment.variance import Factors, SeedVariance
+from causal_reft.errors import StudyError, nearest
 from causal_reft.featurizers import principal_angles
+from causal_reft.graph import InterventionGraph
 from causal_reft.sweeps import Result, Store
 
 COLUMNS = {
@@ -68,6 +70,7 @@ COLUMNS = {
 
 _NAMES = list(COLUMNS)
 COMPARED = _NAMES[_NAMES.index("no_edit") : _NAMES.index("p") + 1]
+PLACE = ("variable", "layer", "component", "positions", "site", "featurizer", "seed")
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,14 @@ class StudyTables:
     Attributes:
         description: everything that determines the numbers, as the folder holds it.
         rows: for each variable, what is known of its report rows.
+        training: for each variable, the same of its training rows.
         dropped: for each variable, why how many drawn rows were not used.
         cells: the finished cells.
     """
 
     description: Mapping[str, Any]
     rows: Mapping[str, pd.DataFrame]
+    training: Mapping[str, pd.DataFrame]
     dropped: Mapping[str, Mapping[str, int]]
     cells: Mapping[Cell, Result]
 
@@ -117,7 +122,8 @@ class StudyTables:
         rows = store.data("rows")
         return StudyTables(
             store.description,
-            {name: pd.DataFrame({k: v for k, v in held.items() if k != "dropped"}) for name, held in rows.items()},
+            {name: pd.DataFrame(held["report"]) for name, held in rows.items()},
+            {name: pd.DataFrame(held["training"]) for name, held in rows.items()},
             {name: held["dropped"] for name, held in rows.items()},
             store.results(Cell),
         )
@@ -239,6 +245,27 @@ class StudyTables:
         first = [name for name in COLUMNS if name in table and name not in METRICS]
         return table[[*first, *(name for name in table if name not in first)]]
 
+    def graph(self, which: Mapping[str, Any]) -> InterventionGraph:
+        """The trained graph of the fit that these columns of `table` name; of several seeds, the best on the
+        selection rows.
+
+        Raises:
+            StudyError: no column of this name; no fit, or several that differ in more than the seed; a featurizer that
+                was not registered.
+        """
+        named = {name: value for name, value in which.items() if name in PLACE}
+        if unknown := [name for name in which if name not in COLUMNS]:
+            raise StudyError(f"The table has no column {unknown[0]!r}. {nearest(unknown[0], PLACE)}")
+        places = {cell: self._place(cell) for cell in self.fits(role="study")}
+        found = [c for c, place in places.items() if all(_is_same(place[name], named[name]) for name in named)]
+        if len({tuple(places[c][name] for name in PLACE if name != "seed") for c in found}) != 1:
+            raise StudyError(
+                f"{named} names {len(found)} fits of the study. Name one by {', '.join(PLACE)}, or give a row of "
+                "result.table or result.grid: result.graph(result.best())."
+            )
+        best = max(found, key=lambda cell: float(self.cells[cell].arrays["select.iia"].mean()))
+        return graph_of(self.cells[best])
+
     def best(self, variable: str) -> pd.Series:
         """The row of `grid` with the highest IIA on the *selection* rows; its scores are those of the report rows."""
         grid = self.grid[self.grid["variable"] == variable]
@@ -315,12 +342,8 @@ class StudyTables:
     def _seed_angle(self, cells: list[Cell]) -> float:
         """Mean over variables and pairs of seeds of the largest principal angle."""
         found = []
-        for one, two in combinations(cells, 2):
-            a, b = self.cells[one].arrays, self.cells[two].arrays
-            names = [name for name in a if name.startswith("rotation.") and a[name].shape == b[name].shape]
-            found += [
-                float(principal_angles(torch.from_numpy(a[name]), torch.from_numpy(b[name])).max()) for name in names
-            ]
+        for one, two in combinations([written_rows(self.cells[cell]) for cell in cells], 2):
+            found += [float(principal_angles(one[name], two[name]).max()) for name in one if name in two]
         return float(np.mean(found)) if found else float("nan")
 
     def _clusters(self, cell: Cell) -> Factors:
@@ -342,6 +365,10 @@ def _factors(rows: pd.DataFrame, unit: str) -> Factors:
     }
     others = {name: codes for name, codes in runs.items() if name != unit}
     return Factors.of({unit: rows["cluster"].to_numpy(), **others})
+
+
+def _is_same(one: Any, two: Any) -> bool:
+    return bool(one == two or (pd.isna(one) and pd.isna(two)))
 
 
 def _interval_columns(found: Interval) -> dict[str, Any]:

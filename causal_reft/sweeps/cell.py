@@ -17,7 +17,7 @@ import pandas as pd
 
 from causal_reft.errors import StudyError
 
-FORMAT = 1
+FORMAT = 2  # 1: studies kept no graphs and no training rows
 
 
 @dataclass(frozen=True, eq=False)
