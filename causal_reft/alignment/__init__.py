@@ -1,6 +1,7 @@
 """DAS as a study: alignments, metrics, controls, uncertainty, the illusion report, and resumable studies."""
 
 from causal_reft.alignment.alignment import Alignment, mixed
+from causal_reft.alignment.bases import read_directions, varied_directions
 from causal_reft.alignment.controls import random_scores
 from causal_reft.alignment.encoding import Encoding, TensorEncoding, TextEncoding
 from causal_reft.alignment.grid import Controls
@@ -33,5 +34,7 @@ __all__ = [
     "mean_interval",
     "mixed",
     "random_scores",
+    "read_directions",
     "score_rows",
+    "varied_directions",
 ]

@@ -5,6 +5,7 @@ The number of threads is fixed while a cell is computed, so that every worker ad
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from causal_reft.alignment.controls import (
 from causal_reft.alignment.found import stored
 from causal_reft.alignment.grid import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, Cell, FeaturizerRecipe, Group
 from causal_reft.alignment.illusion import illusion_report
-from causal_reft.alignment.network import LoadedSource
+from causal_reft.alignment.network import LoadedSource, place_of
 from causal_reft.alignment.scoring import NO_EDIT, score_each
 from causal_reft.errors import CausalReftWarning, StudyError
 from causal_reft.execution import Examples, IntervenedModel, JointPlan, plan_all
@@ -35,6 +36,8 @@ from causal_reft.graph import Collect, Interchange, InterventionGraph
 from causal_reft.sites import Site
 from causal_reft.sweeps import Result, tick
 from causal_reft.training import History, Recipe, fit_many, frozen
+
+_kept = threading.local()
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def _controls(work: Work, group: Group) -> list[Outcome]:
     found, outcomes = iter(scores), []
     for named, drawn in zip(rivals, random, strict=True):
         patched = {name: next(found) for name, patch in named.items() if patch is not None}
-        outcomes.append((_flat({"no_edit": no_edit, **patched, "random": drawn}), {}))
+        outcomes.append((_flat({"no_edit": no_edit, **patched, "random": {"iia": drawn["iia"]}}), {}))
     return outcomes
 
 
@@ -232,8 +235,16 @@ def _illusion(work: Work, network: nn.Module, graph: InterventionGraph, report: 
 
 
 def _network(work: Work, group: Group) -> nn.Module:
+    """The network of a group; the shuffled one of a seed is kept from group to group, until another is asked for."""
     network = work.source.network()
-    return shuffled(network, group[0].seed) if group[0].network == SHUFFLED else network
+    if group[0].network != SHUFFLED:
+        _kept.shuffled = None
+        return network
+    kept, key = getattr(_kept, "shuffled", None), (work.source.digest, place_of(network), group[0].seed)
+    if kept is None or kept[0] != key:
+        _kept.shuffled = None  # before the next one is made: there is never room for two
+        _kept.shuffled = kept = key, shuffled(network, group[0].seed)
+    return kept[1]
 
 
 @contextmanager

@@ -72,11 +72,22 @@ def _qr_rows(rows: Tensor) -> Tensor:
 
 
 class Rotation(nn.Module):
-    """The trainable master of one or several subspaces: a (rank, d_model) parameter whose orthonormal rows are used."""
+    """The trainable master M of one or several subspaces: a (rank, d_model) parameter whose orthonormal rows are used.
 
-    def __init__(self, master: Float[Tensor, "rank d_model"]) -> None:
+    Inside given rows B (k, d_model), which stay as they are, M is (rank, k) and the rows are those of M B.
+    """
+
+    def __init__(
+        self, master: Float[Tensor, "rank width"], within: Float[Tensor, "width d_model"] | None = None
+    ) -> None:
         super().__init__()
         self.master = nn.Parameter(master.detach().clone(memory_format=torch.contiguous_format))
+        self.within = None if within is None else nn.Parameter(within.detach().clone(), requires_grad=False)
+
+    @property
+    def d_model(self) -> int:
+        """The width of the rows."""
+        return (self.master if self.within is None else self.within).shape[1]
 
     @staticmethod
     def random(rank: int, d_model: int, seed: int) -> Rotation:
@@ -87,11 +98,15 @@ class Rotation(nn.Module):
         """The orthonormal rows (rank, d_model), computed in `dtype`; once per `computed_once` block."""
         memo = _memo.get()
         if memo is None:
-            return orthonormal_rows(self.master.to(dtype))
+            return self._rows(dtype)
         key = (self, dtype, self.master.device, self.master._version, torch.is_grad_enabled())
         if key not in memo:
-            memo[key] = orthonormal_rows(self.master.to(dtype))
+            memo[key] = self._rows(dtype)
         return memo[key]
+
+    def _rows(self, dtype: torch.dtype) -> Rows:
+        master = self.master.to(dtype)
+        return orthonormal_rows(master if self.within is None else master @ self.within.to(dtype))
 
 
 def random_frames(count: int, rank: int, d_model: int, seed: int) -> Float[Tensor, "count rank d_model"]:

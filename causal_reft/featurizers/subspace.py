@@ -9,7 +9,7 @@ import torch
 
 from causal_reft.errors import FeaturizerError
 from causal_reft.featurizers.featurizer import Featurizer, add_in, check_rank, computing
-from causal_reft.featurizers.orthonormal import Rotation
+from causal_reft.featurizers.orthonormal import Rotation, orthonormal_rows
 from causal_reft.tensors import Coordinates, Float, Hidden, Rows, Tensor
 
 
@@ -87,6 +87,29 @@ class Subspace(Featurizer):
         return subspace
 
     @staticmethod
+    def within(basis: Float[Tensor, "width d_model"], rank: int, seed: int = 0) -> Subspace:
+        """A trainable subspace inside the span of given rows, (width, d_model): R = Q B, with B their orthonormal rows
+        and Q the orthonormal rows (rank, width) that are learned. B stays as it is.
+
+        Args:
+            basis: independent rows, e.g. of `varied_directions` or `read_directions`.
+            rank: dimension of the subspace, at most the number of rows.
+            seed: of the random initial Q.
+
+        Raises:
+            FeaturizerError: rank > width; rows that are linearly dependent.
+        """
+        width, d_model = basis.shape
+        if not 1 <= rank <= width:
+            raise FeaturizerError(
+                f"Subspace.within(rank={rank}): the basis has {width} rows, so the rank is from 1 to {width}. Take a "
+                "lower rank, or give it more rows."
+            )
+        rows = orthonormal_rows(basis.detach().to(torch.float64))
+        within = rows.to(torch.promote_types(basis.dtype, torch.float32))
+        return Subspace(d_model, rank, seed, _basis=Rotation(Rotation.random(rank, width, seed).master, within))
+
+    @staticmethod
     def pca(states: Float[Tensor, "... d_model"], rank: int) -> Subspace:
         """The top `rank` principal directions of states (..., d_model); the complement stays untouched by `write`.
 
@@ -115,7 +138,8 @@ class Subspace(Featurizer):
     def extra_repr(self) -> str:
         total = self.basis.master.shape[0]
         part = "" if total == self.rank else f", rows {self.slice[0]}-{self.slice[1] - 1} of {total}"
-        return f"d_model={self.d_model}, rank={self.rank}{part}"
+        inside = "" if self.basis.within is None else f", within {len(self.basis.within)} rows"
+        return f"d_model={self.d_model}, rank={self.rank}{part}{inside}"
 
     def _rows(self, dtype: torch.dtype) -> Rows:
         start, stop = self.slice

@@ -215,7 +215,16 @@ class _Reader:
                 f"weights.safetensors: {name}.master, of shape {tuple(master.shape)}, is no rotation: it needs rank x "
                 "d_model numbers with rank <= d_model, and no row of zeros."
             )
-        return Rotation(master)
+        key = f"{name}.within"
+        if key not in self.tensors:
+            return Rotation(master)
+        within = self._tensor(key)
+        if within.ndim != 2 or not master.shape[1] == within.shape[0] <= within.shape[1]:
+            raise StorageError(
+                f"weights.safetensors: {key}, of shape {tuple(within.shape)}, holds no rows for {name}.master of shape "
+                f"{tuple(master.shape)}: it needs {master.shape[1]} rows of at least that width."
+            )
+        return Rotation(master, within)
 
     def _autoencoder(self, name: str, config: Data) -> Autoencoder:
         keys = ("encoder", "decoder", "encoder_bias", "decoder_bias")
@@ -227,7 +236,7 @@ class _Reader:
 
     def _subspace(self, name: str, config: Data) -> nn.Module:
         basis, (start, stop) = self.module(config.pop("basis"), Rotation), config.pop("slice")
-        rows, width = basis.master.shape
+        rows, width = len(basis.master), basis.d_model
         if width != config["d_model"] or not 0 <= start < stop <= rows or stop - start != config["rank"]:
             raise StorageError(
                 f"graph.json: module {name!r} is rows {start} to {stop - 1} of width {config['d_model']}, but its "

@@ -139,7 +139,8 @@ def _loreft_state(node: Node) -> State:
     assert isinstance(learned, LearnedSource) and learned.weight is not None and learned.bias is not None
     start, stop = F.slice
     stored, rows = F.basis.master[start:stop], F.rotation
-    rows = stored if torch.allclose(stored, rows, rtol=0, atol=1e-6) else rows  # so that a loaded R stays to the bit
+    is_stored = stored.shape == rows.shape and torch.allclose(stored, rows, rtol=0, atol=1e-6)
+    rows = stored if is_stored else rows  # so that a loaded R stays to the bit
     return {"weight": learned.weight.clone(), "bias": learned.bias.clone(), "rotate_layer": rows.mT.contiguous()}
 
 

@@ -2,7 +2,8 @@
 
     experiment.json    all that determines the numbers, with its digest
     <name>.json        data that the cells refer to (the rows that were scored, ...)
-    cells/             a .safetensors file for each finished group of cells: arrays; fields and facts in its header
+    cells/             a .safetensors file for each finished group of cells: arrays (zeros and ones as booleans); fields and
+                       facts in its header
 
 Every file holds a digest of its own bytes, which reading checks. A cell whose file is missing or damaged is missing,
 and computed again. What does not determine the numbers (machine, device, threads) is kept with each cell as its
@@ -198,8 +199,10 @@ class Store:
                 }
             )
             arrays |= {f"{number}/{name}": _numeric(array, f"{where}: {name}") for name, array in result.arrays.items()}
+        packed = {name: array.dtype.str for name, array in arrays.items() if _is_zeros_and_ones(array)}
+        arrays |= {name: arrays[name].astype(bool) for name in packed}
         header = {"cells": json.dumps(cells), "provenance": as_json(self.provenance), "experiment": self.digest}
-        return save(arrays, metadata={"sha256": OPEN, "format": str(FORMAT), **header})
+        return save(arrays, metadata={"sha256": OPEN, "format": str(FORMAT), "packed": json.dumps(packed), **header})
 
     # What it is -------------------------------------------------------------------------------------------------
 
@@ -258,6 +261,7 @@ def _from_bytes(content: bytes) -> tuple[str, dict[str, _Stored]] | None:
     if header.get("format") != str(FORMAT):
         return None
     arrays, provenance, found = load(content), json.loads(header["provenance"]), {}
+    arrays |= {name: arrays[name].astype(kind) for name, kind in json.loads(header["packed"]).items()}
     for number, cell in enumerate(json.loads(header["cells"])):
         prefix = f"{number}/"
         own = {name.removeprefix(prefix): array for name, array in sorted(arrays.items()) if name.startswith(prefix)}
@@ -273,6 +277,11 @@ def _numeric(array: Any, where: str) -> np.ndarray:
             f"{where} holds {found.dtype}; arrays of a result are numbers or booleans. Put text into facts."
         )
     return found
+
+
+def _is_zeros_and_ones(array: np.ndarray) -> bool:
+    """Whether booleans hold the same numbers, to the bit."""
+    return array.itemsize > 1 and array.astype(bool).astype(array.dtype).tobytes() == array.tobytes()
 
 
 def _differences(there: Any, here: Any, where: str = "") -> Iterator[str]:

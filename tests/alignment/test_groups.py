@@ -14,7 +14,7 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
 
-from causal_reft.alignment import Controls, Sampling, Study
+from causal_reft.alignment import Controls, Sampling, Study, compute, controls
 from causal_reft.alignment.compute import run_group
 from causal_reft.alignment.grid import CONTROLS, FIT, PERMUTED, Cell, Group, grouped
 from causal_reft.featurizers import Subspace
@@ -22,6 +22,7 @@ from causal_reft.sites import site_grid
 from causal_reft.sweeps import Result, Store
 from causal_reft.tasks.pronouns import pronouns
 from causal_reft.training import Recipe
+from tests.alignment.small import small_study
 
 
 def make(shared: Path, folder: Path) -> Study:
@@ -127,3 +128,17 @@ def test_a_budget_that_holds_nothing_gives_the_same_answers(study):
     kept, again = results(study, poor), results(study, poor, memory=1)
     for cell in poor:
         np.testing.assert_array_equal(kept[cell].arrays["report.iia"], again[cell].arrays["report.iia"])
+
+
+def test_the_shuffled_network_of_a_seed_is_made_once_and_not_kept_beside_others(tmp_path, monkeypatch):
+    made: list[int] = []
+
+    def counted(network, seed):
+        made.append(seed)
+        return controls.shuffled(network, seed)
+
+    monkeypatch.setattr(compute, "shuffled", counted)
+    few = Controls(random=2, seeds=2, ladder=False, illusion=False)
+    small_study(tmp_path / "s", cells_at_once=1, controls=few).run(progress=False)
+    assert made == [0, 1], "two sites each"
+    assert compute._kept.shuffled is None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
+import torch
 
+import causal_reft as cr
 from causal_reft.alignment import Controls, Sampling, Study
 from causal_reft.featurizers import Subspace, principal_angles
 from causal_reft.training import Recipe
@@ -47,6 +49,20 @@ def test_a_planted_illusion_is_named_although_its_accuracy_is_the_same(fitted, s
     assert report.far > 0.5
     assert "a dormant part" in report.text
     assert "states that the network never has by itself" in report.text
+
+
+def test_inside_what_is_read_the_truth_is_found_beside_inert_copies():
+    network, data = planted.Planted("copies", 0), planted.counterfactuals(2000, 0)
+    rows = cr.read_directions(network, planted.SITE, data, planted.ENCODING)
+    assert rows.shape == (2, planted.WIDTH)
+    varied = cr.varied_directions(network, planted.SITE, data, planted.ENCODING)
+    assert len(varied) == 5, "left's four inputs, and right"
+    torch.testing.assert_close(varied @ varied.T, torch.eye(5))
+    edit = cr.Interchange(planted.SITE, Subspace.within(rows, 1), cr.Collect())
+    found = cr.Alignment(planted.causal_model(), cr.InterventionGraph(left=edit))
+    found.fit(network, data, planted.ENCODING, recipe=RECIPE, progress=False)
+    assert found.records(network, REPORTED, planted.ENCODING)["iia"].mean() >= 0.98
+    assert float(principal_angles(edit.featurizer.rotation.detach(), network.direction)) < 8
 
 
 def test_the_illusion_report_has_nothing_to_say_of_the_truth(fitted):

@@ -115,6 +115,20 @@ def test_principal_angles_are_exact_at_both_ends() -> None:
     assert not cr.principal_angles(eye[:3], eye[:2]).any()
 
 
+def test_a_subspace_within_rows_stays_inside_them_and_only_its_rotation_is_trained(tmp_path) -> None:
+    B = randn(4, 12, seed=7).float()
+    F = cr.Subspace.within(B, 2, seed=1)
+    assert [name for name, p in F.named_parameters() if p.requires_grad] == ["basis.master"]
+    F.basis.master.data += 0.3
+    assert float(cr.principal_angles(F.rotation, B).max()) < 1e-3
+    graph = cr.InterventionGraph(edit=cr.Interchange(cr.Site(0), F, cr.Collect()))
+    graph.save(tmp_path / "graph")
+    loaded = cr.load_graph(tmp_path / "graph")
+    assert loaded == graph and not loaded.edits["edit"].featurizer.basis.within.requires_grad
+    parts = F.split(left=1, right=1)
+    torch.testing.assert_close(torch.cat([part.rotation for part in parts.values()]), F.rotation)
+
+
 def mask_over_identity(**options: object) -> cr.Mask:
     mask = cr.Mask(cr.Identity(4), **options)  # type: ignore[arg-type]
     mask.logits.data.copy_(torch.tensor([-2.0, -0.1, 0.1, 2.0]))

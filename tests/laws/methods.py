@@ -81,6 +81,18 @@ def das(site: cr.Site) -> Method:
     return Method(graph, formula, leaves=(M,))
 
 
+def das_within(site: cr.Site) -> Method:
+    B = torch.randn(5, D, generator=torch.Generator().manual_seed(4))
+    graph = doubled(interchange(site, cr.Subspace.within(B, 2, seed=3), cr.Collect("source")))
+    basis = graph["edit"].featurizer.basis
+
+    def formula(h: Tensor, s: Tensor, i: Tensor) -> Tensor:
+        R = frame(basis.master @ basis.within)
+        return h + (s - h) @ R.T @ R
+
+    return Method(graph, formula, leaves=(basis.master,))
+
+
 def two_variables(site: cr.Site) -> Method:
     left, right = cr.Subspace(D, 5, seed=3).split(left=2, right=3).values()
     graph = doubled(
@@ -278,6 +290,7 @@ METHODS: dict[str, Callable[[cr.Site], Method]] = {
     "noise ablation": noise_ablation,
     "activation patching": activation_patching,
     "DAS": das,
+    "DAS within given rows": das_within,
     "DAS, two variables": two_variables,
     "Boundless DAS, training": lambda site: boundless(site, True),
     "Boundless DAS, evaluation": lambda site: boundless(site, False),

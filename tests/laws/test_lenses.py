@@ -39,6 +39,9 @@ LENSES: dict[str, Build] = {
     "subspace": cr.Subspace,
     "slice": half,
     "from rows": lambda d, r, s: cr.Subspace.from_rows(torch.randn(r, d, generator=torch.Generator().manual_seed(s))),
+    "within": lambda d, r, s: cr.Subspace.within(
+        torch.randn((d + r + 1) // 2, d, generator=torch.Generator().manual_seed(s)), r, s
+    ),
     "principal directions": lambda d, r, s: cr.Subspace.pca(
         torch.randn(4 * d, d, generator=torch.Generator().manual_seed(s)), r
     ),
@@ -100,7 +103,7 @@ def test_a_hard_mask_forgets_what_was_written_before(size: tuple[int, int], seed
     close(F.write(F.write(h, z1), z2), F.write(h, z2))
 
 
-@pytest.mark.parametrize("kind", ["subspace", "slice", "principal directions"])
+@pytest.mark.parametrize("kind", ["subspace", "slice", "within", "principal directions"])
 @given(size=sizes, seed=st.integers(0, 10**6))
 def test_the_orthogonal_complement_stays(kind: str, size: tuple[int, int], seed: int) -> None:
     F = LENSES[kind](*size, seed)

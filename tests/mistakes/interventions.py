@@ -13,6 +13,12 @@ FEATURIZERS = (
         "cr.Subspace(d_model=16, rank=8)",
     ),
     Mistake(
+        e.FeaturizerError, "A rank above the rows that confine it",
+        "cr.Subspace.within(torch.eye(2, 16), rank=4)", "the basis has 2 rows",
+        "A subspace inside given rows has at most as many dimensions as they.",
+        "cr.Subspace.within(torch.eye(2, 16), rank=2)",
+    ),
+    Mistake(
         e.FeaturizerError, "A featurizer of another width than the site",
         "cr.IntervenedModel(model, cr.loreft(cr.Site(1), d_model=32, rank=2))(batch)", "Build it with d_model=16",
         "The width is that of the site: `model.config.hidden_size` for a block, less for one head, often more inside "

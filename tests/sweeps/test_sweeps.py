@@ -55,6 +55,16 @@ def test_what_is_computed_is_what_is_read(whole):
     assert Store.read(whole).get([replace(CELLS[0], rank=99)]) == {}
 
 
+def test_zeros_and_ones_are_kept_small_and_come_back_to_the_bit(tmp_path):
+    scores = np.random.default_rng(0).integers(0, 2, (100, 200)).astype(float)
+    arrays = {"scores": scores, "signs": np.array([0.0, -0.0, 1.0]), "counts": np.array([0, 1]), "nan": scores * np.nan}
+    kept, store = Result(arrays), Store.claim(tmp_path / "s", {"what": "bits"})
+    store.put({CELLS[0]: kept})
+    assert bits(Store.read(tmp_path / "s").results(Cell)[CELLS[0]])[1:] == bits(kept)[1:]
+    (path,) = store.files()
+    assert path.stat().st_size < 1.2 * (scores.size + scores.nbytes)
+
+
 def test_a_table_has_the_rows_of_all_cells(whole):
     table = table_of(Store.read(whole).get(CELLS))
     assert len(table) == 3 * len(CELLS)
