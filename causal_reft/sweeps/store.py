@@ -2,7 +2,7 @@
 
     experiment.json    all that determines the numbers, with its digest
     <name>.json        data that the cells refer to (the rows that were scored, ...)
-    cells/             a .safetensors file for each finished group of cells: arrays (zeros and ones as booleans); fields and
+    cells/             a .safetensors file for each finished group: arrays (zeros and ones as booleans); fields and
                        facts in its header
 
 Every file holds a digest of its own bytes, which reading checks. A cell whose file is missing or damaged is missing,
