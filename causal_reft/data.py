@@ -13,18 +13,29 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from causal_reft.display import Listed, counted
 from causal_reft.errors import StorageError
 
 Row = dict[str, str]
 
 
-@dataclass(frozen=True)
-class Embedded:
+@dataclass(frozen=True, repr=False)
+class Embedded(Listed):
     """The model in evaluation mode, its tokenizer, and the folder with its exercises."""
 
     model: Any
     tokenizer: Any
     folder: Path
+
+    def _listed(self) -> tuple[str, list[tuple[str, str]]]:
+        config, numbers = self.model.config, sum(p.numel() for p in self.model.parameters())
+        rows = ("german_examples", "answer_examples", "held_out", "stories")
+        return f"Embedded: {type(self.model).__name__}, {counted(numbers, 'parameter')}", [
+            ("model", f"{counted(config.num_hidden_layers, 'layer')} of width {config.hidden_size}"),
+            ("tokenizer", counted(len(self.tokenizer), "token")),
+            *((name, counted(len(self._rows(name)), "row")) for name in rows),
+            ("folder", str(self.folder)),
+        ]
 
     @property
     def german_examples(self) -> list[Row]:

@@ -13,7 +13,9 @@ import importlib
 import inspect
 import json
 import re
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
@@ -22,6 +24,8 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "causal_reft"
 EXECUTED = ROOT / "build" / "tutorials"
+TIMED = ROOT / "build" / "site"  # the same, each with its own duration
+DIAGRAMS = re.compile(r"<script type=\"module\">(?:(?!</script>).)*?cdnjs(?:(?!</script>).)*</script>", re.DOTALL)
 
 # What one wants to do, and the rooms for it, in the order of the reference.
 WANTED = {
@@ -35,7 +39,7 @@ WANTED = {
     "Measure and draw": ("analysis", "plots"),
     "Whole experiments": ("experiments", "sweeps"),
     "A model to try things on": ("data",),
-    "Underneath": ("texts", "errors", "tensors", "seeds", "position_words"),
+    "Underneath": ("texts", "errors", "display", "tensors", "seeds", "position_words"),
 }
 
 
@@ -54,6 +58,25 @@ def notebook_title(path: Path) -> str:
     cells = json.loads(path.read_text())["cells"]
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     return re.findall(r"^# (.+)$", text, flags=re.MULTILINE)[0]
+
+
+def timed(path: Path) -> dict[str, Any]:
+    """A notebook with a sentence under its title that says how long its cells took, where they were executed."""
+    notebook = json.loads(path.read_text())
+    spent = [_seconds(cell["metadata"].get("execution", {})) for cell in notebook["cells"]]
+    if sum(spent):
+        first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+        title, _, text = "".join(first["source"]).partition("\n")
+        first["source"] = f"{title}\n\n*This page ran in {sum(spent):.0f} seconds on one thread.*\n{text}"
+    return notebook
+
+
+def _seconds(execution: dict[str, str]) -> float:
+    ends = [execution.get(f"iopub.{end}") for end in ("execute_input", "status.idle")]
+    if None in ends:
+        return 0.0
+    start, end = (datetime.fromisoformat(str(end).replace("Z", "+00:00")) for end in ends)
+    return (end - start).total_seconds()
 
 
 def modules() -> list[str]:
@@ -121,6 +144,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         page = f"# causal_reft.{name}\n\n::: causal_reft.{name}\n"
         files.append(File.generated(config, f"reference/{name}.md", content=page))
     for path in notebooks():
-        uri = f"tutorials/{path.name}"
-        files.append(File(uri, str(EXECUTED.parent), config.site_dir, config.use_directory_urls))
+        (TIMED / "tutorials").mkdir(parents=True, exist_ok=True)
+        (TIMED / "tutorials" / path.name).write_text(json.dumps(timed(path)))
+        files.append(File(f"tutorials/{path.name}", str(TIMED), config.site_dir, config.use_directory_urls))
     return files
+
+
+def on_post_page(output: str, **_: object) -> str:
+    """Without the script that notebooks' pages ask another server for: they hold no diagrams of that kind."""
+    return DIAGRAMS.sub("", output)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from causal_reft.display import html_fields
 from causal_reft.errors import CausalReftWarning
 from causal_reft.featurizers import Featurizer, Flow, Subspace
 from causal_reft.sweeps import Result
@@ -87,6 +88,9 @@ class Controls:
     seeds: int = 2
     ladder: bool = True
     illusion: bool = True
+
+    def _repr_html_(self) -> str:
+        return html_fields(self)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from causal_reft.alignment.preparation import Prepared, Sampling, prepare, sampl
 from causal_reft.alignment.results import StudyResult
 from causal_reft.alignment.study_plan import StudyPlan, plan_of
 from causal_reft.causal import CausalModel, Splits, Task
+from causal_reft.display import counted, html_text
 from causal_reft.errors import StudyError, nearest
 from causal_reft.seeds import SEEDS_ARE, is_seed
 from causal_reft.sites import Site
@@ -176,8 +177,9 @@ class Study:
         n = len(self.featurizer) if isinstance(self.featurizer, Mapping) else 1
         twins = 2 * sites * n * variables * min(self.controls.seeds, seeds)
         lines = [
-            f"Study of {', '.join(self.variables)}: {sites} sites x {n} featurizers x {seeds} seeds x {variables} "
-            f"variables = {sites * n * seeds * variables} fits",
+            f"Study of {', '.join(self.variables)}: {counted(sites, 'site')} x {counted(n, 'featurizer')} x "
+            f"{counted(seeds, 'seed')} x {counted(variables, 'variable')} = "
+            f"{counted(sites * n * seeds * variables, 'fit')}",
             f"  model {self.source}; seeds {', '.join(map(str, self.seeds))}",
             f"  each fit: {self.recipe!r}",
             f"  controls: {self.controls.random} random subspaces, PCA, identity patch and whole vector at every site; "
@@ -188,6 +190,9 @@ class Study:
         if self._prepared is None:
             return "\n".join([*lines, f"  folder {self.folder or '(temporary)'}; rows are drawn by study.prepare()"])
         return "\n".join([*lines, *(f"  {line}" for line in repr(self._prepared).splitlines())])
+
+    def _repr_html_(self) -> str:
+        return html_text(repr(self))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

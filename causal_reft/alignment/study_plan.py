@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from causal_reft.alignment.compute import Part, VariableData, Work, explained, run_group
 from causal_reft.alignment.grid import CONTROLS, FIT, Cell, Grid, Group, grouped
+from causal_reft.display import counted, html_text
 from causal_reft.execution import Examples
 
 FEW = 16
@@ -31,7 +32,7 @@ class StagePlan:
     seconds: float
 
     def __repr__(self) -> str:
-        each = f"{self.cells} cells in {self.groups} groups"
+        each = f"{counted(self.cells, 'cell')} in {counted(self.groups, 'group')}"
         return f"{self.name}: {each}, {_rounded(self.flops)}, {_duration(self.seconds)}"
 
 
@@ -71,6 +72,9 @@ class StudyPlan:
                 *([not_trained] if self.ineffective else []),
             ]
         )
+
+    def _repr_html_(self) -> str:
+        return html_text(repr(self))
 
 
 def plan_of(work: Work, grid: Grid, cells_at_once: int) -> StudyPlan:
@@ -159,7 +163,7 @@ def _count(examples: Examples, share: float) -> int:
 def _rounded(number: float) -> str:
     for size, word in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if number >= size:
-            return f"{number / size:.2g} {word}FLOPs"
+            return f"{number / size:.3g} {word}FLOPs"
     return f"{number:.0f} FLOPs"
 
 

@@ -19,8 +19,10 @@ import pandas as pd
 from causal_reft.causal.columns import PROMPT, TEXT
 from causal_reft.causal.spans import token_spans
 from causal_reft.causal.splits import DROPPED, PARTS, as_fractions, as_names, deal_rows
+from causal_reft.display import counted, html_table
 from causal_reft.errors import CausalModelError
 
+SHOWN = 5
 COUNTED = ("settings", "prompts", "pairs")
 
 
@@ -172,11 +174,18 @@ class CounterfactualDataset:
         shown = ", ".join(f"{_shown(value)} {count}" for value, count in list(counts.items())[:6])
         more = f", ... ({len(counts)} values)" if len(counts) > 6 else ""
         return (
-            f"CounterfactualDataset: {len(self)} rows, interchanging {', '.join(self.variables)}; "
+            f"CounterfactualDataset: {counted(len(self), 'row')}, interchanging {', '.join(self.variables)}; "
             f"runs {', '.join(self.runs)}; seed {self.seed}\n"
             f"  expected {'/'.join(map(str, counts.index.names))}: {shown}{more}\n"
-            f"  the interchange changes the output in {int(self.changed.sum())} rows"
+            f"  the interchange changes the output in {counted(int(self.changed.sum()), 'row')}"
         )
+
+    def _repr_html_(self) -> str:
+        seen = [name for name in (PROMPT,) if name in self.base] or list(self.inputs)
+        frames = {run: frame[seen] for run, frame in self.runs.items()} | {"expected": self.labels}
+        rows = pd.concat([frame.add_prefix(f"{name}.") for name, frame in frames.items()], axis=1).head(SHOWN)
+        title, *below = repr(self).splitlines()
+        return html_table(title, list(map(str, rows)), rows.to_numpy().tolist(), "; ".join(map(str.strip, below)))
 
 
 def _shown(value: Any) -> str:

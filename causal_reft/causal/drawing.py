@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import base64
 import io
-from html import escape
 from typing import Any
 
 from causal_reft.causal.equations import Equations
-from causal_reft.causal.mechanisms import source_line
+from causal_reft.causal.mechanisms import own_text
 from causal_reft.causal.settings import describe_domain
+from causal_reft.display import counted, html_table
 
 ROLE_COLOUR = {"input": "#dbe9f6", "between": "#fff3d6", "output": "#d8f0d8"}
 
 
 def describe(model: Equations) -> str:
     """The model in one screen: each input with its domain, each mechanism with its parents."""
-    size = f"{model.size:,} settings" if model.sampled else "not to be sampled"
+    size = counted(model.size, "setting") if model.sampled else "not to be sampled"
     width = max(map(len, model.variables))
     lines = [f"  {name:<{width}} in {describe_domain(model.domains[name])}" for name in model.inputs]
     for name in model.variables:
         if name in model.mechanisms:
             mark = "  (output)" if name in model.outputs else ""
             lines.append(f"  {name:<{width}} <- {', '.join(model.parents[name]) or 'a constant'}{mark}")
-    return "\n".join([f"CausalModel: {len(model.inputs)} inputs, {len(model.mechanisms)} mechanisms, {size}", *lines])
+    inputs, mechanisms = counted(len(model.inputs), "input"), counted(len(model.mechanisms), "mechanism")
+    return "\n".join([f"CausalModel: {inputs}, {mechanisms}, {size}", *lines])
 
 
 def depths(model: Equations) -> dict[str, int]:
@@ -99,11 +100,12 @@ def to_html(model: Equations) -> str:
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
     picture = base64.b64encode(buffer.getvalue()).decode()
-    rows = "".join(f"<tr><td><b>{escape(name)}</b></td><td>{_shown(model, name)}</td></tr>" for name in model.variables)
-    return f"<div><img alt='causal graph' src='data:image/png;base64,{picture}'/><table>{rows}</table></div>"
+    rows = [(name, _shown(model, name)) for name in model.variables]
+    table = html_table(describe(model).splitlines()[0], (), rows)
+    return f"<img alt='causal graph' src='data:image/png;base64,{picture}'/>{table}"
 
 
 def _shown(model: Equations, name: str) -> str:
     if name in model.inputs:
-        return escape(f"in {describe_domain(model.domains[name])}")
-    return f"<code>{escape(source_line(model.mechanisms[name]))}</code>"
+        return f"in {describe_domain(model.domains[name])}"
+    return own_text(model.mechanisms[name])

@@ -6,11 +6,14 @@ everything that can go wrong when it runs becomes an error that shows that line.
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import linecache
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from causal_reft.causal.columns import Column, as_column
 from causal_reft.errors import CausalModelError
 
 Mechanism = Callable[..., Any]
+LONGEST_LAMBDA = 5  # lines that are searched for one
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -30,6 +34,33 @@ def source_line(mechanism: Mechanism) -> str:
         return repr(mechanism)
     line = linecache.getline(code.co_filename, code.co_firstlineno).strip()
     return f"{Path(code.co_filename).name}:{code.co_firstlineno}: {line or mechanism}"
+
+
+def own_text(mechanism: Mechanism) -> str:
+    """What was written: of a lambda "lambda w, x: w == x", of another function the line of its `def`."""
+    code = getattr(inspect.unwrap(mechanism), "__code__", None)
+    if code is None:
+        return repr(mechanism)
+    lines = linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :][:LONGEST_LAMBDA]
+    if code.co_name != "<lambda>":
+        return next((line.strip() for line in lines if line.strip().startswith("def ")), repr(mechanism))
+    text = "".join(lines)
+    starts = [found.start() for found in re.finditer(r"\blambda\b", text)]
+    return next((one for start in starts if (one := _lambda_in(text[start:], code))), source_line(mechanism))
+
+
+def _lambda_in(text: str, code: CodeType) -> str:
+    """The longest beginning of a text that is a lambda with this code, in one line; empty if none is."""
+    for end in range(len(text), 0, -1):
+        try:
+            tree = ast.parse(text[:end], mode="eval")
+        except SyntaxError:
+            continue
+        if isinstance(tree.body, ast.Lambda):
+            found = compile(tree, "", "eval").co_consts[0]
+            same = (found.co_code, found.co_names, found.co_varnames) == (code.co_code, code.co_names, code.co_varnames)
+            return " ".join(text[:end].split()) if same else ""
+    return ""
 
 
 def parents_of(name: str, mechanism: Mechanism) -> tuple[str, ...]:

@@ -15,7 +15,11 @@ import pandas as pd
 from causal_reft.causal.spans import token_offsets, tokens_of
 
 COLOURS = ("#ffd6a5", "#caffbf", "#9bf6ff", "#bdb2ff", "#ffadad", "#fdffb6", "#ffc6ff")
-BOX = "border:1px solid #bbb;border-radius:3px;padding:1px 3px;margin:1px;white-space:pre;font-family:monospace"
+BOX = (
+    "border:1px solid rgba(128,128,128,.5);border-radius:3px;padding:1px 3px;margin:1px;white-space:pre;"
+    "font-family:monospace"
+)
+MARKED = ";color:#111;background:"  # dark on a light colour, in every theme
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,7 +45,7 @@ class Preview:
         owner = {i: name for name, span in self._of(row) for i in span}
         colour = {name: COLOURS[k % len(COLOURS)] for k, (name, _) in enumerate(self._of(row))}
         return "".join(
-            f"<span style='{BOX};background:{colour.get(owner.get(i, ''), 'white')}' "
+            f"<span style='{BOX}{MARKED + colour[owner[i]] if i in owner else ''}' "
             f"title='token {i}{': ' + escape(owner[i]) if i in owner else ''}'>{escape(token)}</span>"
             for i, token in enumerate(self.tokens[row])
         )

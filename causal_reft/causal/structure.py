@@ -109,7 +109,7 @@ def in_order(parents: Mapping[str, tuple[str, ...]], mechanisms: Mapping[str, Me
         TopologicalSorter(parents).prepare()
     except CycleError as cycle:
         loop = cycle.args[1]
-        lines = "\n".join(f"  {source_line(mechanisms[name])}" for name in dict.fromkeys(loop))
+        lines = "\n".join(dict.fromkeys(f"  {source_line(mechanisms[name])}" for name in loop))
         raise CausalModelError(
             f"The mechanisms form a cycle: {' -> '.join(loop)}. A variable may not depend on itself.\n{lines}"
         ) from None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from causal_reft.display import Listed, counted
 from causal_reft.errors import DataError, RunError, nearest
 from causal_reft.execution.input_checks import OURS
 from causal_reft.execution.inputs import IGNORED_LABEL, RunInputs, before_labels
@@ -21,8 +22,8 @@ from causal_reft.execution.output_layout import NEXT_TOKEN, OutputLayout, output
 from causal_reft.tensors import Int, Num, Shaped, Tensor
 
 
-@dataclass(frozen=True)
-class Examples:
+@dataclass(frozen=True, repr=False)
+class Examples(Listed):
     """Rows of every run with their labels.
 
     Args:
@@ -63,6 +64,12 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def _listed(self) -> tuple[str, list[tuple[str, str]]]:
+        runs = [(run, _shapes(inputs)) for run, inputs in self.runs.items()]
+        read = int((self.labels != IGNORED_LABEL).sum())
+        labels = "one class a row" if self.labels.ndim == 1 else f"{counted(read, 'labelled token')}"
+        return f"Examples: {counted(len(self), 'row')}", [*runs, ("labels", labels), *_columns(self.info)]
 
     def rows(self, index: Int[Tensor, " row"]) -> Examples:
         """Some rows, in the given order, without columns that are padding in all of them."""
@@ -158,6 +165,18 @@ class TargetPositions:
         if self.columns is None:
             return logits.index_select(0, self.rows.to(logits.device))
         return logits[self.rows.to(logits.device), self.columns.to(logits.device)]
+
+
+def _shapes(inputs: RunInputs) -> str:
+    """Each tensor of a run with its shape."""
+    if isinstance(inputs, Tensor):
+        return str(tuple(inputs.shape))
+    sizes = {key: tuple(value.shape) if isinstance(value, Tensor) else len(value) for key, value in inputs.items()}
+    return ", ".join(f"{key} {size}" for key, size in sizes.items())
+
+
+def _columns(info: Mapping[str, Sequence[Any]]) -> list[tuple[str, str]]:
+    return [("info", ", ".join(map(str, info)))] if info else []
 
 
 def check_runs(runs: Sequence[str], examples: Examples) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from causal_reft.display import Listed, counted
 from causal_reft.errors import GraphError, RunError, nearest
 from causal_reft.execution.inputs import RunInputs
 from causal_reft.execution.intervened_model import IntervenedModel
@@ -99,7 +100,7 @@ class StackedSource(RowSource):
         return z + featurizer.read(context.now) if self.structure.shifted else z
 
 
-class Served:
+class Served(Listed):
     """A model under many graphs, each row of a batch under its own.
 
     Args:
@@ -156,9 +157,10 @@ class Served:
         with one_at_a_time(self.model):
             return self._intervened.generate(base, active=self._choose(graphs, base, keywords), **keywords)
 
-    def __repr__(self) -> str:
-        head = f"Served({type(self.model).__name__}, {len(self.graphs)} graphs in {len(self._stacks)} stacks"
-        return f"{head}: {', '.join(self.graphs) or 'none'})"
+    def _listed(self) -> tuple[str, list[tuple[str, str]]]:
+        graphs, stacks = counted(len(self.graphs), "graph"), counted(len(self._stacks), "stack")
+        rows = [(name, repr(graph).splitlines()[0].partition(": ")[2]) for name, graph in self.graphs.items()]
+        return f"Served({type(self.model).__name__}): {graphs} in {stacks}", rows
 
     def _choose(self, graphs: Sequence[str | None], base: Any, keywords: Mapping[str, Any]) -> dict[str, list[bool]]:
         rows = next(

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
+from causal_reft.display import counted
 from causal_reft.graph.interchange import Interchange, Node
 from causal_reft.graph.layout import Item, Layout, circle_text, featurizer_name, lay_out, site_names
 from causal_reft.graph.sources import (
@@ -69,8 +70,8 @@ def draw_nodes(nodes: Mapping[str, Node], runs: Sequence[str], parameters: int, 
         (_draw_box if isinstance(item.node, Interchange) else _draw_circle)(ax, layout, item, scale)
     edits = sum(isinstance(node, Interchange) for node in nodes.values())
     collected = len(nodes) - edits
-    counts = [f"{edits} edit{'s' * (edits != 1)}", f"{collected} collected" if collected else ""]
-    heading(ax, f"{', '.join(filter(None, counts))}, {parameters:,} trainable parameters")
+    counts = [counted(edits, "edit"), f"{collected} collected" if collected else ""]
+    heading(ax, f"{', '.join(filter(None, counts))}, {counted(parameters, 'trainable parameter')}")
     _draw_legend(ax, layout, scale)
     return ax
 

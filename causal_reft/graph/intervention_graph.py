@@ -10,7 +10,6 @@ to what the earlier ones left. A `Collect` node sees the state that its run goes
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from causal_reft.display import counted, html_table
 from causal_reft.errors import GraphError, nearest
 from causal_reft.graph.encoding import nodes_to_data
 from causal_reft.graph.interchange import Interchange, Node
@@ -154,24 +154,15 @@ class InterventionGraph:
 
     def __repr__(self) -> str:
         head = (
-            f"InterventionGraph: {len(self.edits)} edits, {len(self.collects)} collects, runs "
-            f"{' -> '.join(self.runs)}, {self.n_trainable_parameters:,} trainable parameters"
+            f"InterventionGraph: {counted(len(self.edits), 'edit')}, {counted(len(self.collects), 'collect')}, runs "
+            f"{' -> '.join(self.runs)}, {counted(self.n_trainable_parameters, 'trainable parameter')}"
         )
         width = max((len(name) for name in self._nodes), default=0)
         return "\n".join([head, *(f"  {name:<{width}}  {node!r}" for name, node in self._nodes.items())])
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in describe(node))
-            + "</tr>"
-            for name, node in self._nodes.items()
-        )
-        title = html.escape(repr(self).splitlines()[0])
-        heads = "".join(
-            f"<th style='text-align:left'>{h}</th>" for h in ("node", "run", "site", "featurizer", "source")
-        )
-        return f"<p><b>{title}</b></p><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+        rows = [(name, *describe(node)) for name, node in self._nodes.items()]
+        return html_table(repr(self).splitlines()[0], ("node", "run", "site", "featurizer", "source"), rows)
 
     def draw(self, ax: Axes | None = None) -> Axes:
         """Runs as lanes, sites along them, collects and edits as marks, and arrows from each read to its edit."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from causal_reft.display import counted, html_table
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+SHOWN = 3
 
 
 @dataclass
@@ -46,6 +50,12 @@ class History:
         if not self.steps:
             return f"History(no steps, {self.stopped})"
         return (
-            f"History({len(self.steps)} steps, {self.stopped}, loss {self.steps[0]['loss']:.4g} -> "
+            f"History({counted(len(self.steps), 'step')}, {self.stopped}, loss {self.steps[0]['loss']:.4g} -> "
             f"{self.final_loss:.4g})"
         )
+
+    def _repr_html_(self) -> str:
+        shown = self.steps if len(self.steps) <= 2 * SHOWN else [*self.steps[:SHOWN], {}, *self.steps[-SHOWN:]]
+        heads = list(dict.fromkeys(key for step in shown for key in step))
+        rows = [[f"{step[key]:.4g}" if key in step else "" if step else "..." for key in heads] for step in shown]
+        return html_table(repr(self), heads, rows)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from causal_reft.display import html_fields
 from causal_reft.errors import DataError, nearest
 
 ROLES = ("featurizer", "source")
@@ -41,6 +42,9 @@ class Recipe:
     max_steps: int | None = None
     batches: str = "shuffled"
     seed: int = 0
+
+    def _repr_html_(self) -> str:
+        return html_fields(self)
 
     def steps(self, n_rows: int) -> int:
         """Optimizer steps for this many rows."""

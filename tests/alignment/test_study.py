@@ -94,7 +94,7 @@ def test_two_sites_that_hold_one_tensor_score_alike(finished):
 
 def test_what_the_repr_promises_is_what_is_done(study):
     text, prepared = repr(study), study.prepare()
-    assert "2 sites x 1 featurizers x 2 seeds x 1 variables = 4 fits" in text
+    assert "2 sites x 1 featurizer x 2 seeds x 1 variable = 4 fits" in text
     assert "4 more fits to permuted labels and on shuffled weights" in text
     assert "48 training, 24 selection, 48 report rows" in text
     assert prepared.finished == len(prepared.cells) == 16

@@ -162,7 +162,7 @@ def test_graphs_come_and_go_while_the_model_lives():
     with pytest.raises(GraphError, match="No graph called 'a'"):
         server(inputs, graphs=["a", None, "a"])
     assert torch.equal(server(inputs, graphs=[None] * 3).logits, plain)
-    assert "1 graphs" in repr(server)
+    assert "1 graph in 1 stack" in repr(server)
 
 
 def test_a_served_graph_is_a_copy():

@@ -125,7 +125,7 @@ def test_sharing_is_part_of_equality() -> None:
 def test_the_repr_says_what_will_happen_in_one_screen() -> None:
     text = repr(two_skills() + cr.InterventionGraph(seen=cr.Collect("source", cr.Site(2))))
     assert (
-        text.splitlines()[0] == "InterventionGraph: 2 edits, 1 collects, runs base -> source, 165 trainable parameters"
+        text.splitlines()[0] == "InterventionGraph: 2 edits, 1 collect, runs base -> source, 165 trainable parameters"
     )
     assert "german" in text and "rows 2-4 of 5" in text and len(text.splitlines()) == 4
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from causal_reft.display import counted
 from causal_reft.execution.planning.chosen_passes import ChosenPasses
 from causal_reft.execution.planning.joint_passes import Group, JointPasses
 from causal_reft.execution.planning.selfcheck import Check
@@ -42,7 +43,7 @@ def explanation(plan: ChosenPasses) -> str:
         ]
     if plan.options.check:
         notes.append(_checks(plan.checks))
-    title = f"Plan for {_graphs(len(plan.models))} on {len(plan.examples)} examples"
+    title = f"Plan for {_graphs(len(plan.models))} on {counted(len(plan.examples), 'example')}"
     return "\n".join([title, *(_table(rows) if len(rows) > 1 else []), *(f"  - {note}" for note in notes)])
 
 
@@ -126,7 +127,7 @@ def _weights(joint: JointPasses, block: int) -> int:
 
 
 def _graphs(count: int) -> str:
-    return f"{count} graph{'s' * (count != 1)}"
+    return counted(count, "graph")
 
 
 def _number(value: float | int) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from causal_reft.display import html_text
 from causal_reft.errors import GraphError
 from causal_reft.execution.examples import Examples
 from causal_reft.execution.intervened_model import IntervenedModel
@@ -96,6 +97,9 @@ class JointPlan:
 
     __repr__ = __str__ = explain
 
+    def _repr_html_(self) -> str:
+        return html_text(self.explain())
+
     def _choose(self, examples: Examples) -> ChosenPasses:
         return ChosenPasses(self.models, examples, self.options)
 
@@ -125,3 +129,6 @@ class Plan(Passes):
         return self.joint.ineffective.get(0, {})
 
     __repr__ = __str__ = explain
+
+    def _repr_html_(self) -> str:
+        return html_text(self.explain())
