@@ -81,8 +81,8 @@ class Rotation(nn.Module):
         self, master: Float[Tensor, "rank width"], within: Float[Tensor, "width d_model"] | None = None
     ) -> None:
         super().__init__()
-        self.master = nn.Parameter(master.detach().clone(memory_format=torch.contiguous_format))
-        self.within = None if within is None else nn.Parameter(within.detach().clone(), requires_grad=False)
+        self.master = nn.Parameter(_copied(master))
+        self.within = None if within is None else nn.Parameter(_copied(within), requires_grad=False)
 
     @property
     def d_model(self) -> int:
@@ -107,6 +107,11 @@ class Rotation(nn.Module):
     def _rows(self, dtype: torch.dtype) -> Rows:
         master = self.master.to(dtype)
         return orthonormal_rows(master if self.within is None else master @ self.within.to(dtype))
+
+
+def _copied(rows: Tensor) -> Tensor:
+    """In the layout that a saved tensor has, as another one rounds otherwise."""
+    return rows.detach().clone(memory_format=torch.contiguous_format)
 
 
 def random_frames(count: int, rank: int, d_model: int, seed: int) -> Float[Tensor, "count rank d_model"]:
