@@ -33,6 +33,7 @@ from causal_reft.causal.settings import (
     check_known,
     check_length,
     check_seed,
+    named,
 )
 from causal_reft.causal.strategies import sample_counterfactuals
 from causal_reft.errors import CausalModelError
@@ -177,7 +178,7 @@ class CausalModel:
         `among` restricts base and sources to these settings; `over` names what "balanced" balances; `against` is the
         rival hypothesis (model, variable) of "distinguishing"; `shared_source` gives all variables one source.
         """
-        names = (variables,) if isinstance(variables, str) else tuple(variables)
+        names = named(variables, self.variables)
         if among is not None and not len(among):
             raise CausalModelError("among= holds no setting, so nothing can be drawn. Leave it out to draw from all.")
         pool = None if among is None else self._read(among)

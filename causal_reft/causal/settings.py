@@ -16,6 +16,8 @@ from causal_reft.causal.columns import Column, Columns, as_column, equal_rows, i
 from causal_reft.causal.mechanisms import Mechanism, source_line
 from causal_reft.errors import CausalModelError, nearest
 
+MOST_ROWS = 1_000_000_000
+
 
 def check_known(names: Iterable[Any], known: Iterable[str], what: str) -> None:
     """Every name is known, or an error suggests the nearest."""
@@ -25,10 +27,21 @@ def check_known(names: Iterable[Any], known: Iterable[str], what: str) -> None:
         raise CausalModelError(f"{unknown[0]!r} is no {what} of this causal model. {nearest(str(unknown[0]), known)}")
 
 
+def named(variables: Any, known: Iterable[str]) -> tuple[str, ...]:
+    """One name or several, as a tuple of names that the causal model has."""
+    if not isinstance(variables, str | Sequence):
+        raise CausalModelError(f"variables={variables!r} is no name. {nearest(str(variables), known)}")
+    names = (variables,) if isinstance(variables, str) else tuple(variables)
+    check_known(names, known, "variable")
+    return names
+
+
 def check_count(n: Any, what: str) -> None:
-    """A number of rows is a whole number above 0."""
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise CausalModelError(f"{what}: n={n!r} is no number of rows. Give a whole number, e.g. n=1000.")
+    """A number of rows is a whole number above 0, and not beyond what arrays hold."""
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= MOST_ROWS:
+        raise CausalModelError(
+            f"{what}: n={n!r} is no number of rows. Give a whole number from 1 to {MOST_ROWS:,}, e.g. n=1000."
+        )
 
 
 def check_seed(seed: Any) -> None:

@@ -79,7 +79,6 @@ def _check_request(
         raise CausalModelError(f"There is no strategy {strategy!r}. {nearest(strategy, STRATEGIES)}")
     if not variables or len(set(variables)) < len(variables):
         raise CausalModelError(f"Name one or more different variables to interchange, not {list(variables)}.")
-    check_known(variables, model.variables, "variable")
     if not model.outputs:
         raise CausalModelError("This causal model has no mechanism, so nothing is expected of an interchange.")
     if over is not None:

@@ -219,6 +219,8 @@ class _Limit:
     @staticmethod
     def of(max_length: int | None, model: nn.Module | None, cut: bool) -> _Limit:
         context = None if model is None else context_length(getattr(model, "base_model", model))
+        if max_length is not None and (type(max_length) is not int or max_length < 1):
+            raise DataError(f"max_length={max_length!r} is no number of tokens. Give a whole number such as 512.")
         if cut and max_length is None and context is None:
             raise DataError("truncate=True needs max_length=..., or model=... with a context in its config.")
         if max_length is not None and (context is None or max_length <= context):

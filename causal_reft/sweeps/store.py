@@ -92,7 +92,10 @@ class Store:
             store._refuse_foreign()
             with disk_errors(path, "Nothing was written."):
                 (path / CELLS).mkdir(parents=True, exist_ok=True)
-                _write(path / DESCRIPTION, {"format": FORMAT, "experiment": store.description, "digest": store.digest})
+                if not (path / DESCRIPTION).is_file():
+                    _write(
+                        path / DESCRIPTION, {"format": FORMAT, "experiment": store.description, "digest": store.digest}
+                    )
         store._check_same(_description(path))
         for name, content in data.items():
             store._attach(name, content)
@@ -119,7 +122,7 @@ class Store:
         path = self.folder / f"{name}.json"
         if not path.is_file():
             raise StorageError(f"{path} is missing. Run the experiment again: finished cells are not computed again.")
-        return json.loads(read_sealed(path))["content"]
+        return _content(path, "content")
 
     # Cells ------------------------------------------------------------------------------------------------------
 
@@ -214,7 +217,7 @@ class Store:
         except StorageError as error:
             warnings.warn(f"{error} It is written again.", CausalReftWarning, stacklevel=4)
         with disk_errors(self.folder, self.kept):
-            _write(path, {"content": content})
+            _write(path, {"content": content, "digest": digest_of(content)})
 
     def _refuse_foreign(self) -> None:
         if not self.folder.exists():
@@ -222,7 +225,7 @@ class Store:
         if not self.folder.is_dir():
             raise StudyError(f"{self.folder} is a file. Choose a folder.")
         foreign = [p.name for p in self.folder.iterdir() if p.name != CELLS and not p.name.startswith(SCRATCH)]
-        if foreign:
+        if foreign and not (self.folder / DESCRIPTION).is_file():  # another process may claim it now
             raise StudyError(
                 f"{self.folder} is not empty and holds no study. Nothing was written. Choose another folder."
             )
@@ -240,15 +243,27 @@ class Store:
 def _description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
-        found = json.loads(read_sealed(path))
+        return _content(path, "experiment")
     except StorageError as error:
         raise StorageError(
             f"{error} Choose another folder; or, if you know what it held, delete this file and run the same "
             "experiment again: finished cells are known by their own digests and are not computed again."
         ) from error
-    if found["format"] != FORMAT:
-        raise StudyError(f"{path} has format {found['format']}; this version reads format {FORMAT}.")
-    return found["experiment"]
+
+
+def _content(path: Path, name: str) -> Any:
+    """What a sealed JSON file holds under a name, with its own digest beside it.
+
+    Raises:
+        StorageError: a damaged file; a content that is not the one of its digest.
+        StudyError: a file of another format.
+    """
+    found = json.loads(read_sealed(path))
+    if "format" in found and found["format"] != FORMAT:
+        raise StudyError(f"{path} has format {found['format']!r}; this version reads format {FORMAT}.")
+    if name not in found or digest_of(found[name]) != found.get("digest"):
+        raise StorageError(f"{path} does not hold what its digest says: it was changed by hand, or by another program.")
+    return found[name]
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
