@@ -28,7 +28,7 @@ def corrupted(flips: int, seed: int, scratch: Path) -> dict[str, Counter[str]]:
         return cr.IntervenedModel.from_pretrained(folder, model)
 
     load(scratch / "saved")
-    names = sorted(file.name for file in (scratch / "saved").iterdir())
+    names = sorted(file.name for file in (scratch / "saved").iterdir() if file.name != "README.md")
     return {name: flip_bits(scratch / "saved", name, load, flips, seed + i, scratch) for i, name in enumerate(names)}
 
 

@@ -50,6 +50,10 @@ class IntervenedModel(nn.Module):
         backend: "hooks" (default) or "nnsight".
         remote: with the nnsight backend, where it runs: False here, True on NDIF, "local" as a rehearsal of that.
 
+    Attributes:
+        about: how the graph was trained, for the model card: section -> name -> text or number. `fit` and `ReftTrainer`
+            write the sections "recipe", "data" and "metrics"; others are yours.
+
     Raises:
         SiteError: a site that the model does not have.
         GraphError: an unknown backend, or a model that it does not take.
@@ -79,6 +83,7 @@ class IntervenedModel(nn.Module):
             model, tokenizer = self._envoy._module, tokenizer or getattr(self._envoy, "tokenizer", None)
         self.base_model, self.tokenizer = model, tokenizer
         self.trained_base: tuple[str, ...] = ()  # parameters of the base model that were trained beside the graph
+        self.about: dict[str, dict[str, Any]] = {}
         if taken := (set(graph.runs) - {"base"}) & accepted_keywords(self.base_model):
             raise GraphError(
                 f"A run is called {sorted(taken)[0]!r}, which is an argument of the model's own forward. Rename the "
@@ -218,9 +223,10 @@ class IntervenedModel(nn.Module):
 
     def save_pretrained(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the graph, what it was made for, and those parameters of the base model that were trained with it (a
-        classification head, an adapter); never the frozen ones. See `load_graph` for the files.
+        classification head, an adapter); never the frozen ones; and README.md, a model card with the graph and what
+        `about` says, unless somebody wrote one there. See `load_graph` for the files.
         """
-        storage.save(self.graph, self.base_model, folder, overwrite, self.trained_base)
+        storage.save(self.graph, self.base_model, folder, overwrite, self.trained_base, self.about)
 
     @staticmethod
     def from_pretrained(
@@ -233,14 +239,14 @@ class IntervenedModel(nn.Module):
         Raises:
             StorageError: unreadable folder, or a base model of another shape.
         """
-        graph, model, tokenizer, trained_base = storage.load(folder, model, tokenizer)
+        graph, model, tokenizer, trained_base, about = storage.load(folder, model, tokenizer)
         found = IntervenedModel(model, graph, tokenizer, backend).train(False)
-        found.trained_base = trained_base
+        found.trained_base, found.about = trained_base, about
         return found
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         """Upload what `save_pretrained` writes; `options` go to `huggingface_hub.upload_folder`."""
-        return storage.push(self.graph, self.base_model, repo_id, self.trained_base, **options)
+        return storage.push(self.graph, self.base_model, repo_id, self.trained_base, self.about, **options)
 
     def __repr__(self) -> str:
         return f"IntervenedModel({type(self.base_model).__name__}, backend={self.backend_name!r})\n{self.graph!r}"

@@ -1,4 +1,5 @@
-"""A saved `IntervenedModel`: the files of its graph, and `intervened_model.json`, which names their base model."""
+"""A saved `IntervenedModel`: the files of its graph, and `intervened_model.json`, which names their base model
+and says how they were trained; beside them a model card."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ import torch
 from torch import nn
 
 from causal_reft.errors import StorageError
+from causal_reft.execution.card import write_card
 from causal_reft.graph import InterventionGraph, graph_from_files, read_files, save_nodes
-from causal_reft.graph.fields import NAMES, TEXT, Field, checked, maybe, whole
+from causal_reft.graph.fields import NAMES, RECORD, TEXT, Field, checked, maybe, whole
 from causal_reft.graph.folder import from_json, from_safetensors
 from causal_reft.sites import model_config
 
@@ -22,11 +24,13 @@ DESCRIPTION, BASE_WEIGHTS = "intervened_model.json", "base_weights.safetensors"
 FIELDS: dict[str, Field] = {
     "class": TEXT,
     "base_model": maybe(TEXT),
+    "revision": maybe(TEXT),
     "model_type": maybe(TEXT),
     "hidden_size": maybe(whole(1)),
     "num_hidden_layers": maybe(whole(0)),
     "vocab_size": maybe(whole(1)),
     "trained_base": NAMES,
+    "about": RECORD,
 }
 
 
@@ -36,20 +40,24 @@ def save(
     folder: str | os.PathLike[str],
     overwrite: bool,
     trained_base: Sequence[str] = (),
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write graph.json, weights.safetensors and intervened_model.json, all or nothing; with `trained_base` also
-    base_weights.safetensors, the named parameters of the base model.
+    base_weights.safetensors, the named parameters of the base model. Last comes the model card.
     """
-    documents = {DESCRIPTION: {**_described(model), "trained_base": list(trained_base)}}
+    described, about = _described(model), dict(about or {})
+    documents = {DESCRIPTION: {**described, "trained_base": list(trained_base), "about": about}}
     named = dict(model.named_parameters())
     trained = {name: named[name].detach().contiguous() for name in trained_base}
     save_nodes(graph.nodes, folder, overwrite, documents, {BASE_WEIGHTS: trained} if trained else {})
+    write_card(folder, graph, described, about)
 
 
 def load(
     folder: str | os.PathLike[str], model: nn.Module | None, tokenizer: Any
-) -> tuple[InterventionGraph, nn.Module, Any, tuple[str, ...]]:
-    """The graph; the base model (given, or loaded from where it was) with its tokenizer; what was trained of it.
+) -> tuple[InterventionGraph, nn.Module, Any, tuple[str, ...], dict[str, Any]]:
+    """The graph; the base model (given, or loaded from where it was) with its tokenizer; what was trained of it, and
+    how.
 
     Raises:
         StorageError: no such folder or files; the given model has another shape; no model to load.
@@ -60,7 +68,7 @@ def load(
     if model is None:
         model, tokenizer = _base(described, path, tokenizer)
     _check_shape(described, _described(model), path)
-    return graph, model, tokenizer, _load_trained_base(model, files, path)
+    return graph, model, tokenizer, _load_trained_base(model, files, path), described.get("about", {})
 
 
 def load_trained_base(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -92,7 +100,12 @@ def _load_trained_base(model: nn.Module, files: Mapping[str, bytes], path: Path)
 
 
 def push(
-    graph: InterventionGraph, model: nn.Module, repo_id: str, trained_base: Sequence[str] = (), **options: Any
+    graph: InterventionGraph,
+    model: nn.Module,
+    repo_id: str,
+    trained_base: Sequence[str] = (),
+    about: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Any:
     """Save to a temporary folder and upload that."""
     from huggingface_hub import HfApi
@@ -100,7 +113,7 @@ def push(
     api = HfApi()
     api.create_repo(repo_id, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        save(graph, model, Path(scratch) / "graph", overwrite=True, trained_base=trained_base)
+        save(graph, model, Path(scratch) / "graph", overwrite=True, trained_base=trained_base, about=about)
         return api.upload_folder(repo_id=repo_id, folder_path=str(Path(scratch) / "graph"), **options)
 
 
@@ -108,7 +121,8 @@ def _described(model: nn.Module) -> dict[str, Any]:
     config = model_config(model)
     shape = {} if config is None else {key: getattr(config, key, None) for key in SHAPE}
     name = None if config is None else getattr(model.config, "_name_or_path", None)
-    return {"class": type(model).__name__, "base_model": name or None, **shape}
+    revision = None if config is None else getattr(model.config, "_commit_hash", None)
+    return {"class": type(model).__name__, "base_model": name or None, "revision": revision, **shape}
 
 
 def _description(files: Mapping[str, bytes], path: Path) -> dict[str, Any]:

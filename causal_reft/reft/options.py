@@ -13,12 +13,27 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 
 from causal_reft.errors import DataError, nearest
 from causal_reft.execution import IntervenedModel
 from causal_reft.sites import unwrapped
 
 CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
+RECIPE = (
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "seed",
+    "bf16",
+)
 
 
 def check_options(model: Any, args: TrainingArguments, options: Mapping[str, Any]) -> None:
@@ -84,6 +99,17 @@ def _is_json(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def about_training(args: TrainingArguments, state: TrainerState, records: Any) -> dict[str, dict[str, Any]]:
+    """What a model card says of a training: the recipe, the number of records, the last losses and metrics."""
+    given = args.to_dict()
+    recipe = {key: value if isinstance(value := given[key], (str, int, float)) else str(value) for key in RECIPE}
+    last = {key: value for entry in state.log_history for key, value in entry.items() if isinstance(value, float)}
+    measured = {key: f"{last[key]:.6g}" for key in last if "loss" in key or key.startswith("eval_")}
+    metrics = {key: value for key, value in measured.items() if not key.endswith(("_runtime", "_per_second", "_time"))}
+    data = {"records": len(records)} if hasattr(records, "__len__") else {}
+    return {"recipe": recipe, "data": data, "metrics": {**metrics, "steps": str(state.global_step)}}
 
 
 def recomputes(args: TrainingArguments) -> bool:

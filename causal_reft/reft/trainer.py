@@ -35,6 +35,7 @@ from causal_reft.graph import load_weights
 from causal_reft.reft.context import check_context
 from causal_reft.reft.data import ReftCollator
 from causal_reft.reft.options import (
+    about_training,
     check_options,
     last_complete_checkpoint,
     recomputes,
@@ -352,6 +353,7 @@ class ReftTrainer(Trainer):
         """The graph and what was trained of the base, never the frozen weights."""
         folder = output_dir or self.args.output_dir
         assert folder is not None
+        self._intervened.about.update(about_training(self.args, self.state, self.train_dataset))
         self._intervened.save_pretrained(folder, overwrite=True)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)

@@ -40,6 +40,14 @@ class History:
         """The last training loss (nan before the first step)."""
         return self.steps[-1]["loss"] if self.steps else float("nan")
 
+    def about(self) -> dict[str, dict[str, Any]]:
+        """What a model card says of the fit: its recipe, its data and the last losses."""
+        recipe = {key: v if isinstance(v, (str, int, float)) else str(v) for key, v in self.settings.items()}
+        data = {"rows": recipe.pop("rows")} if "rows" in recipe else {}
+        last = self.steps[-1] if self.steps else {}
+        metrics = {name: f"{last[name]:.6g}" for name in ("loss", "validation_loss") if name in last}
+        return {"recipe": recipe, "data": data, "metrics": {**metrics, "steps": f"{len(self.steps)}, {self.stopped}"}}
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Loss against step, with the validation loss where there is one."""
         from causal_reft.plots import training_curve

@@ -102,6 +102,7 @@ class Learner:
         """Back to the best state, where one was kept."""
         if self.best_state is not None:
             self.model.interventions.load_state_dict(self.best_state)
+        self.model.about.update(self.history.about())
         return self.history
 
 
