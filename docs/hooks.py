@@ -114,7 +114,7 @@ def names_page() -> str:
 
 
 def _row(name: str, value: object) -> str:
-    first = re.split(r"(?<=[.:])\s", " ".join((inspect.getdoc(value) or "").split()), maxsplit=1)[0].rstrip(".:")
+    first = re.split(r"(?<=\.)\s", " ".join((inspect.getdoc(value) or "").split()), maxsplit=1)[0].rstrip(".")
     target = f"]({name}.md)" if inspect.ismodule(value) else f"][{value.__module__}.{value.__qualname__}]"  # type: ignore[attr-defined]
     return f"| [`cr.{name}`{target} | {first.replace('|', chr(92) + '|')} |"
 

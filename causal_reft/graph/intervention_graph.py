@@ -195,7 +195,8 @@ def held_modules(node: Node) -> dict[str, nn.Module]:
 def describe(node: Node) -> tuple[str, str, str, str]:
     """Run, site, featurizer and source of a node, in words."""
     if isinstance(node, Collect):
-        return node.run, repr(node.site), repr(node.featurizer or "the whole vector"), "(collected)"
+        read = repr(node.featurizer) if node.featurizer else "the whole vector"
+        return node.run, repr(node.site), read, "(collected)"
     return node.run, repr(node.site), repr(node.featurizer), repr(node.source)
 
 
