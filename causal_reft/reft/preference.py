@@ -16,6 +16,7 @@ from torch import nn
 
 from causal_reft.errors import DataError
 from causal_reft.execution import IntervenedModel
+from causal_reft.execution.block_shortcuts import replaced_forward
 from causal_reft.execution.inputs import IGNORED_LABEL
 from causal_reft.graph import InterventionGraph
 from causal_reft.tensors import Float, Int, Tensor
@@ -69,10 +70,21 @@ def is_preference(batch: Mapping[str, Any]) -> bool:
     return set(batch) == set(SIDES)
 
 
-def plain_log_probs(model: IntervenedModel, batch: Mapping[str, Mapping[str, Any]]) -> PairLogProbs:
-    """Those of the un-edited model, which ask for no gradient."""
+def pair_losses(
+    called: nn.Module, model: IntervenedModel, batch: Mapping[str, Mapping[str, Any]], loss: PreferenceLoss
+) -> Float[Tensor, " pair"]:
+    """One loss for each pair. The edited passes run inside the call of `called`, the model or a wrapper around it that
+    averages gradients over processes; those of the un-edited model ask for no gradient."""
+    own = model.forward
+
+    def edited() -> PairLogProbs:
+        with replaced_forward(model, own):
+            return pair_log_probs(model, batch)
+
     with torch.no_grad():
-        return pair_log_probs(model.with_graph(InterventionGraph()), batch)
+        plain = pair_log_probs(model.with_graph(InterventionGraph()), batch)
+    with replaced_forward(model, edited):
+        return loss(called(), plain)
 
 
 def pair_log_probs(model: IntervenedModel, batch: Mapping[str, Mapping[str, Any]]) -> PairLogProbs:

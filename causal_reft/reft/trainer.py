@@ -43,14 +43,7 @@ from causal_reft.reft.options import (
     trained_base,
 )
 from causal_reft.reft.planned import MOST_TOKENS, PlannedDataset, as_examples, token_losses
-from causal_reft.reft.preference import (
-    DPO,
-    PairLogProbs,
-    PreferenceLoss,
-    is_preference,
-    pair_log_probs,
-    plain_log_probs,
-)
+from causal_reft.reft.preference import DPO, PreferenceLoss, is_preference, pair_losses
 from causal_reft.sites import unwrapped
 from causal_reft.texts import pad_token_id, token_batch
 from causal_reft.training import frozen
@@ -211,24 +204,16 @@ class ReftTrainer(Trainer):
             return model()
 
     def _preference_losses(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        """One loss for each pair; the edited passes run inside the wrapped model's own call, as those of a plan do.
+        """One loss for each pair.
 
         Raises:
             DataError: the model is no causal language model.
         """
         if not self._loss_shifts_labels:
             raise DataError("Preferences are compared by a causal language model's tokens, and this model is another.")
-        intervened, own = self._intervened, self._intervened.forward
         batch = {side: self._with_prompt_lengths(dict(inputs[side])) for side in inputs}
-
-        def edited() -> PairLogProbs:
-            with replaced_forward(intervened, own), self.accelerator.autocast():
-                return pair_log_probs(intervened, batch)
-
         with self.accelerator.autocast():
-            plain = plain_log_probs(intervened, batch)
-        with replaced_forward(intervened, edited):
-            return self.preference(model(), plain)
+            return pair_losses(model, self._intervened, batch, self.preference)
 
     def _plan_of(self, training: bool) -> PlannedDataset:
         """The plan of the dataset that is trained on or evaluated, made once for a training or an evaluation."""
