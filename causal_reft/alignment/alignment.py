@@ -20,8 +20,8 @@ from torch import nn
 
 from causal_reft.alignment.encoding import as_encoding
 from causal_reft.alignment.illusion import IllusionReport, illusion_report
-from causal_reft.alignment.metrics import row_kinds, summary
-from causal_reft.alignment.rows import clusters_of, factors_of, target_examples
+from causal_reft.alignment.metrics import summary
+from causal_reft.alignment.rows import clusters_of, factors_of, kinds_of, target_examples
 from causal_reft.alignment.score import Score, controlled_score
 from causal_reft.alignment.scoring import score_rows
 from causal_reft.causal import CausalModel, CounterfactualDataset, concat
@@ -104,14 +104,17 @@ class Alignment:
         `Study`.
         """
         joined = mixed(data)
-        return controlled_score(network, self.graph_for(joined), joined, as_encoding(encoding), draws, seed, batch_size)
+        return controlled_score(
+            network, self.graph_for(joined), joined, as_encoding(encoding), self.causal_model, draws, seed, batch_size
+        )
 
     def records(self, network: nn.Module, data: Data, encoding: Any, *, batch_size: int = 64) -> pd.DataFrame:
-        """One row per example: `kind`, `cluster`, the labels, and every metric (see `metrics`)."""
+        """One row per example: `kind` and `weight` in its mean, `cluster`, the labels, every metric (see `metrics`)."""
         joined, encoder = mixed(data), as_encoding(encoding)
         examples, target = encoder.examples(joined), target_examples(self.causal_model, joined, encoder)
         found = score_rows(network, self.graph_for(joined), examples, batch_size, target)
-        about = joined.labels.assign(kind=row_kinds(joined), cluster=clusters_of(joined))
+        kinds, weights = kinds_of(joined, self.causal_model)
+        about = joined.labels.assign(kind=kinds, weight=weights, cluster=clusters_of(joined))
         return about.assign(**found)
 
     def summary(self, network: nn.Module, data: Data, encoding: Any, *, batch_size: int = 64) -> dict[str, float]:
@@ -120,7 +123,7 @@ class Alignment:
         values = {
             name: records[name].to_numpy() for name in ("iia", "log_odds", "logit_difference", "kl") if name in records
         }
-        return summary(values, records["kind"].to_numpy())
+        return summary(values, records["kind"].to_numpy(), records["weight"].to_numpy())
 
     def illusion(
         self, network: nn.Module, data: CounterfactualDataset, encoding: Any, reading: Rows | None = None

@@ -27,6 +27,7 @@ from causal_reft.alignment.controls import (
 from causal_reft.alignment.found import stored
 from causal_reft.alignment.grid import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, Cell, FeaturizerRecipe, Group
 from causal_reft.alignment.illusion import illusion_report
+from causal_reft.alignment.metrics import summary
 from causal_reft.alignment.network import LoadedSource, place_of
 from causal_reft.alignment.scoring import NO_EDIT, score_each
 from causal_reft.errors import CausalReftWarning, StudyError
@@ -42,24 +43,35 @@ _kept = threading.local()
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one split as the network reads them, their targets, and what they share (`factors_of`)."""
+    """The rows of one split as the network reads them, their targets, what they share (`factors_of`), and of each row
+    its kind and weight.
+    """
 
     examples: Examples
     target: Examples | None
     clusters: Mapping[str, np.ndarray]
+    kinds: np.ndarray
+    weights: np.ndarray
+
+    def shares(self, right: np.ndarray) -> dict[str, float]:
+        """Every score that these rows measure, from what is right in them."""
+        found = summary({"iia": right}, self.kinds, self.weights)
+        return {name: value for name, value in found.items() if not np.isnan(value)}
 
 
 @dataclass(frozen=True)
 class VariableData:
     """Everything about one variable alternative: its variables with their runs, and the rows of each split.
 
-    `permuted`: for each control seed, training and report rows whose labels are permuted.
+    `permuted`: for each control seed, training and report rows whose labels are permuted. `shuffled_report`: the report
+    rows as networks with shuffled weights are scored on them.
     """
 
     runs: Mapping[str, str]
     train: Examples
     select: Part
     report: Part
+    shuffled_report: Examples
     permuted: Mapping[int, tuple[Examples, Examples]]
 
 
@@ -137,6 +149,7 @@ def _fits(work: Work, group: Group) -> list[Outcome]:
     data, network, shared = work.data[group[0].variable], _network(work, group), group[0]
     is_permuted = shared.labels == PERMUTED
     train, report = data.permuted[shared.seed] if is_permuted else (data.train, data.report.examples)
+    report = data.shuffled_report if shared.network == SHUFFLED else report
     graphs = [build_graph(work, cell) for cell in group]
     trained = _trained(work, network, graphs, train, shared.seed)
     score = partial(score_each, network, graphs, batch_size=work.batch_size, memory=work.memory)
@@ -155,6 +168,7 @@ def _fits(work: Work, group: Group) -> list[Outcome]:
             "ineffective": ineffective,
             **settings,
         }
+        facts |= {"selection": data.select.shares(chosen_by[number])} if chosen_by else {}
         outcomes.append((arrays, facts))
     return outcomes
 

@@ -25,6 +25,7 @@ FeaturizerRecipe = Callable[[int, int], Featurizer]
 
 GIVEN, SHUFFLED = "given", "shuffled"
 TRUE, PERMUTED = "true", "permuted"
+LEFT_OUT = "left out"
 FIT, CONTROLS, ILLUSION = "fit", "controls", "illusion"
 
 
@@ -102,6 +103,8 @@ class Grid:
         positions: of each site.
         is_linear, ranks: of each featurizer.
         n_main: how many of the featurizers are fitted everywhere; the others are the ladder's.
+        metric: by which the best site is chosen.
+        shuffles: whether fits on networks with shuffled weights say anything.
     """
 
     variables: Mapping[str, int]
@@ -111,6 +114,8 @@ class Grid:
     n_main: int
     seeds: Sequence[int]
     controls: Controls
+    metric: str = "iia"
+    shuffles: bool = True
 
     @staticmethod
     def of(description: Mapping[str, Any]) -> Grid:
@@ -124,6 +129,8 @@ class Grid:
             n_main=description["n_main"],
             seeds=description["seeds"],
             controls=Controls(**description["controls"]),
+            metric=description["metric"],
+            shuffles=description["shuffled"] != LEFT_OUT,
         )
 
     @cached_property
@@ -143,7 +150,7 @@ class Grid:
         return (
             main
             + [replace(cell, labels=PERMUTED) for cell in twins]
-            + [replace(cell, network=SHUFFLED) for cell in twins]
+            + [replace(cell, network=SHUFFLED) for cell in twins if self.shuffles]
         )
 
     def controls_of(self, found: Mapping[Cell, Result]) -> list[Cell]:
@@ -171,14 +178,16 @@ class Grid:
         if parts > 1 and (not is_linear or self.ranks[number] % parts):
             return []
         fits = [Cell(FIT, variable, site, number, seed=seed, role="follow-up") for seed in self.seeds]
-        return fits if is_linear else fits + [replace(cell, network=SHUFFLED) for cell in fits[: self.controls.seeds]]
+        if is_linear or not self.shuffles:
+            return fits
+        return fits + [replace(cell, network=SHUFFLED) for cell in fits[: self.controls.seeds]]
 
     def _best(self, variable: str, found: Mapping[Cell, Result]) -> tuple[int, int]:
         scores: dict[tuple[int, int], list[float]] = {}
         for cell in sorted(self.fits, key=lambda cell: (cell.featurizer, cell.site)):
             if cell.variable == variable and cell.role == "study":
-                rows = found[cell].arrays["select.iia"]
-                scores.setdefault((cell.site, cell.featurizer), []).append(float(rows.mean()))
+                score = found[cell].facts["selection"][self.metric]
+                scores.setdefault((cell.site, cell.featurizer), []).append(score)
         return max(scores, key=lambda key: float(np.mean(scores[key])))
 
 

@@ -9,7 +9,9 @@ how far patched states lie from any state that the network has by itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isnan, nan
 
 import pandas as pd
 import torch
@@ -28,6 +30,7 @@ from causal_reft.tensors import Float, Rows, Tensor
 
 INDEPENDENT, FAR, TOLERANCE = 0.05, 0.99, 1.01
 SMALL, MOSTLY = 0.1, 0.95
+PER_DIMENSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,10 @@ class IllusionReport:
         share_read: share of the subspace's squared norm that lies in the row space of the reading matrix, in [0, 1].
         effects: one row for each patch (`subspace`, `part read`, `part not read`, `whole vector`, `no edit`): IIA with
             its interval, mean logit difference.
-        far: share of patched states farther (by 1 % at least) from the natural states than 99 % of natural states are.
-        distance: median Mahalanobis distance of patched states, in units of that of natural states.
+        far: share of patched states farther (by 1 % at least) from the natural states than 99 % of natural states are;
+            nan where there are fewer than two different natural states to a dimension.
+        distance: median Mahalanobis distance of patched states, in units of that of natural states; nan likewise.
+        states: how many different natural states the distances are fitted to, and in how many dimensions.
         projections: histogram data: `state` (base, source, patched), `direction` (subspace, read, not read), `value`.
     """
 
@@ -51,6 +56,7 @@ class IllusionReport:
     effects: pd.DataFrame
     far: float
     distance: float
+    states: Sequence[int]
     projections: pd.DataFrame
 
     @property
@@ -99,14 +105,21 @@ class IllusionReport:
         if whole_little and not reads_little:
             sentences.append(
                 "The whole vector does less than half of it: it brings the source's other variables along, or the "
-                "subspace sets states that swapping the whole never reaches (the distance below tells which)."
+                "subspace sets states that swapping the whole never reaches"
+                + ("." if isnan(self.distance) else " (the distance below tells which).")
             )
         return sentences
 
     def _distance_sentence(self) -> str:
+        if isnan(self.distance):
+            count, width = self.states
+            return (
+                f"How far patched states lie from natural ones is not measured: there are {count} different natural "
+                f"states in {width} dimensions, and a distance needs at least {PER_DIMENSION * width}."
+            )
         head = (
-            f"Patched states: median distance {self.distance:.2f} times that of natural states, "
-            f"{self.far:.1%} beyond 99 % of them"
+            f"Patched states: median distance {self.distance:.2f} times that of natural states; "
+            f"{100 * self.far:.1f} % lie farther out than 99 % of natural states"
         )
         return head + (
             ": they look like states of the network."
@@ -156,7 +169,8 @@ def illusion_report(
     states = states_at(network, node.site, examples, ["base", node.source.run], batch_size)
     base, source = states["base"], states[node.source.run]
     patched = node.featurizer.write(base, node.featurizer.read(source)).detach()
-    far, distance = off_manifold(torch.cat([base, source]), patched)
+    natural = torch.cat([base, source])
+    far, distance = off_manifold(natural, patched)
     directions = {
         "subspace": rows,
         "read": _independent(parts["part read"]),
@@ -169,6 +183,7 @@ def illusion_report(
         effects=pd.DataFrame(effects),
         far=far,
         distance=distance,
+        states=[_different(natural[::2]), natural.shape[1]],
         projections=_projections({"base": base, "source": source, "patched": patched}, directions),
     )
 
@@ -178,8 +193,11 @@ def off_manifold(
 ) -> tuple[float, float]:
     """Share of patched states beyond 99 % of natural ones, and the ratio of median distances.
 
-    Mahalanobis distances from half of the natural states (every other one), compared with the other half.
+    Mahalanobis distances from half of the natural states (every other one), compared with the other half. nan where
+    that half holds fewer than two different states to a dimension: few states say little of where others lie.
     """
+    if _different(natural[::2]) < PER_DIMENSION * natural.shape[1]:
+        return nan, nan
     fitted, held_out = natural[::2].double(), natural[1::2].double()
     mean = fitted.mean(0)
     found = torch.linalg.svd(fitted - mean, full_matrices=False)
@@ -192,6 +210,11 @@ def off_manifold(
 
     usual, ours = distances(held_out), distances(patched)
     return float((ours > TOLERANCE * usual.quantile(FAR)).double().mean()), float(ours.median() / usual.median())
+
+
+def _different(states: Tensor) -> int:
+    """How many different ones, up to rounding."""
+    return len((states / states.abs().max().clamp_min(1e-30)).mul(1e5).round().unique(dim=0))
 
 
 def _orthonormal_rows(rows: Tensor) -> Tensor:

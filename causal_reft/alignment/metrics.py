@@ -10,26 +10,26 @@
                       network's own run on a setting that gives the expected answer without any interchange (nan: none)
 
 `cause` is iia over rows in which the interchange changes the answer, `isolate` over rows in which it must not although
-the source's own answer is another one; `disentangle` is the mean of the two (after RAVEL; Huang et al. 2024, whose own
-choice of rows and averages are in `tasks.ravel_scores`).
+a leak would be seen, `disentangle` the mean of the two (RAVEL; Huang et al. 2024); which rows these are and how they
+are averaged says `causal.kinds`. On rows that the network solves the expected answer to the base is its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 
-from causal_reft.causal import CounterfactualDataset
-from causal_reft.causal.counterfactuals import TEXT
+from causal_reft.causal import CAUSE, ISOLATE
 from causal_reft.errors import DataError
 from causal_reft.execution import TargetLogits
 from causal_reft.tensors import Tensor
 
 METRICS = ("iia", "log_odds", "logit_difference", "kl")
-CAUSE, ISOLATE, NEUTRAL = "cause", "isolate", "neutral"
+SHARES = ("iia", "cause", "isolate", "disentangle")
+CHOSEN_BY = ("iia", "cause", "disentangle")
 
 
 def row_metrics(
@@ -94,31 +94,64 @@ def _logit_difference(
     return found
 
 
-def row_kinds(data: CounterfactualDataset) -> np.ndarray:
-    """What each row asks for: "cause", "isolate", or "neutral" (base, source and expected answer agree)."""
-    expected, base = _outputs(data.labels, data.labels), _outputs(data.base, data.labels)
-    others = [_outputs(frame, data.labels) for run, frame in data.runs.items() if run != "base"]
-    changed = _differ(expected, base)
-    elsewhere = np.logical_or.reduce([_differ(expected, other) for other in others])
-    return np.where(changed, CAUSE, np.where(elsewhere, ISOLATE, NEUTRAL))
+@dataclass(frozen=True, eq=False)
+class Means:
+    """A score as a mean of row scores: over all rows (`iia`), over rows of one kind, or the mean of two such means.
+
+    Attributes:
+        metric: one of `SHARES`.
+        weights: for each part "rows", zero outside it; None for all rows alike.
+    """
+
+    metric: str
+    weights: tuple[np.ndarray, ...] | None
+
+    @staticmethod
+    def of(metric: str, kinds: np.ndarray, weights: np.ndarray) -> Means:
+        """The score with this name of rows of these kinds and weights (`causal.kinds`)."""
+        parts = {"cause": (CAUSE,), "isolate": (ISOLATE,), "disentangle": (CAUSE, ISOLATE)}.get(metric)
+        return Means(metric, None if parts is None else tuple(np.where(kinds == kind, weights, 0) for kind in parts))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether each part has a row."""
+        return all(part.any() for part in self.weights or ())
+
+    @property
+    def rows(self) -> np.ndarray | slice:
+        """The rows that count: a mask, or a slice of all."""
+        return np.logical_or.reduce([part > 0 for part in self.weights]) if self.weights else np.s_[:]
+
+    def value(self, scores: np.ndarray) -> np.ndarray:
+        """The score of each series "... rows"; nan where a part has no row."""
+        if not self.is_known:
+            return np.full(scores.shape[:-1], np.nan)
+        return np.asarray(np.mean([np.average(scores, -1, part) for part in self.weights or (None,)], axis=0))
+
+    def contributions(self, scores: np.ndarray) -> np.ndarray:
+        """What each row that counts adds, "... rows": the mean is the score, and deviations from it are how far each
+        row moves it (its influence), so that what holds for a mean of rows holds for this one.
+        """
+        if self.weights is None:
+            return scores
+        means = [np.average(scores, -1, part)[..., None] for part in self.weights]
+        pairs = zip(self.weights, means, strict=True)
+        moved = np.mean([part * (scores - mean) for part, mean in pairs], axis=0)[..., self.rows]
+        return np.mean(means, axis=0) + moved.shape[-1] * moved
 
 
-def summary(values: Mapping[str, np.ndarray], kinds: np.ndarray) -> dict[str, float]:
+def summary(values: Mapping[str, np.ndarray], kinds: np.ndarray, weights: np.ndarray) -> dict[str, float]:
     """Means over rows (nan rows left out), and cause, isolate and disentangle; nan where there is no such row."""
     means = {name: _mean(rows) for name, rows in values.items()}
-    cause, isolate = (_mean(values["iia"][kinds == kind]) for kind in (CAUSE, ISOLATE))
-    return means | {"cause": cause, "isolate": isolate, "disentangle": (cause + isolate) / 2}
+    return means | {name: float(Means.of(name, kinds, weights).value(values["iia"])) for name in SHARES[1:]}
+
+
+def shown(means: Mapping[str, float]) -> str:
+    """Cause, isolate and disentangle in words."""
+    missing = "not measured (the data has no such rows)"
+    return ", ".join(f"{x} {missing if np.isnan(means[x]) else f'{means[x]:.3f}'}" for x in SHARES[1:])
 
 
 def _mean(values: np.ndarray) -> float:
     kept = values[~np.isnan(values)]
     return float(kept.mean()) if len(kept) else float("nan")
-
-
-def _outputs(frame: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    return frame[[name for name in labels if name != TEXT and name in frame]]
-
-
-def _differ(one: pd.DataFrame, two: pd.DataFrame) -> np.ndarray:
-    shared = [name for name in one if name in two]
-    return np.logical_or.reduce([one[name].to_numpy() != two[name].to_numpy() for name in shared])

@@ -18,13 +18,13 @@ import torch
 from torch import nn
 
 from causal_reft.alignment.compute import Part, VariableData
-from causal_reft.alignment.encoding import Encoding
-from causal_reft.alignment.metrics import row_kinds
-from causal_reft.alignment.rows import clusters_of, factors_of, target_examples
+from causal_reft.alignment.encoding import Encoding, TextEncoding
+from causal_reft.alignment.metrics import Means
+from causal_reft.alignment.rows import clusters_of, factors_of, kinds_of, target_examples
 from causal_reft.alignment.scoring import NO_EDIT, score_rows, states_at
-from causal_reft.causal import CausalModel, CounterfactualDataset, Splits, Task, keep_solved, split_settings
+from causal_reft.causal import CausalModel, CounterfactualDataset, Splits, Task, keep_solved, shared, split_settings
 from causal_reft.causal.counterfactuals import PROMPT, TEXT
-from causal_reft.errors import StudyError
+from causal_reft.errors import DataError, StudyError
 from causal_reft.execution import Examples
 from causal_reft.seeds import SEEDS_ARE, derive, is_seed, numpy_stream
 from causal_reft.sites import Site
@@ -64,14 +64,15 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """One variable alternative: what workers are sent, what results say about report and training rows, and what was
-    dropped.
+    """One variable alternative: what workers are sent, what results say about report and training rows, what was
+    dropped, and what every two parts have in common all the same.
     """
 
     data: VariableData
     records: pd.DataFrame
     training: pd.DataFrame
     dropped: Mapping[str, int]
+    shared: Sequence[Mapping[str, Any]]
     digest: str
 
     @property
@@ -116,12 +117,13 @@ def prepare(
     how: Sampling,
     control_seeds: Sequence[int],
     batch_size: int,
+    metric: str = "iia",
     tick: Callable[[], object] = lambda: None,
 ) -> Prepared:
     """Filter and encode the three parts; `tick` is called after each.
 
     Raises:
-        StudyError: fewer than 8 rows are left in a part.
+        StudyError: fewer than 8 rows are left in a part; selection or report cannot measure the metric.
     """
     kept, dropped = {}, {}
     for name, part in zip(PARTS, splits, strict=True):
@@ -147,16 +149,21 @@ def prepare(
     data = VariableData(
         runs={name: report.run_of(name) for name in report.variables},
         train=encoding.examples(kept["train"]),
-        select=_part(encoding, kept["select"], None, how.unit),
+        select=_part(encoding, kept["select"], task, how.unit),
         report=_part(encoding, report, task, how.unit),
+        shuffled_report=_for_shuffled(encoding, report, task),
         permuted={
             seed: (_permuted(encoding, kept["train"], seed), _permuted(encoding, report, seed))
             for seed in control_seeds
         },
     )
+    for name, part in (("select", data.select), ("test", data.report)):
+        _check_measurable(metric, name, part, task)
     digest = _digest([data.train, data.select.examples, data.report.examples])
-    records = _records(report, data.report.clusters[how.unit])
-    return Prepared(data, records, _records(kept["train"], clusters_of(kept["train"], how.unit)), dropped, digest)
+    records, training = (
+        _records(kept[name], clusters_of(kept[name], how.unit), task) for name in ("test", "train")
+    )
+    return Prepared(data, records, training, dropped, _shared(kept, splits.by), digest)
 
 
 def width_at(network: nn.Module, site: Site, examples: Examples) -> int:
@@ -186,6 +193,28 @@ def _solved(
     return keep_solved(data, right).data
 
 
+def _check_measurable(metric: str, name: str, part: Part, task: Task | CausalModel | None) -> None:
+    if Means.of(metric, part.kinds, part.weights).is_known:
+        return
+    counts = {kind: int((part.kinds == kind).sum()) for kind in ("cause", "isolate")}
+    why = " What leaks is known from the task: Study(..., data=..., task=...)." if task is None else ""
+    raise StudyError(
+        f"metric={metric!r} cannot be measured on the {name!r} rows: {counts['cause']} must change their answer, "
+        f"{counts['isolate']} must keep it where a leak would change it.{why} Draw other rows "
+        "(Sampling(strategy='uniform')), or choose metric='iia'."
+    )
+
+
+def _shared(parts: Mapping[str, CounterfactualDataset], by: Sequence[str]) -> list[dict[str, Any]]:
+    """What every two parts have in common: settings, prompts, pairs, and values of the columns `by`, counted."""
+    found = shared(parts).to_dict("records")
+    for column in by if len(by) < len(parts["train"].inputs) else ():
+        held = {name: set().union(*(frame[column] for frame in part.runs.values())) for name, part in parts.items()}
+        for row in found:
+            row[column] = len(set.intersection(*(held[name] for name in row["parts"].split(" and "))))
+    return found
+
+
 def _different(data: CounterfactualDataset) -> CounterfactualDataset:
     """One row for each combination of prompts; a repeated one would give the same numbers and say nothing new."""
     if PROMPT not in data.base:
@@ -195,7 +224,25 @@ def _different(data: CounterfactualDataset) -> CounterfactualDataset:
 
 def _part(encoding: Encoding, data: CounterfactualDataset, task: Task | CausalModel | None, unit: str) -> Part:
     target = None if task is None else target_examples(task, data, encoding)
-    return Part(encoding.examples(data), target, factors_of(data, unit))
+    return Part(encoding.examples(data), target, factors_of(data, unit), *kinds_of(data, task))
+
+
+def _for_shuffled(encoding: Encoding, data: CounterfactualDataset, task: Task | CausalModel | None) -> Examples:
+    """Report rows for networks with shuffled weights: they choose among the task's answers where these are single
+    tokens, because the most likely of the full vocabulary is hardly ever one of them.
+    """
+    if isinstance(encoding, TextEncoding) and not encoding.choices and lists_answers(task):
+        assert isinstance(task, Task)
+        try:
+            return replace(encoding, choices=task.choices).examples(data)
+        except DataError:  # answers of several tokens
+            pass
+    return encoding.examples(data)
+
+
+def lists_answers(task: Task | CausalModel | None) -> bool:
+    """Whether the task names all of its answers."""
+    return isinstance(task, Task) and isinstance(task.answers, Mapping)
 
 
 def _permuted(encoding: Encoding, data: CounterfactualDataset, seed: int) -> Examples:
@@ -203,9 +250,10 @@ def _permuted(encoding: Encoding, data: CounterfactualDataset, seed: int) -> Exa
     return encoding.examples(replace(data, labels=data.labels.iloc[order].reset_index(drop=True)))
 
 
-def _records(data: CounterfactualDataset, clusters: np.ndarray) -> pd.DataFrame:
+def _records(data: CounterfactualDataset, clusters: np.ndarray, task: Task | CausalModel | None) -> pd.DataFrame:
     """What the result's records say of each report row."""
-    columns: dict[str, Any] = {"row": range(len(data)), "cluster": clusters, "kind": row_kinds(data)}
+    kinds, weights = kinds_of(data, task)
+    columns: dict[str, Any] = {"row": range(len(data)), "cluster": clusters, "kind": kinds, "weight": weights}
     for run, frame in data.runs.items():
         if PROMPT in frame:
             columns[f"{run}_prompt"] = frame[PROMPT].tolist()

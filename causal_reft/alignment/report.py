@@ -11,10 +11,14 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from causal_reft.alignment.grid import SHUFFLED
-from causal_reft.alignment.tables import StudyTables
+from causal_reft.alignment.grid import LEFT_OUT, SHUFFLED
+from causal_reft.alignment.metrics import SHARES, shown
+from causal_reft.alignment.tables import HALF, StudyTables
 
-ALPHA, HALF = 0.05, 0.5
+ALPHA = 0.05
+REFERENCES = {"the whole vector": "full_patch", "PCA": "pca"}
+NAMES = {"iia": "IIA", "no_edit": "identity patch", "pca": "PCA", "full_patch": "whole vector"}
+PARTS = {"train": "training", "select": "selection", "test": "report"}
 MATCHED = {"vocabulary": "of the full vocabulary", "choices": "of the answers that the task knows"}
 
 
@@ -45,14 +49,15 @@ def report_text(study: StudyTables) -> str:
 
 def report_html(study: StudyTables) -> str:
     """The whole report with the grid as a table."""
+    metric = study.metric
     columns = [
         "variable",
         "site",
         "positions",
         "featurizer",
-        "iia",
-        "iia_low",
-        "iia_high",
+        metric,
+        f"{metric}_low",
+        f"{metric}_high",
         "control",
         "best_control",
         "separation",
@@ -89,20 +94,73 @@ def separates(grid: pd.DataFrame) -> pd.Series:
 def _headline(study: StudyTables, variable: str) -> list[str]:
     grid, best = _of(study, variable), study.best(variable)
     apart = grid[separates(grid)]
+    by = "" if study.metric == "iia" else f" by {study.metric}"
     if apart.empty:
-        return [
-            f"{variable}: nothing separates from the controls, at none of {len(grid)} cells (p corrected for all "
+        found = [
+            f"{variable}: nothing separates from the controls{by}, at none of {len(grid)} cells (p corrected for all "
             f"of them; alpha {ALPHA}).",
-            f"  The best on the selection rows, {_cell(best)}, scores {_score(best)}, its best control "
+            f"  The best on the selection rows{by}, {_cell(best)}, has {_named(best)} {_score(best)}, its best control "
             f"({best.best_control}) {best.control:.3f}.",
         ]
-    return [
-        f"{variable}: {len(apart)} of {len(grid)} cells separate from their best control (p corrected for all of "
-        f"them; alpha {ALPHA}){_beyond_whole(apart)}.",
-        f"  Chosen on the selection rows: {_cell(best)}. On the report rows: separation {best.separation:+.3f} "
-        f"[{best.separation_low:+.3f}, {best.separation_high:+.3f}] from {best.best_control}, p = "
-        f"{best.p_corrected:.2g}; IIA {_score(best)} over {best.seeds} seeds.",
+    else:
+        found = [
+            f"{variable}: {len(apart)} of {len(grid)} cells separate from their best control{by} (p corrected for all "
+            f"of them; alpha {ALPHA}){_beyond_whole(apart)}.",
+            f"  Chosen on the selection rows{by}: {_cell(best)}. On the report rows: separation {best.separation:+.3f} "
+            f"[{best.separation_low:+.3f}, {best.separation_high:+.3f}] from {best.best_control}, p = "
+            f"{best.p_corrected:.2g}; {_named(best)} {_score(best)} over {best.seeds} seeds.",
+        ]
+    return [*found, *_references(study, variable), *_without_cause(best), *_not_new(study, variable)]
+
+
+def _references(study: StudyTables, variable: str) -> list[str]:
+    """What PCA and the whole vector do at the best cell: by themselves they say that the variable is there."""
+    best, grid = study.best(variable), _of(study, variable)
+    if pd.isna(best.control):
+        return []
+    line = (
+        f"  There: whole vector {_measured(best.full_patch)}, PCA {_measured(best.pca)}, no edit {best.no_edit:.3f}."
+        + _kinds_of_controls(study, best)
+    )
+    effects = {name: study.effect(variable, column) for name, column in REFERENCES.items()}
+    gains = [
+        f"{name} by {found[0].value:+.3f} [{found[0].low:+.3f}, {found[0].high:+.3f}] {found[1]}"
+        for name, found in effects.items()
+        if found is not None
     ]
+    if not gains or separates(grid).any():
+        return [line]
+    return [
+        line,
+        f"  That is localisation by itself: {' and '.join(gains)} exceed{'s' * (len(gains) == 1)} no edit, so the "
+        "variable is at this site, whether or not a fitted subspace separates.",
+    ]
+
+
+def _without_cause(best: pd.Series) -> list[str]:
+    """A best cell at which nothing changes that must."""
+    if best.cause > 0 or pd.isna(best.cause):
+        return []
+    return [
+        "  Its cause is 0: no answer changes that must, and the score comes from rows whose answer stays. Choose by "
+        "what changes too: Study(..., metric='disentangle') or 'cause'."
+    ]
+
+
+def _not_new(study: StudyTables, variable: str) -> list[str]:
+    found = _in_common(study.shared[variable])
+    return [f"  Its rows are not new: {found}."] if found else []
+
+
+def _in_common(shared: pd.DataFrame) -> str:
+    """What the report rows have in common with the others: "training and report share 3 prompts"; empty: nothing."""
+    found = []
+    for row in shared.to_dict("records"):
+        one, two = (PARTS[part] for part in row.pop("parts").split(" and "))
+        counts = [f"{count} {what}" for what, count in row.items() if count]
+        if counts and two == "report":
+            found.append(f"{one} and {two} share {', '.join(counts)}")
+    return "; ".join(found)
 
 
 def _beyond_whole(apart: pd.DataFrame) -> str:
@@ -111,9 +169,10 @@ def _beyond_whole(apart: pd.DataFrame) -> str:
     if not beyond:
         return ""
     which = "each" if beyond == len(apart) else f"{beyond}"
+    where = "there" if len(apart) == 1 else f"at {which} of these {len(apart)}"
     return (
-        f"; but at {which} of these {len(apart)} the whole vector does less than half of what the subspace does beyond "
-        "no edit, so the subspace sets states that swapping the whole vector does not"
+        f"; but {where} the whole vector changes less than half of the answers that the subspace "
+        "changes, so the subspace sets states that swapping the whole vector does not"
     )
 
 
@@ -125,17 +184,18 @@ def _where(study: StudyTables, variable: str) -> list[str]:
         apart = part[separates(part)]
         place = _place(part, positions, component) + (f" with {featurizer}" if grid["featurizer"].nunique() > 1 else "")
         if apart.empty:
-            highest = part.iloc[int(part["iia"].to_numpy().argmax())]
+            highest = part.iloc[int(part[study.metric].to_numpy().argmax())]
             lines.append(
-                f"At {place}: no effect beyond the controls at any of {len(part)} sites (highest IIA "
+                f"At {place}: no effect beyond the controls at any of {len(part)} sites (highest {_named(highest)} "
                 f"{_score(highest)}, control {highest.control:.3f})."
             )
             continue
-        shown = "; ".join(
-            f"{_layer(row)} {row.separation:+.3f} (IIA {row.iia:.3f}, whole vector {row.full_patch:.3f})"
+        listed = "; ".join(
+            f"{_layer(row)} {row.separation:+.3f} ({_named(row)} {row[row.metric]:.3f}, whole vector "
+            f"{_measured(row.full_patch)})"
             for _, row in apart.iterrows()
         )
-        lines.append(f"At {place}: separated at {len(apart)} of {len(part)} sites: {shown}.")
+        lines.append(f"At {place}: separated at {len(apart)} of {len(part)} sites: {listed}.")
     return lines
 
 
@@ -150,6 +210,7 @@ def _warnings(study: StudyTables, variable: str) -> list[str]:
 
 def _controls(study: StudyTables, variable: str) -> list[str]:
     best = study.best(variable)
+    over_seeds = "" if pd.isna(best.score_sd) else f" Standard deviation over seeds {best.score_sd:.3f}."
     angle = (
         ""
         if pd.isna(best.seed_angle)
@@ -157,12 +218,44 @@ def _controls(study: StudyTables, variable: str) -> list[str]:
     )
     return [
         f"At {_cell(best)}: identity patch {best.no_edit:.3f}; random subspaces of rank {best['rank']:g} mean "
-        f"{best.random_mean:.3f}, best {best.random_best:.3f} (the score beats {best.random_percentile:.0f} %); PCA "
-        f"{best.pca:.3f}; permuted labels {best.permuted:.3f}; shuffled weights {best.shuffled:.3f}; whole vector "
-        f"{best.full_patch:.3f}. Standard deviation over seeds "
-        f"{best.iia_sd:.3f}." + angle,
-        f"Cause {best.cause:.3f}, isolate {best.isolate:.3f}, disentangle {best.disentangle:.3f} (nan: no such rows).",
+        f"{best.random_mean:.3f}, best {best.random_best:.3f} (the score is {_above(study, best)}); PCA "
+        f"{_measured(best.pca)}; permuted labels {_measured(best.permuted)}; shuffled weights {_shuffled(study, best)};"
+        f" whole vector {_measured(best.full_patch)}." + over_seeds + angle,
+        f"{shown({name: float(best[name]) for name in SHARES}).capitalize()}.",
     ]
+
+
+def _above(study: StudyTables, best: pd.Series) -> str:
+    draws = study.description["controls"]["random"]
+    if best.random_percentile == 100:
+        return f"above all {draws} random subspaces"
+    return f"above {best.random_percentile:.0f} % of {draws} random subspaces, ties counted half"
+
+
+def _shuffled(study: StudyTables, best: pd.Series) -> str:
+    """Their score, and among what it counts."""
+    among = study.description["shuffled"]
+    if among == LEFT_OUT:
+        return (
+            "left out (of the full vocabulary they hardly ever give an answer, and the task lists none to choose from)"
+        )
+    if among == study.description["match"] or pd.isna(best.shuffled):
+        return _measured(best.shuffled)
+    return f"{best.shuffled:.3f} (among the task's answers: of the full vocabulary they hardly ever give one)"
+
+
+def _kinds_of_controls(study: StudyTables, best: pd.Series) -> str:
+    """Cause and isolate of the controls, where both are measured."""
+    if pd.isna(best.disentangle) or not len(study.controls):
+        return ""
+    keys = ["variable", "site", "positions", "featurizer"]
+    mine = study.controls[(study.controls[keys] == best[keys].to_numpy()).all(axis=1)]
+    found = [f"{NAMES.get(row.control, row.control)} {row.cause:.3f}/{row.isolate:.3f}" for row in mine.itertuples()]
+    return f" Cause/isolate of the controls: {', '.join(found)}."
+
+
+def _measured(value: float) -> str:
+    return "not measured" if pd.isna(value) else f"{value:.3f}"
 
 
 def _ladder(study: StudyTables, variable: str) -> list[str]:
@@ -171,15 +264,17 @@ def _ladder(study: StudyTables, variable: str) -> list[str]:
     if not len(mine):
         return []
     steps = (
-        mine.groupby(["featurizer", "network"], sort=False)["iia"].agg(["mean", "min", "max", "count"]).reset_index()
+        mine.groupby(["featurizer", "network"], sort=False)[study.metric]
+        .agg(["mean", "min", "max", "count"])
+        .reset_index()
     )
     steps = steps.sort_values("network", kind="stable")
-    shown = "; ".join(
+    listed = "; ".join(
         f"{row.featurizer}{' on shuffled weights' if row.network == SHUFFLED else ''} {row['mean']:.3f} "
-        f"[{row['min']:.3f} to {row['max']:.3f}, {row['count']} seeds]"
+        f"[{row['min']:.3f} to {row['max']:.3f}, {row['count']} seed{'s' * (row['count'] > 1)}]"
         for _, row in steps.iterrows()
     )
-    return [f"Capacity ladder there: {shown}. A Flow can align almost anything: what it reaches is no evidence."]
+    return [f"Capacity ladder there: {listed}. A Flow can align almost anything: what it reaches is no evidence."]
 
 
 def _illusion(study: StudyTables, variable: str) -> list[str]:
@@ -194,8 +289,8 @@ def _rows(study: StudyTables, variable: str) -> list[str]:
     grid, first = _of(study, variable), _of(study, variable).iloc[0]
     seeds = ", ".join(map(str, study.description["seeds"]))
     return [
-        f"Scored on {first.rows} report rows ({first.clusters} pairs), which share no {_unit(study)} with training or "
-        f"selection{_dropped(study.dropped[variable])}. An answer is right where it is the most likely "
+        f"Scored on {first.rows} report rows ({first.clusters} pairs){_apart(study, variable)}"
+        f"{_dropped(study.dropped[variable])}. An answer is right where it is the most likely "
         f"{MATCHED[study.description['match']]}. Seeds {seeds}; {len(grid)} cells; "
         f"torch {_versions(study)}."
     ]
@@ -232,12 +327,22 @@ def _place(part: pd.DataFrame, positions: object, component: object) -> str:
 
 
 def _score(row: pd.Series) -> str:
-    return f"{row.iia:.3f} [{row.iia_low:.3f}, {row.iia_high:.3f}]"
+    return f"{row[row.metric]:.3f} [{row[f'{row.metric}_low']:.3f}, {row[f'{row.metric}_high']:.3f}]"
 
 
-def _unit(study: StudyTables) -> str:
-    by = study.description["sampling"]["split_by"]
-    return "setting" if by is None else by if isinstance(by, str) else " and ".join(by)
+def _named(row: pd.Series) -> str:
+    return NAMES.get(row.metric, row.metric)
+
+
+def _apart(study: StudyTables, variable: str) -> str:
+    """That the parts share nothing, as it was counted; or what they share."""
+    found, shared = _in_common(study.shared[variable]), study.shared[variable]
+    if found:
+        return f"; {found}"
+    counted = [column for column in shared if column not in ("parts", "pairs")]
+    has_prompts = any(column.endswith("_prompt") for column in study.rows[variable])
+    names = [{"settings": "setting", "prompts": "prompt"}.get(c, c) for c in counted if has_prompts or c != "prompts"]
+    return f", which share no {' and no '.join(names)} with training or selection"
 
 
 def _dropped(counts: Mapping[str, int]) -> str:

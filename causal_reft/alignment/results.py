@@ -105,8 +105,20 @@ class StudyResult:
         """One row per fit to permuted labels or on shuffled weights."""
         return self.tables.control_fits
 
+    @property
+    def controls(self) -> pd.DataFrame:
+        """One row per cell of the grid and control, and for the whole vector (`full_patch`): iia, cause, isolate,
+        disentangle, means over draws or fits.
+        """
+        return self.tables.controls
+
+    @property
+    def shared(self) -> Mapping[str, pd.DataFrame]:
+        """For each variable, what every two of training, selection and report have in common, counted."""
+        return self.tables.shared
+
     def best(self, variable: str | None = None) -> pd.Series:
-        """The row of `grid` with the highest IIA on the *selection* rows; its scores are those of the report rows."""
+        """The row of `grid` with the highest score on the *selection* rows; its scores are those of the report rows."""
         return self.tables.best(self._variable(variable))
 
     def graph(self, row: Mapping[str, Any] | pd.Series | None = None, **columns: Any) -> InterventionGraph:

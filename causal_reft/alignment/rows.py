@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from causal_reft.alignment.encoding import Encoding
-from causal_reft.causal import CausalModel, CounterfactualDataset, Task
+from causal_reft.causal import CausalModel, CounterfactualDataset, Task, scored_rows, with_source_inputs
 from causal_reft.causal.columns import as_column, row_keys
 from causal_reft.causal.counterfactuals import PROMPT, TEXT
 from causal_reft.execution import Examples
@@ -30,17 +30,18 @@ def factors_of(data: CounterfactualDataset, unit: str = "pair") -> dict[str, np.
     return {unit: clusters_of(data, unit)} | {run: codes for run, codes in runs.items() if run != unit}
 
 
+def kinds_of(data: CounterfactualDataset, model: CausalModel | Task | None) -> tuple[np.ndarray, np.ndarray]:
+    """The kind and the weight of each row (`causal.kinds`)."""
+    return scored_rows(data, model.causal_model if isinstance(model, Task) else model)
+
+
 def target_settings(model: CausalModel, data: CounterfactualDataset) -> tuple[pd.DataFrame, np.ndarray]:
     """For each row a setting that gives the expected answer with no interchange, and where one was found.
 
     It is the base with the inputs that the interchanged variables depend on taken from their sources; it counts where
     the causal model then gives every interchanged variable its source's value and the expected output.
     """
-    inputs = {name: data.base[name].copy() for name in model.inputs}
-    for variable in data.variables:
-        for name in _input_ancestors(model, variable):
-            inputs[name] = data.sources[variable][name].copy()
-    frame = model.run(pd.DataFrame(inputs))
+    frame = with_source_inputs(model, data)
     wanted = {name: data.sources[name][name] for name in data.variables} | {
         name: data.labels[name] for name in model.outputs if name in data.labels
     }
@@ -63,12 +64,3 @@ def target_examples(model: CausalModel | Task, data: CounterfactualDataset, enco
     if not torch.equal(TargetPositions.of(found).targets, TargetPositions.of(expected).targets):
         return None
     return replace(found, info={"valid": valid.tolist()})
-
-
-def _input_ancestors(model: CausalModel, variable: str) -> list[str]:
-    found, frontier = dict[str, None](), [variable]
-    while frontier:
-        name = frontier.pop()
-        frontier.extend(parent for parent in model.parents[name] if parent not in found)
-        found[name] = None
-    return [name for name in found if name in model.inputs]

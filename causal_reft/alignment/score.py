@@ -9,11 +9,11 @@ from torch import nn
 
 from causal_reft.alignment.controls import full_patch, pca_graph, random_scores
 from causal_reft.alignment.encoding import Encoding
-from causal_reft.alignment.metrics import row_kinds, summary
-from causal_reft.alignment.rows import factors_of
+from causal_reft.alignment.metrics import shown, summary
+from causal_reft.alignment.rows import factors_of, kinds_of
 from causal_reft.alignment.scoring import NO_EDIT, score_rows
 from causal_reft.alignment.statistics import Interval, Separation, mean_interval, percentile, separation
-from causal_reft.causal import CounterfactualDataset
+from causal_reft.causal import CausalModel, CounterfactualDataset, Task
 from causal_reft.graph import InterventionGraph
 
 
@@ -43,10 +43,9 @@ class Score:
     def __repr__(self) -> str:
         percent = percentile(self.iia.value, np.array(self.random))
         controls = ", ".join(f"{name} {value:.3f}" for name, value in self.controls.items())
-        cause, isolate = self.means["cause"], self.means["isolate"]
         return (
-            f"IIA {self.iia} over {self.iia.rows} rows ({self.iia.clusters} pairs); cause {cause:.3f}, isolate "
-            f"{isolate:.3f}\n"
+            f"IIA {self.iia} over {self.iia.rows} rows ({self.iia.clusters} pairs); "
+            f"{shown(self.means)}\n"
             f"  controls: {controls}\n"
             f"  {percent:.0f}th percentile of {len(self.random)} random subspaces of the same rank (seed {self.seed})\n"
             f"  separation from the best control ({self.separation.best_control}): {self.separation.value:+.3f} "
@@ -60,6 +59,7 @@ def controlled_score(
     graph: InterventionGraph,
     data: CounterfactualDataset,
     encoding: Encoding,
+    model: CausalModel | Task,
     draws: int,
     seed: int,
     batch_size: int,
@@ -76,7 +76,7 @@ def controlled_score(
     found = {name: float(rows.mean(1).max()) for name, rows in rivals.items()} | whole
     return Score(
         iia=mean_interval(values["iia"], clusters),
-        means=summary(values, row_kinds(data)),
+        means=summary(values, *kinds_of(data, model)),
         controls=found,
         random=tuple(rivals["random"].mean(1).tolist()),
         separation=separation(values["iia"][None], rivals, clusters),

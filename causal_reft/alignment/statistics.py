@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
+from causal_reft.alignment.metrics import Means
 from causal_reft.alignment.variance import Clusters, Factors, SeedVariance, Spread
 from causal_reft.errors import DataError
 
@@ -58,6 +59,7 @@ def mean_interval(
     level: float = LEVEL,
     bounds: tuple[float, float] = SHARE,
     missing: bool = False,
+    means: Means | None = None,
 ) -> Interval:
     """The mean of scores and its interval.
 
@@ -67,6 +69,7 @@ def mean_interval(
             share: `{"pair": ..., "base": ..., "source": ...}`.
         bounds: the ends of the scale; `SHARE`, `DIFFERENCE` (of two shares) or `UNBOUNDED`.
         missing: whether rows may be nan (in all seeds) and are then left out.
+        means: which mean of the scores; by default over all rows. A mean that is not known is nan.
 
     Raises:
         DataError: a score that is nan, infinite or out of bounds.
@@ -79,6 +82,10 @@ def mean_interval(
         table, clusters = table[:, kept], Factors.of(clusters).among(kept)
     _check(table, bounds)
     factors = Factors.of(clusters)
+    if means is not None:
+        if not means.is_known:
+            return Interval(np.nan, np.nan, np.nan, 0, 0)
+        table, factors = means.contributions(table), factors.among(means.rows)
     averaged = table.mean(0, keepdims=True)
     spread = None if factors.unit.n_levels == 1 else Spread.of(averaged, table, factors, bounds)
     low, high = _limits(averaged.mean(1), spread, factors, 1 - level, bounds)
@@ -92,6 +99,7 @@ def separation(
     clusters: Clusters,
     level: float = LEVEL,
     seeds: SeedVariance | None = None,
+    means: Means | None = None,
 ) -> Separation:
     """The mean score minus that of the best control: the smallest of the differences from all controls.
 
@@ -106,6 +114,7 @@ def separation(
         clusters: as for `mean_interval`.
         seeds: the variance between seeds, pooled over the cells of a grid, because a cell's own from 2 seeds says
             little. p uses the larger of the two, the interval the cell's own.
+        means: which mean of the scores; by default over all rows.
 
     Raises:
         DataError: a score that is nan, infinite or out of [0, 1].
@@ -115,13 +124,16 @@ def separation(
     rivals = np.concatenate(list(controls.values())).astype(float)
     _check(scores, SHARE)
     _check(rivals, SHARE)
-    factors, differences = Factors.of(clusters), scores.mean(0) - rivals
-    means = differences.mean(1)
+    factors = Factors.of(clusters)
+    if means is not None:
+        scores, rivals, factors = means.contributions(scores), means.contributions(rivals), factors.among(means.rows)
+    differences = scores.mean(0) - rivals
+    found = differences.mean(1)
     spread = None if factors.unit.n_levels == 1 else Spread.of(differences, scores, factors, DIFFERENCE)
-    low, high = _limits(means, spread, factors, 1 - level, DIFFERENCE, len(rivals))
-    p = _above_zero(means, spread, factors, DIFFERENCE, seeds or SeedVariance.pooled([scores], factors))
-    best = int(means.argmin())
-    return Separation(float(means[best]), float(low.min()), float(high.min()), float(p.max()), names[best])
+    low, high = _limits(found, spread, factors, 1 - level, DIFFERENCE, len(rivals))
+    p = _above_zero(found, spread, factors, DIFFERENCE, seeds or SeedVariance.pooled([scores], factors))
+    best = int(found.argmin())
+    return Separation(float(found[best]), float(low.min()), float(high.min()), float(p.max()), names[best])
 
 
 def paired_p(

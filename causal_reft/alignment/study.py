@@ -23,10 +23,11 @@ from tqdm.auto import tqdm
 
 import causal_reft
 from causal_reft.alignment.compute import Work, build_graph, run_group, with_threads
-from causal_reft.alignment.encoding import Encoding, TextEncoding, as_encoding
-from causal_reft.alignment.grid import Cell, Controls, FeaturizerRecipe, Grid, Group, grouped, ladder_recipes
+from causal_reft.alignment.encoding import CHOICES, Encoding, TextEncoding, as_encoding
+from causal_reft.alignment.grid import LEFT_OUT, Cell, Controls, FeaturizerRecipe, Grid, Group, grouped, ladder_recipes
+from causal_reft.alignment.metrics import CHOSEN_BY
 from causal_reft.alignment.network import NetworkSource, Source, fingerprint, place_of, rounded_digest
-from causal_reft.alignment.preparation import Prepared, Sampling, prepare, sampled, width_at
+from causal_reft.alignment.preparation import Prepared, Sampling, lists_answers, prepare, sampled, width_at
 from causal_reft.alignment.results import StudyResult
 from causal_reft.alignment.study_plan import StudyPlan, plan_of
 from causal_reft.causal import CausalModel, Splits, Task
@@ -59,6 +60,8 @@ class Study:
         recipe: what differs from `STUDY_RECIPE` in every fit: {"epochs": 20} or Recipe(epochs=20). Its seed is
             replaced.
         controls: how much is spent on them.
+        metric: what selection, controls, separation and headline are about: "iia", "cause", or "disentangle" (the mean
+            of cause and isolate; RAVEL), which a leak does not raise.
         match: "vocabulary": an answer is right where it is the most likely of all tokens; "choices": of the task's
             answers.
         batch_size: rows of a pass when scoring.
@@ -93,6 +96,7 @@ class Study:
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         recipe: Recipe | Mapping[str, object] = STUDY_RECIPE,
         controls: Controls = Controls(),  # noqa: B008 - frozen
+        metric: str = "iia",
         match: Literal["vocabulary", "choices"] = "vocabulary",
         batch_size: int = 64,
         cells_at_once: int = 16,
@@ -107,16 +111,28 @@ class Study:
             raise StudyError(f"A study needs sites and seeds; given: {len(self.sites)} sites, {len(self.seeds)} seeds.")
         if len(set(self.sites)) < len(self.sites) or len(set(self.seeds)) < len(self.seeds):
             raise StudyError("A site or a seed is given twice; each cell of the grid is one fit.")
+        if metric not in CHOSEN_BY:
+            raise StudyError(f"metric={metric!r} is none to choose by. {nearest(str(metric), CHOSEN_BY)}")
         if cells_at_once < 1:
             raise StudyError(f"cells_at_once={cells_at_once}: at least one cell is computed at a time.")
         self.source = NetworkSource(model, device, dtype, device_map)
         self.encoding = _matching(as_encoding(tokenizer), match, task)
         self.variables = _alternatives(task, data, variable)
-        self.featurizer, self.sampling, self.controls, self.match = featurizer, sampling, controls, match
+        self.featurizer, self.sampling, self.controls = featurizer, sampling, controls
+        self.metric, self.match = metric, match
         self.recipe = Recipe.of(recipe, STUDY_RECIPE)
         self.folder, self.batch_size, self.cells_at_once = folder, batch_size, cells_at_once
         self.memory, self.threads = memory, threads
         self._prepared: PreparedStudy | None = None
+
+    @property
+    def shuffled(self) -> str:
+        """Among what networks with shuffled weights are right: of the full "vocabulary" they hardly ever give one of
+        the task's answers, so they choose among these ("choices"), or such fits are "left out".
+        """
+        if not isinstance(self.encoding, TextEncoding):
+            return self.match
+        return "choices" if self.match == "choices" or lists_answers(self.task) else LEFT_OUT
 
     def prepare(self, progress: bool = True) -> PreparedStudy:
         """Load the model, draw, filter and encode the rows, and claim the folder; the second call gives the same.
@@ -175,7 +191,7 @@ class Study:
     def __repr__(self) -> str:
         sites, seeds, variables = len(self.sites), len(self.seeds), len(self.variables)
         n = len(self.featurizer) if isinstance(self.featurizer, Mapping) else 1
-        twins = 2 * sites * n * variables * min(self.controls.seeds, seeds)
+        twins = (1 + (self.shuffled != LEFT_OUT)) * sites * n * variables * min(self.controls.seeds, seeds)
         lines = [
             f"Study of {', '.join(self.variables)}: {counted(sites, 'site')} x {counted(n, 'featurizer')} x "
             f"{counted(seeds, 'seed')} x {counted(variables, 'variable')} = "
@@ -183,7 +199,8 @@ class Study:
             f"  model {self.source}; seeds {', '.join(map(str, self.seeds))}",
             f"  each fit: {self.recipe!r}",
             f"  controls: {self.controls.random} random subspaces, PCA, identity patch and whole vector at every site; "
-            f"{twins} more fits to permuted labels and on shuffled weights"
+            f"{twins} more fits to permuted labels"
+            + (" and on shuffled weights" if self.shuffled != LEFT_OUT else "")
             + ("; a capacity ladder at the best site" if self.controls.ladder else "")
             + ("; an illusion report there" if self.controls.illusion else ""),
         ]
@@ -259,7 +276,7 @@ def _prepared(study: Study, progress: bool) -> PreparedStudy:
         parts = {
             name: prepare(
                 network, study.encoding, some, study.task, study.sites, study.sampling,
-                study.seeds[: study.controls.seeds], study.batch_size, bar.update,
+                study.seeds[: study.controls.seeds], study.batch_size, study.metric, bar.update,
             )
             for name, some in splits.items()
         }  # fmt: skip
@@ -287,6 +304,7 @@ def _prepared(study: Study, progress: bool) -> PreparedStudy:
             "report": part.records.to_dict("list"),
             "training": part.training.to_dict("list"),
             "dropped": dict(part.dropped),
+            "shared": list(part.shared),
         }
         for name, part in parts.items()
     }
@@ -325,11 +343,18 @@ def _description(
         "n_main": n_main,
         "seeds": list(study.seeds),
         "sampling": asdict(study.sampling),
+        "metric": study.metric,
         "match": study.match,
+        "shuffled": _scored_among(study, work),
         "recipe": {key: value for key, value in asdict(work.recipe).items() if key != "seed"},
         "controls": asdict(study.controls),
         "batch_size": work.batch_size,
     }
+
+
+def _scored_among(study: Study, work: Work) -> str:
+    listed = all(CHOICES in data.shuffled_report.info for data in work.data.values())
+    return study.shuffled if study.shuffled != "choices" or listed else "vocabulary"
 
 
 def _described(build: FeaturizerRecipe, widths: Sequence[int], seeds: Sequence[int]) -> dict[str, Any]:

@@ -140,14 +140,16 @@ def _measured(work: Work, group: Group, share: float, epochs: int) -> tuple[floa
 def _few(data: VariableData, share: float) -> VariableData:
     def part(of: Part) -> Part:
         target = None if of.target is None else _rows(of.target, share)
-        clusters = {name: codes[: _count(of.examples, share)] for name, codes in of.clusters.items()}
-        return Part(_rows(of.examples, share), target, clusters)
+        count = _count(of.examples, share)
+        clusters = {name: codes[:count] for name, codes in of.clusters.items()}
+        return Part(_rows(of.examples, share), target, clusters, of.kinds[:count], of.weights[:count])
 
     return VariableData(
         runs=data.runs,
         train=_rows(data.train, share),
         select=part(data.select),
         report=part(data.report),
+        shuffled_report=_rows(data.shuffled_report, share),
         permuted={seed: (_rows(a, share), _rows(b, share)) for seed, (a, b) in data.permuted.items()},
     )
 

@@ -14,8 +14,8 @@ import pandas as pd
 from causal_reft.alignment.found import graph_of, written_rows
 from causal_reft.alignment.grid import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, TRUE, Cell, Grid
 from causal_reft.alignment.illusion import IllusionReport
-from causal_reft.alignment.metrics import METRICS, summary
-from causal_reft.alignment.statistics import Interval, holm, mean_interval, percentile, separation
+from causal_reft.alignment.metrics import METRICS, SHARES, Means, summary
+from causal_reft.alignment.statistics import Separation, holm, mean_interval, percentile, separation
 from causal_reft.alignment.variance import Factors, SeedVariance
 from causal_reft.errors import StudyError, nearest
 from causal_reft.featurizers import principal_angles
@@ -37,26 +37,33 @@ COLUMNS = {
     "iia": "interchange intervention accuracy: exact match over the full vocabulary",
     "iia_low": "lower end of its 95 % interval (over other rows; in the grid over other seeds too)",
     "iia_high": "upper end",
-    "iia_sd": "standard deviation over seeds (grid only)",
     "cause": "iia over rows whose answer the interchange changes",
-    "isolate": "iia over rows whose answer it must leave although the source's is another",
+    "cause_low": "lower end of its 95 % interval",
+    "cause_high": "upper end",
+    "isolate": "iia over rows whose answer it must leave although a leak would change it",
+    "isolate_low": "lower end of its 95 % interval",
+    "isolate_high": "upper end",
     "disentangle": "mean of cause and isolate",
+    "disentangle_low": "lower end of its 95 % interval",
+    "disentangle_high": "upper end",
     "log_odds": "mean log-odds of the expected answer",
     "logit_difference": "mean logit of the expected answer minus that of the answer without the interchange",
     "kl": "mean KL divergence from the target run, in nats",
-    "select_iia": "iia on the selection rows, by which `best` chooses",
-    "no_edit": "iia of the identity patch",
-    "random_mean": "mean iia of random subspaces of the same rank",
-    "random_best": "iia of the best of them",
+    "metric": "what the study chooses and compares by (`Study(metric=...)`): the score in all columns that follow",
+    "score_sd": "standard deviation of the score over seeds (grid only)",
+    "selection": "score on the selection rows, by which `best` chooses",
+    "no_edit": "score of the identity patch",
+    "random_mean": "mean score of random subspaces of the same rank",
+    "random_best": "score of the best of them",
     "random_percentile": "percentage of them that the score beats",
-    "pca": "iia of as many principal directions",
-    "permuted": "iia of fits to permuted labels, on permuted labels",
-    "shuffled": "iia of fits on networks with shuffled weights",
-    "full_patch": "iia of the whole vector: a reference, not a control",
-    "whole_share": "share of the gain over no edit that the whole vector has too; below .5 the subspace does more",
+    "pca": "score of as many principal directions",
+    "permuted": "score of fits to permuted labels, on permuted labels",
+    "shuffled": "score of fits on networks with shuffled weights",
+    "full_patch": "score of the whole vector: a reference, not a control",
+    "whole_share": "cause of the whole vector as a share of the cause here; below .5 the subspace does more",
     "best_control": "name of the best control",
-    "control": "iia of the best control",
-    "separation": "iia minus control: the headline",
+    "control": "score of the best control",
+    "separation": "score minus control: the headline",
     "separation_low": "lower end of its 95 % interval",
     "separation_high": "upper end",
     "p": "one-sided paired p-value of the separation (grid: seeds too, their variance pooled over the cells)",
@@ -68,24 +75,28 @@ COLUMNS = {
 }
 
 
+HALF = 0.5
 _NAMES = list(COLUMNS)
 COMPARED = _NAMES[_NAMES.index("no_edit") : _NAMES.index("p") + 1]
 PLACE = ("variable", "layer", "component", "positions", "site", "featurizer", "seed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Controlled:
-    """The control scores of one cell of the grid: name -> "draw rows", and the whole vector's, which is none."""
+    """What stands beside one cell of the grid, as row scores: the controls, name -> "draw rows"; and the whole vector's
+    ("rows"), which is none.
+    """
 
     rivals: Mapping[str, np.ndarray]
-    full_patch: float
+    full_patch: np.ndarray | None
 
-    def columns(self, score: float) -> dict[str, float]:
-        """What a row of a table says of the controls."""
-        means = {name: rows.mean(1) for name, rows in self.rivals.items()}
-        draws = means["random"]
-        found = {
-            name: float(means[name].mean()) if name in means else float("nan")
+    def columns(self, scores: np.ndarray, means: Means, cause: Means) -> dict[str, float]:
+        """What a row of a table of "seed rows" says of the controls."""
+        score = float(means.value(scores).mean())
+        found = {name: means.value(rows) for name, rows in self.rivals.items()}
+        draws = found["random"]
+        named = {
+            name: float(found[name].mean()) if name in found else float("nan")
             for name in ("no_edit", "pca", "permuted", "shuffled")
         }
         random = {
@@ -93,9 +104,16 @@ class Controlled:
             "random_best": float(draws.max()),
             "random_percentile": percentile(score, draws),
         }
-        gain = score - found["no_edit"]
-        share = (self.full_patch - found["no_edit"]) / gain if gain > 0 else float("nan")
-        return found | random | {"full_patch": self.full_patch, "whole_share": share}
+        whole = float("nan") if self.full_patch is None else float(means.value(self.full_patch))
+        changed = float(cause.value(scores).mean())
+        known = self.full_patch is not None and changed > 0
+        share = float(cause.value(self.full_patch)) / changed if known else float("nan")
+        return named | random | {"full_patch": whole, "whole_share": share}
+
+    @property
+    def series(self) -> dict[str, np.ndarray]:
+        """The controls and the whole vector: name -> "draw rows"."""
+        return {**self.rivals, **({} if self.full_patch is None else {"full_patch": self.full_patch[None]})}
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +125,7 @@ class StudyTables:
         rows: for each variable, what is known of its report rows.
         training: for each variable, the same of its training rows.
         dropped: for each variable, why how many drawn rows were not used.
+        shared: for each variable, what every two of training, selection and report have in common.
         cells: the finished cells.
     """
 
@@ -114,6 +133,7 @@ class StudyTables:
     rows: Mapping[str, pd.DataFrame]
     training: Mapping[str, pd.DataFrame]
     dropped: Mapping[str, Mapping[str, int]]
+    shared: Mapping[str, pd.DataFrame]
     cells: Mapping[Cell, Result]
 
     @staticmethod
@@ -125,6 +145,7 @@ class StudyTables:
             {name: pd.DataFrame(held["report"]) for name, held in rows.items()},
             {name: pd.DataFrame(held["training"]) for name, held in rows.items()},
             {name: held["dropped"] for name, held in rows.items()},
+            {name: pd.DataFrame(held["shared"]) for name, held in rows.items()},
             store.results(Cell),
         )
 
@@ -179,7 +200,8 @@ class StudyTables:
             groups.setdefault((cell.variable, cell.featurizer, cell.site), []).append(cell)
         seeds = {
             variable: SeedVariance.pooled(
-                [self.scores(cells) for key, cells in groups.items() if key[0] == variable], self._factors[variable]
+                [self._contributions(cells) for key, cells in groups.items() if key[0] == variable],
+                self._factors[variable].among(self._means[variable].rows),
             )
             for variable in {key[0]: None for key in groups}
         }
@@ -194,8 +216,9 @@ class StudyTables:
         return {
             **self._place(cell),
             **score,
-            "select_iia": float(found.arrays["select.iia"].mean()),
-            **_compared(found.arrays["report.iia"][None], score["iia"], controls, clusters),
+            "metric": self.metric,
+            "selection": found.facts["selection"][self.metric],
+            **_compared(found.arrays["report.iia"][None], *self._compared_by(cell.variable), controls, clusters),
             "steps": found.facts["steps"],
             "final_loss": found.facts["final_loss"],
         }
@@ -216,9 +239,7 @@ class StudyTables:
         for name in (PERMUTED, SHUFFLED):
             twins = self._twins.get((cell.variable, cell.site, cell.featurizer, name))
             rivals |= {name: self.scores(twins)} if twins else {}
-        return Controlled(
-            rivals, float(arrays["full_patch.iia"].mean()) if "full_patch.iia" in arrays else float("nan")
-        )
+        return Controlled(rivals, arrays.get("full_patch.iia"))
 
     @cached_property
     def _twins(self) -> dict[tuple[str, int, int, str], list[Cell]]:
@@ -263,13 +284,63 @@ class StudyTables:
                 f"{named} names {len(found)} fits of the study. Name one by {', '.join(PLACE)}, or give a row of "
                 "result.table or result.grid: result.graph(result.best())."
             )
-        best = max(found, key=lambda cell: float(self.cells[cell].arrays["select.iia"].mean()))
+        best = max(found, key=lambda cell: self.cells[cell].facts["selection"][self.metric])
         return graph_of(self.cells[best])
 
+    @cached_property
+    def controls(self) -> pd.DataFrame:
+        """One row per cell of the grid and control (and `full_patch`): its scores, means over draws or fits."""
+        rows = []
+        for cell in self._firsts:
+            found, place = self.controlled(cell), {k: v for k, v in self._place(cell).items() if k != "seed"}
+            for name, series in found.series.items() if found else ():
+                scores = summary({"iia": series.mean(0)}, *self._kinds[cell.variable])
+                rows.append({**place, "control": name, "draws": len(series), **scores})
+        return pd.DataFrame(rows)
+
+    @property
+    def metric(self) -> str:
+        """What the study chooses and compares by."""
+        return self.description["metric"]
+
     def best(self, variable: str) -> pd.Series:
-        """The row of `grid` with the highest IIA on the *selection* rows; its scores are those of the report rows."""
+        """The row of `grid` with the highest score on the *selection* rows; its scores are those of the report rows."""
         grid = self.grid[self.grid["variable"] == variable]
-        return grid.iloc[int(grid["select_iia"].to_numpy().argmax())]
+        return grid.iloc[int(grid["selection"].to_numpy().argmax())]
+
+    def effect(self, variable: str, name: str) -> tuple[Separation, str] | None:
+        """What a control, or `full_patch`, does at the best site beyond no edit, and over which rows; None: nothing.
+
+        Over all rows; or, where the answers are more than two, in over half of those whose answer must change. (Of two
+        answers any disturbance gives the other one there.)
+        """
+        found = self.controlled(self._best_cell(variable))
+        if found is None or name not in found.series:
+            return None
+        kinds, answers = self._kinds[variable], self.rows[variable].filter(regex="^expected_")
+        ways = {"over all rows": ("iia", 0.0)}
+        ways |= {"where the answer must change": ("cause", HALF)} if len(answers.drop_duplicates()) > 2 else {}
+        for where, (metric, least) in ways.items():
+            means, beyond = Means.of(metric, *kinds), {"no_edit": found.rivals["no_edit"]}
+            if means.is_known:
+                gain = separation(found.series[name], beyond, self._factors[variable], means=means)
+                if gain.low > least:
+                    return gain, where
+        return None
+
+    def _best_cell(self, variable: str) -> Cell:
+        best = self.best(variable)
+        keys = ("site", "positions", "featurizer")
+        return next(
+            cell
+            for cell in self._firsts
+            if cell.variable == variable and all(self._place(cell)[key] == best[key] for key in keys)
+        )
+
+    @cached_property
+    def _firsts(self) -> list[Cell]:
+        """The first fit of each cell of the grid."""
+        return list({(c.variable, c.featurizer, c.site): c for c in reversed(self.fits(role="study"))}.values())[::-1]
 
     def illusion(self, variable: str) -> IllusionReport | None:
         """The illusion report of the best site, where the study made one."""
@@ -304,39 +375,58 @@ class StudyTables:
         }
 
     def _score(self, cell: Cell) -> dict[str, Any]:
-        arrays = self.cells[cell].arrays
-        return {
-            **self._means(cell),
-            **_interval_columns(mean_interval(arrays["report.iia"], self._clusters(cell))),
-        }
+        scores = self.cells[cell].arrays["report.iia"]
+        return {**self._means_of(cell), **self._intervals(scores, cell.variable)[0]}
 
-    def _means(self, cell: Cell) -> dict[str, float]:
+    def _means_of(self, cell: Cell) -> dict[str, float]:
         arrays = self.cells[cell].arrays
         values = {name: arrays[f"report.{name}"] for name in METRICS if f"report.{name}" in arrays}
-        return summary(values, self._kinds[cell.variable])
+        return summary(values, *self._kinds[cell.variable])
+
+    def _intervals(self, scores: np.ndarray, variable: str) -> tuple[dict[str, Any], str]:
+        """Every share with its interval, and what warns of that of the metric."""
+        factors = self._factors[variable]
+        found = {name: mean_interval(scores, factors, means=Means.of(name, *self._kinds[variable])) for name in SHARES}
+        columns = {"rows": found["iia"].rows, "clusters": found["iia"].clusters}
+        for name, interval in found.items():
+            columns |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        return columns, found[self.metric].warning
+
+    def _contributions(self, cells: list[Cell]) -> np.ndarray:
+        return self._means[cells[0].variable].contributions(self.scores(cells))
+
+    def _compared_by(self, variable: str) -> tuple[Means, Means]:
+        return self._means[variable], Means.of("cause", *self._kinds[variable])
 
     @cached_property
-    def _kinds(self) -> dict[str, np.ndarray]:
-        return {name: rows["kind"].to_numpy() for name, rows in self.rows.items()}
+    def _means(self) -> dict[str, Means]:
+        return {name: Means.of(self.metric, *kinds) for name, kinds in self._kinds.items()}
+
+    @cached_property
+    def _kinds(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """For each variable the kind and the weight of each report row."""
+        return {name: (rows["kind"].to_numpy(), rows["weight"].to_numpy(float)) for name, rows in self.rows.items()}
 
     def _grid_row(self, cells: list[Cell], seeds: SeedVariance) -> dict[str, Any]:
         scores, controls, clusters = self.scores(cells), self.controlled(cells[0]), self._clusters(cells[0])
-        single = pd.DataFrame([self._means(cell) for cell in cells])
-        averaged = ["cause", "isolate", "disentangle", *(m for m in METRICS if m in single)]
-        means = {name: float(single[name].mean()) for name in averaged}
-        place = {key: value for key, value in self._place(cells[0]).items() if key != "seed"}
-        interval = mean_interval(scores, clusters)
+        variable = cells[0].variable
+        single = pd.DataFrame([self._means_of(cell) for cell in cells])
+        averaged = {m: float(single[m].mean()) for m in METRICS if m in single}
+        intervals, warning = self._intervals(scores, variable)
+        means = self._means[variable]
+        selected = [self.cells[cell].facts["selection"][self.metric] for cell in cells]
         return {
-            **place,
+            **{key: value for key, value in self._place(cells[0]).items() if key != "seed"},
             "rank": float(np.mean([sum(self.cells[cell].facts["ranks"].values()) for cell in cells])),
             "seeds": len(cells),
-            **means,
-            **_interval_columns(interval),
-            "iia_sd": float(scores.mean(1).std(ddof=1)) if len(cells) > 1 else float("nan"),
-            "select_iia": float(np.mean([self.cells[cell].arrays["select.iia"].mean() for cell in cells])),
-            **_compared(scores, interval.value, controls, clusters, seeds),
+            **averaged,
+            **intervals,
+            "metric": self.metric,
+            "score_sd": float(means.value(scores).std(ddof=1)) if len(cells) > 1 else float("nan"),
+            "selection": float(np.mean(selected)),
+            **_compared(scores, *self._compared_by(variable), controls, clusters, seeds),
             "seed_angle": self._seed_angle(cells),
-            "warning": interval.warning,
+            "warning": warning,
         }
 
     def _seed_angle(self, cells: list[Cell]) -> float:
@@ -371,16 +461,6 @@ def _is_same(one: Any, two: Any) -> bool:
     return bool(one == two or (pd.isna(one) and pd.isna(two)))
 
 
-def _interval_columns(found: Interval) -> dict[str, Any]:
-    return {
-        "iia": found.value,
-        "iia_low": found.low,
-        "iia_high": found.high,
-        "rows": found.rows,
-        "clusters": found.clusters,
-    }
-
-
 def _corrected(p: pd.Series) -> pd.Series:
     """The p-values of one variable's cells by Holm; cells without controls have none."""
     known = p.dropna()
@@ -389,7 +469,8 @@ def _corrected(p: pd.Series) -> pd.Series:
 
 def _compared(
     scores: np.ndarray,
-    score: float,
+    means: Means,
+    cause: Means,
     controls: Controlled | None,
     clusters: Factors,
     seeds: SeedVariance | None = None,
@@ -397,10 +478,10 @@ def _compared(
     """The columns of the controls and of the separation from the best of them; empty where there are none yet."""
     if controls is None:
         return dict.fromkeys(COMPARED, float("nan"))
-    found = separation(scores, controls.rivals, clusters, seeds=seeds)
-    return controls.columns(score) | {
+    found = separation(scores, controls.rivals, clusters, seeds=seeds, means=means)
+    return controls.columns(scores, means, cause) | {
         "best_control": found.best_control,
-        "control": score - found.value,
+        "control": float(means.value(scores).mean()) - found.value,
         "separation": found.value,
         "separation_low": found.low,
         "separation_high": found.high,

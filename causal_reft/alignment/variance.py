@@ -86,8 +86,8 @@ class Factors:
         single = tuple(factor.name for factor in (unit, *others) if factor.n_levels == 1)
         return Factors(unit, tuple(factor for factor in others if factor.n_levels > 1), single)
 
-    def among(self, rows: np.ndarray) -> Factors:
-        """The same of some of the rows, "rows" of bool."""
+    def among(self, rows: np.ndarray | slice) -> Factors:
+        """The same of some of the rows, "rows" of bool or a slice."""
         named = (self.unit, *self.crossed)
         return Factors.of({factor.name: factor.labels[rows] for factor in named})
 

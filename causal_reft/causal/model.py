@@ -48,13 +48,15 @@ class CausalModel:
 
     `inputs` maps a name to its domain: any finite iterable of values, or None for "anything" (then it cannot be
     sampled). `mechanisms` maps a name to a function of columns. `outputs` are what a network is asked for (default: the
-    mechanisms that no other mechanism reads). Raises `CausalModelError` for cycles, unknown
+    mechanisms that no other mechanism reads). `averaged_by` names the variables by which scores are averaged (see
+    `causal.kinds`). Raises `CausalModelError` for cycles, unknown
     parents, clashing names, unusable domains and mechanisms that do not work row by row.
     """
 
     inputs: Mapping[str, Any]
     mechanisms: Mapping[str, Any]
     outputs: tuple[str, ...] = ()
+    averaged_by: tuple[str, ...] = ()
     equations: Equations = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +68,7 @@ class CausalModel:
             "outputs": parsed.outputs,
         }.items():
             object.__setattr__(self, name, value)
+        check_known(self.averaged_by, self.variables, "variable")
         if parsed.sampled:
             parsed.check_rows_are_independent(parsed.draw(TRIAL_ROWS, numpy_stream(0, "settings")))
 

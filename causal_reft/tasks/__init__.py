@@ -9,7 +9,7 @@ from causal_reft.tasks.mib import load_mib
 from causal_reft.tasks.price_tagging import price_tagging
 from causal_reft.tasks.pronouns import pronouns
 from causal_reft.tasks.ravel import load_ravel
-from causal_reft.tasks.ravel_scores import RavelScores, ravel_rows, ravel_scores, with_own_answers
+from causal_reft.tasks.ravel_scores import RavelScores, ravel_scores, with_own_answers
 
 __all__ = [
     "HYPOTHESES",
@@ -28,7 +28,6 @@ __all__ = [
     "load_ravel",
     "price_tagging",
     "pronouns",
-    "ravel_rows",
     "ravel_scores",
     "train_network",
     "with_own_answers",

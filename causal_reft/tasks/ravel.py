@@ -59,6 +59,7 @@ class Ravel:
         model = CausalModel(
             inputs={"entity": entities.index.tolist(), "wording": prompts.index.tolist()},
             mechanisms={**lookups, "asked": asked, "answer": Select("asked", names)},
+            averaged_by=("asked", "wording"),
         )
         texts = {number: _as_template(text) for number, text in prompts["text"].items()}
         return Task(

@@ -6,8 +6,8 @@ Language Model Representations") of rows drawn from a `Ravel` task with one inte
     disentangle  the mean of the two
 
 A row is scored where the base prompt, asked about the source entity, has another answer; elsewhere a leak would not be
-seen. Rows are averaged by prompt, prompts by the attribute that they ask for, and attributes with equal weight. The
-target is the network's own answer (`with_own_answers`), not the data's.
+seen. Rows are averaged by prompt, prompts by the attribute that they ask for, and attributes with equal weight
+(`causal.kinds`). The target is the network's own answer (`with_own_answers`), not the data's.
 """
 
 from __future__ import annotations
@@ -18,10 +18,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from causal_reft.causal import CounterfactualDataset, Task
+from causal_reft.causal import (
+    CAUSE,
+    ISOLATE,
+    CounterfactualDataset,
+    Task,
+    mean_of_kind,
+    row_kinds,
+    scored_rows,
+)
 from causal_reft.errors import DataError
-
-CAUSE, ISOLATE, UNSCORED = "cause", "isolate", "unscored"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,35 +55,26 @@ class RavelScores:
         )
 
 
-def ravel_scores(data: CounterfactualDataset, right: Sequence[bool] | np.ndarray) -> RavelScores:
+def ravel_scores(task: Task, data: CounterfactualDataset, right: Sequence[bool] | np.ndarray) -> RavelScores:
     """The scores of one attribute's rows.
 
     Args:
-        data: drawn from a `Ravel` task, interchanging one attribute.
+        task: the `Ravel` task that the rows were drawn from.
+        data: the rows, interchanging one attribute.
         right: for each row whether the intervened network gives the row's target.
 
     Raises:
         DataError: other data; not one value for each row.
     """
-    kinds, correct = ravel_rows(data), np.asarray(right)
+    _attribute(data)
+    correct, (kinds, weights) = np.asarray(right), scored_rows(data, task.causal_model)
     if correct.shape != kinds.shape:
         raise DataError(f"right has the shape {correct.shape} for {len(kinds)} rows; give one value for each row.")
     rows = pd.DataFrame({"kind": kinds, "attribute": data.base["asked"], "wording": data.base["wording"]})
-    rows = rows.assign(score=correct.astype(np.float64)).query("kind != @UNSCORED")
+    rows = rows.assign(score=correct.astype(np.float64)).loc[kinds != UNSCORED]
     prompts = rows.groupby(["kind", "attribute", "wording"])["score"].agg(rows="size", score="mean").reset_index()
-    by_attribute = prompts.groupby(["kind", "attribute"])["score"].mean()
-    means = by_attribute.groupby("kind").mean()
-    cause, isolate = (float(means.get(kind, np.nan)) for kind in (CAUSE, ISOLATE))
+    cause, isolate = (mean_of_kind(correct.astype(float), kinds, weights, kind) for kind in (CAUSE, ISOLATE))
     return RavelScores(cause, isolate, prompts)
-
-
-def ravel_rows(data: CounterfactualDataset) -> np.ndarray:
-    """For each row "cause", "isolate", or "unscored" (the source entity has the base's value of what is asked)."""
-    attribute = _attribute(data)
-    asked = data.base["asked"].to_numpy(dtype=object)
-    of_source = _values(data.sources[attribute], asked)
-    scored = of_source != data.base["answer"].to_numpy(dtype=object)
-    return np.where(~scored, UNSCORED, np.where(asked == attribute, CAUSE, ISOLATE))
 
 
 def with_own_answers(
@@ -93,8 +90,9 @@ def with_own_answers(
         data: the rows.
         answers: from a frame with the column `prompt` to the text with which the network continues each prompt.
     """
-    moved = ravel_rows(data) == CAUSE
-    entity = np.where(moved, data.sources[_attribute(data)]["entity"], data.base["entity"])
+    attribute = _attribute(data)
+    moved = row_kinds(data, task.causal_model) == CAUSE
+    entity = np.where(moved, data.sources[attribute]["entity"], data.base["entity"])
     frame = task.write(pd.DataFrame({"entity": entity, "wording": data.base["wording"]}))[0]
     return replace(data, labels=data.labels.assign(text=list(answers(frame))))
 
@@ -108,11 +106,3 @@ def _attribute(data: CounterfactualDataset) -> str:
             "...)."
         )
     return data.variables[0]
-
-
-def _values(frame: pd.DataFrame, asked: np.ndarray) -> np.ndarray:
-    """The value of the asked attribute in each row."""
-    found = np.empty(len(frame), dtype=object)
-    for name in pd.unique(asked):
-        found[asked == name] = frame[name].to_numpy(dtype=object)[asked == name]
-    return found

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from causal_reft.alignment.metrics import log_odds, row_kinds, row_kl, row_metrics, summary
-from causal_reft.causal import CausalModel
+from causal_reft.alignment.metrics import Means, log_odds, row_kl, row_metrics, summary
+from causal_reft.alignment.statistics import mean_interval
+from causal_reft.causal import CausalModel, row_kinds, row_weights
 from causal_reft.execution import TargetLogits, TargetPositions
 
 LOGITS = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -63,17 +64,56 @@ def test_kinds_say_what_a_row_asks_for():
         mechanisms={"answer": lambda x, y, asked: np.where(asked == "x", x, y)},
     )
     data = model.counterfactuals("x", None, 0, "exhaustive")
-    kinds = row_kinds(data)
-    expected, base, source = data.labels["answer"], data.base["answer"], data.sources["x"]["answer"]
-    assert (kinds == "cause").tolist() == (expected != base).tolist()
-    assert (kinds == "isolate").tolist() == ((expected == base) & (source != expected)).tolist()
-    assert set(kinds[data.base["asked"] == "y"]) == {"isolate", "neutral"}
+    kinds = row_kinds(data, model)
+    changed = data.labels["answer"] != data.base["answer"]
+    assert (kinds == "cause").tolist() == changed.tolist()
+    assert set(kinds[data.base["asked"] == "y"]) == {"unscored"}, "x leaks nothing into y"
+
+
+def test_a_row_isolates_where_the_base_about_the_sources_entity_has_another_answer():
+    model = CausalModel(
+        inputs={"entity": range(6), "asked": ("tens", "ones")},
+        mechanisms={
+            "tens": lambda entity: entity // 3,
+            "ones": lambda entity: entity % 3,
+            "answer": lambda tens, ones, asked: np.where(asked == "tens", tens, ones),
+        },
+    )
+    data = model.counterfactuals("tens", None, 0, "exhaustive")
+    base, source = data.base, data.sources["tens"]
+    asks_ones, leaks = base["asked"] == "ones", base["ones"] != source["ones"]
+    kinds = row_kinds(data, model)
+    assert (kinds == "isolate").tolist() == (asks_ones & leaks).tolist()
+    assert "isolate" not in row_kinds(data, None), "without the causal model no leak is known"
+
+
+def test_rows_count_by_prompt_and_prompts_by_what_they_ask():
+    kinds = np.array(["cause", "cause", "cause", "isolate", "unscored"])
+    groups = pd.DataFrame({"asked": list("aabab"), "wording": [1, 2, 3, 1, 3]})
+    assert row_weights(kinds, groups).tolist() == [0.25, 0.25, 0.5, 1, 0]
+    assert row_weights(kinds, groups[[]]).tolist() == [1 / 3, 1 / 3, 1 / 3, 1, 0]
+
+
+KINDS = np.array(["cause", "cause", "isolate", "isolate", "isolate", "unscored"])
+WEIGHTS = row_weights(KINDS, pd.DataFrame(index=range(6)))
 
 
 def test_disentangle_is_the_mean_of_cause_and_isolate():
     values = {"iia": np.array([1, 0, 1, 1, 0, 1.0])}
-    found = summary(values, np.array(["cause", "cause", "isolate", "isolate", "isolate", "neutral"]))
+    found = summary(values, KINDS, WEIGHTS)
     assert (found["cause"], found["isolate"]) == (0.5, 2 / 3)
     assert found["disentangle"] == (0.5 + 2 / 3) / 2
-    assert np.isnan(summary(values, np.array(["cause"] * 6))["disentangle"])
-    assert pd.isna(summary({"iia": np.ones(1), "kl": np.array([np.nan])}, np.array(["cause"]))["kl"])
+    assert np.isnan(summary(values, np.array(["cause"] * 6), np.full(6, 1 / 6))["disentangle"])
+    one = np.array(["cause"]), np.ones(1)
+    assert pd.isna(summary({"iia": np.ones(1), "kl": np.array([np.nan])}, *one)["kl"])
+
+
+def test_contributions_have_the_scores_mean_and_its_influence():
+    means, scores = Means.of("disentangle", KINDS, WEIGHTS), np.array([1, 0, 1, 1, 0, 1.0])
+    found = means.contributions(scores)
+    assert found.mean() == pytest.approx(float(means.value(scores)))
+    changed = scores + 0.01 * (np.arange(6) == 4)
+    moved = float(means.value(changed) - means.value(scores)) / 0.01
+    assert moved == pytest.approx(0.5 / 3) and (found[4] - found.mean()) / 5 == pytest.approx(moved * (0 - 2 / 3))
+    uniform = mean_interval(scores[:2], np.arange(2), means=Means.of("cause", KINDS[:2], WEIGHTS[:2]))
+    assert uniform == mean_interval(scores[:2], np.arange(2))

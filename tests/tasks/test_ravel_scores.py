@@ -8,9 +8,9 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from causal_reft.causal import CausalModel, CounterfactualDataset, Task
+from causal_reft.causal import CausalModel, CounterfactualDataset, Task, row_kinds
 from causal_reft.errors import DataError
-from causal_reft.tasks import load_ravel, ravel_rows, ravel_scores, with_own_answers
+from causal_reft.tasks import load_ravel, ravel_scores, with_own_answers
 from tests.tasks.test_loaders import write_ravel
 
 
@@ -36,7 +36,7 @@ def kind_by_hand(task: Task, data: CounterfactualDataset, row: int) -> str:
 
 def test_rows_are_scored_where_the_base_prompt_about_the_source_entity_has_another_answer(task: Task) -> None:
     data = rows(task)
-    kinds = ravel_rows(data)
+    kinds = row_kinds(data, task.causal_model)
     assert [kind_by_hand(task, data, row) for row in range(0, 2000, 10)] == kinds[::10].tolist()
     assert {"cause", "isolate", "unscored"} == set(kinds)
 
@@ -44,7 +44,7 @@ def test_rows_are_scored_where_the_base_prompt_about_the_source_entity_has_anoth
 def test_prompts_are_averaged_before_attributes(task: Task) -> None:
     data = rows(task)
     right = np.random.default_rng(0).random(2000) < 0.6
-    found, kinds = ravel_scores(data, right), ravel_rows(data)
+    found, kinds = ravel_scores(task, data, right), row_kinds(data, task.causal_model)
 
     def averaged(kind: str) -> float:
         by_attribute: dict[str, dict[int, list[bool]]] = {}
@@ -65,7 +65,7 @@ def test_a_swap_of_the_whole_entity_isolates_nothing(task: Task) -> None:
     data = rows(task)
     asked = data.base["asked"].tolist()
     leaked = [data.sources["Country"][name][row] for row, name in enumerate(asked)]
-    found = ravel_scores(data, np.array(leaked, dtype=object) == data.labels["answer"].to_numpy(dtype=object))
+    found = ravel_scores(task, data, np.array(leaked, dtype=object) == data.labels["answer"].to_numpy(dtype=object))
     assert (found.cause, found.isolate, found.disentangle) == (1.0, 0.0, 0.5)
 
 
@@ -73,7 +73,7 @@ def test_the_target_is_the_networks_own_answer(task: Task) -> None:
     data = rows(task)[:50]
     own = with_own_answers(task, data, lambda frame: [f" <{prompt}>" for prompt in frame["prompt"]])
     template = task.template.texts
-    for row, kind in enumerate(ravel_rows(data)):
+    for row, kind in enumerate(row_kinds(data, task.causal_model)):
         base, source = data.base.iloc[row], data.sources["Country"].iloc[row]
         entity = (source if kind == "cause" else base)["entity"]
         assert own.labels["text"][row] == f" <{template[base['wording']].format(entity=entity)}>"
@@ -82,7 +82,7 @@ def test_the_target_is_the_networks_own_answer(task: Task) -> None:
 
 def test_other_rows_and_other_verdicts_are_refused(task: Task) -> None:
     with pytest.raises(DataError, match=r"right has the shape \(3,\) for 2000 rows"):
-        ravel_scores(rows(task), [True] * 3)
+        ravel_scores(task, rows(task), [True] * 3)
     equal = CausalModel({"a": range(3)}, {"b": lambda a: a}).counterfactuals("a", 9, 0)
     with pytest.raises(DataError, match="RAVEL's scores are of one attribute"):
-        ravel_rows(equal)
+        ravel_scores(task, equal, [True] * 9)
