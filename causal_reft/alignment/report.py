@@ -331,7 +331,7 @@ def _score(row: pd.Series) -> str:
 
 
 def _named(row: pd.Series) -> str:
-    return NAMES.get(row.metric, row.metric)
+    return NAMES.get(str(row.metric), str(row.metric))
 
 
 def _apart(study: StudyTables, variable: str) -> str:
@@ -339,8 +339,8 @@ def _apart(study: StudyTables, variable: str) -> str:
     found, shared = _in_common(study.shared[variable]), study.shared[variable]
     if found:
         return f"; {found}"
-    counted = [column for column in shared if column not in ("parts", "pairs")]
-    has_prompts = any(column.endswith("_prompt") for column in study.rows[variable])
+    counted = [str(column) for column in shared if column not in ("parts", "pairs")]
+    has_prompts = any(str(column).endswith("_prompt") for column in study.rows[variable])
     names = [{"settings": "setting", "prompts": "prompt"}.get(c, c) for c in counted if has_prompts or c != "prompts"]
     return f", which share no {' and no '.join(names)} with training or selection"
 

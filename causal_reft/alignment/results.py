@@ -15,7 +15,7 @@ import pandas as pd
 
 from causal_reft.alignment.grid import Grid
 from causal_reft.alignment.illusion import IllusionReport
-from causal_reft.alignment.report import headline, report_html, report_text
+from causal_reft.alignment.report import headline, report_html, report_text, separates
 from causal_reft.alignment.statistics import DIFFERENCE, UNBOUNDED, holm, mean_interval, paired_p
 from causal_reft.alignment.tables import StudyTables
 from causal_reft.errors import StudyError, nearest
@@ -162,14 +162,22 @@ class StudyResult:
     def heatmap(
         self, value: str = "iia", variable: str | None = None, featurizer: str | None = None, ax: Axes | None = None
     ) -> Axes:
-        """A score by layer and position over all seeds, with its interval and the best control."""
+        """A score by layer and position over all seeds, with its interval and, for the metric, the best control.
+
+        Cells are hatched that do not separate by the report's rule; the cell that the report chose is framed.
+        """
         from causal_reft.plots import site_heatmap
 
-        grid = self.grid[self.grid["variable"] == self._variable(variable)]
-        label = featurizer or str(grid["featurizer"].iloc[0])
+        name = self._variable(variable)
+        grid, best = self.grid[self.grid["variable"] == name], self.tables.best(name)
+        label = featurizer or str(best["featurizer"])
         if label not in set(grid["featurizer"]):
             raise StudyError(f"The study has no featurizer {label!r}. {nearest(label, set(grid['featurizer']))}")
-        return site_heatmap(grid[grid["featurizer"] == label], value=value, ax=ax)
+        marked = grid.assign(
+            separated=separates(grid), chosen=grid.index == best.name, model=self.description["model"]["class"]
+        )
+        marked["model"] = marked["model"].str.rpartition(".")[2]
+        return site_heatmap(marked[marked["featurizer"] == label], value=value, ax=ax)
 
     def difference(self, one: Mapping[str, Any], two: Mapping[str, Any], metric: str = "iia") -> pd.Series:
         """A paired test between two cells of the grid, each named by columns: `{"layer": 1, "positions": "gender"}`.

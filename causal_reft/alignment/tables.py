@@ -15,7 +15,7 @@ from causal_reft.alignment.found import graph_of, written_rows
 from causal_reft.alignment.grid import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, TRUE, Cell, Grid
 from causal_reft.alignment.illusion import IllusionReport
 from causal_reft.alignment.metrics import METRICS, SHARES, Means, summary
-from causal_reft.alignment.statistics import Separation, holm, mean_interval, percentile, separation
+from causal_reft.alignment.statistics import Interval, Separation, holm, mean_interval, percentile, separation
 from causal_reft.alignment.variance import Factors, SeedVariance
 from causal_reft.errors import StudyError, nearest
 from causal_reft.featurizers import principal_angles
@@ -106,8 +106,9 @@ class Controlled:
         }
         whole = float("nan") if self.full_patch is None else float(means.value(self.full_patch))
         changed = float(cause.value(scores).mean())
-        known = self.full_patch is not None and changed > 0
-        share = float(cause.value(self.full_patch)) / changed if known else float("nan")
+        share = float("nan")
+        if self.full_patch is not None and changed > 0:
+            share = float(cause.value(self.full_patch)) / changed
         return named | random | {"full_patch": whole, "whole_share": share}
 
     @property
@@ -308,25 +309,22 @@ class StudyTables:
         grid = self.grid[self.grid["variable"] == variable]
         return grid.iloc[int(grid["selection"].to_numpy().argmax())]
 
-    def effect(self, variable: str, name: str) -> tuple[Separation, str] | None:
+    def effect(self, variable: str, name: str) -> tuple[Interval | Separation, str] | None:
         """What a control, or `full_patch`, does at the best site beyond no edit, and over which rows; None: nothing.
 
         Over all rows; or, where the answers are more than two, in over half of those whose answer must change. (Of two
         answers any disturbance gives the other one there.)
         """
-        found = self.controlled(self._best_cell(variable))
+        found, factors = self.controlled(self._best_cell(variable)), self._factors[variable]
         if found is None or name not in found.series:
             return None
-        kinds, answers = self._kinds[variable], self.rows[variable].filter(regex="^expected_")
-        ways = {"over all rows": ("iia", 0.0)}
-        ways |= {"where the answer must change": ("cause", HALF)} if len(answers.drop_duplicates()) > 2 else {}
-        for where, (metric, least) in ways.items():
-            means, beyond = Means.of(metric, *kinds), {"no_edit": found.rivals["no_edit"]}
-            if means.is_known:
-                gain = separation(found.series[name], beyond, self._factors[variable], means=means)
-                if gain.low > least:
-                    return gain, where
-        return None
+        scores, cause = found.series[name], Means.of("cause", *self._kinds[variable])
+        gain = separation(scores, {"no_edit": found.rivals["no_edit"]}, factors)
+        if gain.low > 0:
+            return gain, "over all rows"
+        changed = mean_interval(scores, factors, means=cause)
+        answers = self.rows[variable].filter(regex="^expected_").drop_duplicates()
+        return (changed, "where the answer must change") if len(answers) > 2 and changed.low > HALF else None
 
     def _best_cell(self, variable: str) -> Cell:
         best = self.best(variable)

@@ -26,15 +26,18 @@ def site_heatmap(
 ) -> Axes:
     """A score by layer (upwards) and position, each cell with its interval and its control; the best cell is framed.
 
-    Several rows on one cell (seeds) are averaged, and the figure says so.
+    Several rows on one cell (seeds) are averaged, and the figure says so. Sites of one layer (components, heads) have a
+    row each, with their name. A column `separated` (bool) says which cells are not hatched, and a column `chosen` which
+    cell is framed, instead of what the figure would find by itself.
 
     Args:
         table: columns `value`, `x`, `y`; intervals in `<value>_low`, `<value>_high` (or `low`, `high`).
         value: the column of the score.
         x, y: the columns of the two axes; categories keep their order, numbers ascend.
         low, high: the columns of the interval.
-        control: the column of the best control's score (`control` where the table has it); cells whose interval does
-            not lie above it are hatched.
+        control: the column of the best control's score of the same kind as `value` (`control` where the table has it,
+            for its `metric`, by default "iia"); cells whose interval does not lie above it are hatched. A `separation`
+            is compared with zero.
         limits: of the colours; 0 to 1 for shares.
         title: instead of "IIA: best 0.98 at layer 3, gender".
         ax: Axes to draw on.
@@ -43,7 +46,8 @@ def site_heatmap(
         DataError: missing columns, text where numbers belong, intervals for cells of several rows.
     """
     require(table, "site_heatmap", value=value, x=x, y=y)
-    control = _control_column(table, control)
+    control = _control_column(table, value, control)
+    y = "site" if y == "layer" and _is_shared(table, x, y) else y
     across, up = levels(table[x]), levels(table[y])
     up = Levels(up.names[::-1], up.values[::-1], len(up.names) - 1 - up.codes)  # layer 0 at the bottom
     keys = {"row": up, "column": across}
@@ -52,11 +56,11 @@ def site_heatmap(
     grid = _grid(made, up.names, across.names, beside)
     ax = new_axes(ax, *natural_size(grid))
     image, told = draw_grid(ax, grid, limits_of(grid.values, limits))
-    hatched = _hatch_unseparated(ax, made, beside)
-    best = _mark_best(ax, grid, x, y)
+    least = np.zeros(grid.values.shape) if value == "separation" else beside
+    marks = _hatch(ax, made, _flags(table, keys, "separated", grid), least, value)
+    best = _mark_best(ax, grid, x, y, _flags(table, keys, "chosen", grid))
     controls = "ctrl: best control" if control and told else ""
-    marks = "hatched: not above its control" if hatched else ""
-    heading(ax, title or f"{label(value).split(' (')[0]}{best}", _joined(_note(made, told), controls, marks))
+    heading(ax, title or f"{_subject(table, value)}{best}", _joined(_note(made, told), controls, marks))
     axis_labels(ax, label(x), label(y))
     colour_bar(ax, image, label(value))
     return ax
@@ -167,9 +171,18 @@ def _joined(*notes: str) -> str:
     return " · ".join(filter(None, notes))
 
 
-def _control_column(table: pd.DataFrame, control: str | None) -> str | None:
+def _is_shared(table: pd.DataFrame, x: str, y: str) -> bool:
+    """Whether several sites fall on one cell, or a site has no layer."""
+    if "site" not in table.columns:
+        return False
+    return bool(table[y].isna().any() or (table.groupby([x, y], dropna=False)["site"].nunique() > 1).any())
+
+
+def _control_column(table: pd.DataFrame, value: str, control: str | None) -> str | None:
+    """The control of the same kind as the value."""
     if control is None:
-        return "control" if "control" in table.columns else None
+        metric = table["metric"].iloc[0] if "metric" in table.columns else "iia"
+        return "control" if "control" in table.columns and value == metric else None
     require(table, "site_heatmap", control=control)
     return control
 
@@ -181,28 +194,54 @@ def _controls(
     return None if control is None else spread(cells(table, "site_heatmap", keys, control), "value", *shape)
 
 
-def _hatch_unseparated(ax: Axes, made: Cells, control: np.ndarray | None) -> int:
-    """Hatch the cells whose interval (or value, where there is none) does not lie above the control."""
-    if control is None:
-        return 0
-    bottom = made.table["low"].fillna(made.table["value"])
-    chosen = made.table[bottom.to_numpy() <= control[made.table["row"], made.table["column"]]]
+def _subject(table: pd.DataFrame, value: str) -> str:
+    """What the figure shows: the value, of which variable and model where the table says so."""
+    found = {name: table[name].unique() for name in ("variable", "model") if name in table.columns}
+    words = {"variable": "of", "model": "in"}
+    about = "".join(f" {words[name]} {names[0]}" for name, names in found.items() if len(names) == 1)
+    return label(value).split(" (")[0] + about
+
+
+def _flags(table: pd.DataFrame, keys: dict[str, Levels], column: str, grid: Grid) -> np.ndarray | None:
+    """A bool column as an array of the cells: where all rows of a cell have it; None: no such column."""
+    if column not in table.columns:
+        return None
+    numbers = table.assign(**{column: table[column].astype(float)})
+    return spread(cells(numbers, "site_heatmap", keys, column), "value", *grid.values.shape) == 1
+
+
+def _hatch(ax: Axes, made: Cells, apart: np.ndarray | None, least: np.ndarray | None, value: str) -> str:
+    """Hatch the cells that do not separate, or whose interval (or value, where there is none) does not lie above what
+    it is compared with; returns the words for it.
+    """
+    at = made.table["row"], made.table["column"]
+    if apart is not None:
+        chosen, words = made.table[~apart[at]], "hatched: does not separate (the report's rule)"
+    elif least is not None:
+        bottom = made.table["low"].fillna(made.table["value"])
+        words = f"hatched: not above {'zero' if value == 'separation' else 'its control'}"
+        chosen = made.table[bottom.to_numpy() <= least[at]]
+    else:
+        return ""
     for cell in chosen.itertuples():
         hatch(ax, cell.row, cell.column)  # pyright: ignore[reportArgumentType]
-    return len(chosen)
+    return words if len(chosen) else ""
 
 
-def _mark_best(ax: Axes, grid: Grid, x: str, y: str) -> str:
-    """Frame the highest cells and say where they are; nothing is framed where all are equal or unknown."""
+def _mark_best(ax: Axes, grid: Grid, x: str, y: str, chosen: np.ndarray | None) -> str:
+    """Frame the chosen cell, or the highest ones, and say where; nothing where all are equal or unknown."""
     known = grid.values[np.isfinite(grid.values)]
-    if known.size < 2 or known.min() == known.max():
+    if chosen is None and (known.size < 2 or known.min() == known.max()):
         return ""
-    best = np.argwhere(grid.values == known.max())
+    best = np.argwhere(grid.values == known.max() if chosen is None else chosen)
     for row, column in best:
         mark(ax, int(row), int(column))
+    if not len(best):
+        return ""
     row, column = best[0]
     where = f"{label(y)} {grid.row_names[row]}, {label(x)} {grid.column_names[column]}"
-    return f": best {grid.numbers[row, column]} at {where if len(best) == 1 else f'{len(best)} sites'}"
+    what = "best" if chosen is None else "chosen"
+    return f": {what} {grid.numbers[row, column]} at {where if len(best) == 1 else f'{len(best)} sites'}"
 
 
 def _check_degrees(table: pd.DataFrame, angle: str) -> None:

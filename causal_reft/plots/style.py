@@ -32,6 +32,7 @@ LABELS = {
     "flop_ratio": "FLOPs",
     "iia": "IIA (share of pairs)",
     "layer": "layer",
+    "logit_difference": "logit difference (nats)",
     "loss": "loss (nats)",
     "n": "length of the text (tokens)",
     "positions": "position",

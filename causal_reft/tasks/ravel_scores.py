@@ -21,6 +21,7 @@ import pandas as pd
 from causal_reft.causal import (
     CAUSE,
     ISOLATE,
+    UNSCORED,
     CounterfactualDataset,
     Task,
     mean_of_kind,

@@ -58,6 +58,37 @@ def test_without_an_interval_the_value_itself_must_beat_the_control(study):
     assert sorted(marks(ax, "not separated")) == [(0.0, 0.0), (1.0, 1.0)]
 
 
+def test_a_separation_is_compared_with_zero_and_not_with_the_controls_score(study, texts):
+    table = study.assign(separation=[0.4, -0.03, 0.2, 0.5], separation_low=[0.3, -0.1, -0.01, 0.4])
+    ax = site_heatmap(table.assign(separation_high=0.9), value="separation")
+    assert sorted(marks(ax, "not separated")) == [(0.0, 0.0), (1.0, 1.0)]
+    said = texts(ax)
+    assert not any("ctrl" in text for text in said) and any("hatched: not above zero" in text for text in said)
+
+
+def test_a_logit_difference_has_no_control_of_another_kind_beside_it(study, texts):
+    ax = site_heatmap(study.assign(logit_difference=[1.0, -2.0, 3.0, 0.2]), value="logit_difference")
+    assert not any("ctrl" in text for text in texts(ax)) and not marks(ax, "not separated")
+
+
+def test_the_tables_own_rule_hatches_and_its_chosen_cell_is_framed(study, texts):
+    table = study.assign(separated=[True, False, True, False], chosen=[True, False, False, False])
+    ax = site_heatmap(table.assign(variable="gender", model="Llama"))
+    assert sorted(marks(ax, "not separated")) == [(1.0, 0.0), (1.0, 1.0)]
+    assert marks(ax, "best") == [(0.0, 1.0)], "not the highest"
+    title = ax.get_title(loc="left").replace("\n", " ")
+    assert title == "IIA of gender in Llama: chosen 0.91 at layer 0, position name"
+    assert any("does not separate" in text.replace("\n", " ") for text in texts(ax))
+
+
+def test_components_and_heads_of_a_layer_have_a_row_each_with_their_name():
+    sites = ["block_output.0", "attention_output.0", "head_output.0.1", "head_output.0.2"]
+    table = pd.DataFrame({"layer": 0, "positions": "last", "site": sites, "iia": [0.1, 0.2, 0.3, 0.4]})
+    ax = site_heatmap(table)
+    assert [t.get_text() for t in ax.get_yticklabels()] == sites[::-1]
+    np.testing.assert_array_equal(ax.images[0].get_array()[:, 0], [0.4, 0.3, 0.2, 0.1])
+
+
 def test_seeds_are_averaged_and_the_figure_says_so(texts):
     table = pd.DataFrame({"layer": 0, "positions": "last", "iia": [0.2, 0.4, 0.9]})
     ax = site_heatmap(table)
