@@ -160,9 +160,7 @@ def prepare(
     for name, part in (("select", data.select), ("test", data.report)):
         _check_measurable(metric, name, part, task)
     digest = _digest([data.train, data.select.examples, data.report.examples])
-    records, training = (
-        _records(kept[name], clusters_of(kept[name], how.unit), task) for name in ("test", "train")
-    )
+    records, training = (_records(kept[name], clusters_of(kept[name], how.unit), task) for name in ("test", "train"))
     return Prepared(data, records, training, dropped, _shared(kept, splits.by), digest)
 
 
