@@ -42,7 +42,7 @@ def test_the_graph_of_a_fit_scores_what_the_study_stored(result, label):
 
 def test_of_several_seeds_the_best_on_the_selection_rows_is_given(result, tmp_path):
     table = result.table[result.table["featurizer"] == "boundless"]
-    best = table.loc[table["select_iia"].idxmax()]
+    best = table.loc[table["selection"].idxmax()]
     result.graph(featurizer="boundless").save(tmp_path / "found")
     assert cr.load_graph(tmp_path / "found") == result.graph(best)
     assert result.graph().edits["left"].site == planted.SITE
