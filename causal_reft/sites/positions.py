@@ -7,6 +7,7 @@
                                        leaves out the middle token of a short prompt of odd length
     "generated"      the tokens that decoding adds (in training: the tokens after the prompt)
     "subject"        a span name; each row of the data brings its own tokens
+    "subject[-1]"    one token of a span: here its last
     "last+generated", "f3+subject"     unions
 
 The order in which tokens are named is the order in which they pair with those of another run: `[0, 2]` takes its
@@ -29,7 +30,7 @@ from causal_reft.position_words import is_position_word
 PositionsLike = int | str | slice | Sequence[int]
 
 _EDGE = re.compile(r"^([fl])(\d+)(<half)?$")
-_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_ .-]*$")
+_SPAN = re.compile(r"^([A-Za-z_][A-Za-z0-9_ .-]*)(?:\[(-?\d+)\])?$")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Part:
     number: int = 0
     bounds: tuple[int | None, int | None, int | None] = (None, None, None)
     name: str = ""
+    token: int | None = None  # of a span; None: all of them
     half: bool = False  # at most half of the prompt
 
     def __str__(self) -> str:
@@ -52,7 +54,7 @@ class Part:
             case "slice":
                 return "slice({}, {}, {})".format(*self.bounds)
             case "span":
-                return self.name
+                return self.name if self.token is None else f"{self.name}[{self.token}]"
         return self.kind
 
 
@@ -155,6 +157,7 @@ def _parse_word(word: str, whole: str) -> Part:
 
 
 def _span(word: str, whole: str) -> Part:
-    if not _NAME.match(word):
+    found = _SPAN.match(word)
+    if not found:
         raise PositionError(f"positions={whole!r}: {word!r} is neither a position word, an index nor a span name.")
-    return Part("span", name=word)
+    return Part("span", name=found[1], token=None if found[2] is None else int(found[2]))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from causal_reft.errors import PositionError, nearest
-from causal_reft.sites.positions import Positions
+from causal_reft.sites.positions import Part, Positions
 from causal_reft.tensors import Int, Shaped, Tensor
 
 SpanRow = int | range | Sequence[int]
@@ -189,7 +189,7 @@ def mentions(positions: Positions, prompt: Prompt, spans: Spans | None = None) -
             case "slice":
                 places = _by_row([range(int(n))[slice(*part.bounds)] for n in prompt.stop - prompt.start], prompt)
             case _:
-                places = _by_row(_span_rows(part.name, spans, len(found)), prompt, part.name)
+                places = _by_row(_span_rows(part, spans, len(found)), prompt, part.name)
         found = torch.minimum(found, torch.where(places == UNNAMED, UNNAMED, places + number * PART))
     return found
 
@@ -222,7 +222,8 @@ def _absolute(index: int, prompt: Prompt) -> Int[Tensor, " batch"]:
     return prompt.start + index if index >= 0 else prompt.stop + index
 
 
-def _span_rows(name: str, spans: Spans | None, batch: int) -> Sequence[SpanRow] | Tensor:
+def _span_rows(part: Part, spans: Spans | None, batch: int) -> Sequence[SpanRow] | Tensor:
+    name = part.name
     if spans is None or name not in spans:
         raise PositionError(
             f"positions={name!r} is a span name, and this run's inputs bring no such span. "
@@ -232,7 +233,21 @@ def _span_rows(name: str, spans: Spans | None, batch: int) -> Sequence[SpanRow] 
     rows = spans[name]
     if len(rows) != batch:
         raise PositionError(f"spans[{name!r}] has {len(rows)} entries for a batch of {batch} rows; give one per row.")
-    return rows
+    if part.token is None:
+        return rows
+    listed = rows.tolist() if isinstance(rows, Tensor) else rows
+    return [_one_token(part, row, entry) for row, entry in enumerate(listed)]
+
+
+def _one_token(part: Part, row: int, entry: SpanRow) -> int:
+    tokens = [entry] if isinstance(entry, int) else list(entry)
+    assert part.token is not None
+    if not -len(tokens) <= part.token < len(tokens):
+        raise PositionError(
+            f"positions='{part}': the span {part.name!r} of row {row} has {len(tokens)} tokens, so the number in "
+            f"brackets is from {-len(tokens)} to {len(tokens) - 1}."
+        )
+    return tokens[part.token]
 
 
 def _by_row(rows: Sequence[SpanRow] | Tensor, prompt: Prompt, name: str = "") -> Mentions:

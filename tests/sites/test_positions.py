@@ -156,6 +156,25 @@ def test_spans_are_ints_lists_or_ranges(rows: Any) -> None:
     assert rows_of(tokens, 2) == [[1], [0, 2]]
 
 
+@pytest.mark.parametrize("rows", [[range(1, 3), [0]], torch.tensor([[1, 2], [1, 0]])])
+@pytest.mark.parametrize(("padding", "start"), [("right", 0), ("left", 2)])
+def test_one_token_of_a_span(rows: Any, padding: str, start: int) -> None:
+    mask = torch.ones(2, 5)
+    mask[:, 3:] = 0
+    prompt = Prompt.of(mask if padding == "right" else mask.flip(1))
+    last = parse_positions("subject[-1]")
+    assert rows_of(resolve(last, prompt, {"subject": rows}), 2) == [[start + 2], [start]]
+    assert parse_positions(last.to_data()) == last and str(last) == "'subject[-1]'"
+    assert last.span_names == ("subject",)
+
+
+def test_a_token_that_a_span_does_not_have_is_refused() -> None:
+    with pytest.raises(PositionError, match=r"'subject\[1\]': the span 'subject' of row 1 has 1 tokens.*from -1 to 0"):
+        resolve(parse_positions("subject[1]"), Prompt.of(torch.ones(2, 3)), {"subject": [[0, 1], 2]})
+    with pytest.raises(PositionError, match="neither a position word"):
+        parse_positions("subject[a]")
+
+
 def test_spans_may_be_a_tensor() -> None:
     tokens = resolve(
         parse_positions("subject"), Prompt.of(torch.ones(2, 3)), {"subject": torch.tensor([[0, 1], [2, 1]])}
