@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 from causal_reft.errors import SiteError, nearest
 from causal_reft.sites.positions import Positions, PositionsLike, parse_positions
@@ -143,15 +144,21 @@ def site_grid(
     layers: Iterable[int],
     positions: Iterable[PositionsLike] | PositionsLike = ("all",),
     components: Iterable[str] = ("block_output",),
+    heads: Iterable[int | None] = (None,),
 ) -> list[Site]:
-    """All sites of layers x components x positions, in that order.
+    """All sites of layers x components x heads x positions, in that order.
 
-    `positions` is a list of alternatives, one site each: `["gender", "last"]`; a single string is one alternative.
+    Args:
+        layers: numbers of layers, from 0.
+        positions: a list of alternatives, one site each: `["gender", "last"]`; a single string is one alternative.
+        components: names of components; with heads `["attention_head_output"]`.
+        heads: numbers of heads, each a site of its own; None is the whole of a component.
+
+    Raises:
+        SiteError: a component that does not exist, or has no heads.
     """
     alternatives = [positions] if isinstance(positions, (str, int, slice)) else list(positions)
     return [
-        Site(layer, component=component, positions=where)
-        for layer in layers
-        for component in components
-        for where in alternatives
+        Site(layer, component=component, positions=where, head=head)
+        for layer, component, head, where in product(layers, components, heads, alternatives)
     ]

@@ -83,6 +83,14 @@ def test_a_grid_is_layers_by_components_by_alternatives() -> None:
     )
 
 
+def test_a_grid_of_heads_has_a_site_for_each() -> None:
+    sites = cr.site_grid((layer for layer in (0, 3)), "last", ["attention_head_output"], heads=range(3))
+    assert [(site.layer, site.head) for site in sites] == [(0, 0), (0, 1), (0, 2), (3, 0), (3, 1), (3, 2)]
+    assert sites[1].name == "attention_head_output.0.h1"
+    with pytest.raises(SiteError, match="has no heads"):
+        cr.site_grid([0], "last", heads=[1])
+
+
 @pytest.mark.parametrize(
     ("site", "said"),
     [
