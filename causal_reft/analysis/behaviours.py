@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import stats
 from torch import nn
 
 from causal_reft.execution import IntervenedModel
-from causal_reft.reft import as_examples, completions, generate_texts
+from causal_reft.graph import InterventionGraph
+from causal_reft.reft import completion_losses, completions, generate_texts
 from causal_reft.texts import text_tokens
 
 Row = Mapping[str, str]
@@ -113,21 +113,12 @@ def with_behaviours(table: pd.DataFrame, rows: Sequence[Row], behaviours: Sequen
     return table.assign(**found)
 
 
-@torch.no_grad()
 def base_losses(
     model: nn.Module, tokenizer: Any, pairs: Sequence[tuple[str, str]], batch_size: int = 128
 ) -> list[float]:
     """The mean loss (nats a token) of each continuation given its prompt under a plain model."""
-    examples = as_examples(completions(pairs, tokenizer, end=False), tokenizer)
-    losses: list[float] = []
-    for index in examples.batches(batch_size):
-        batch = examples.rows(index)
-        base = batch.runs["base"]
-        assert isinstance(base, Mapping)
-        logits = model(input_ids=base["input_ids"], attention_mask=base["attention_mask"]).logits[:, :-1]
-        values = nn.functional.cross_entropy(logits.transpose(1, 2).float(), batch.labels[:, 1:], reduction="none")
-        losses += (values.sum(1) / (batch.labels[:, 1:] != -100).sum(1)).tolist()
-    return losses
+    plain = IntervenedModel(model, InterventionGraph(), tokenizer)
+    return completion_losses(plain, completions(pairs, tokenizer, end=False), batch_size)
 
 
 def rates(rows: pd.DataFrame, by: Sequence[str], behaviours: Sequence[str], unit: str = "seed") -> pd.DataFrame:

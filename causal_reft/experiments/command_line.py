@@ -68,6 +68,13 @@ EXPERIMENTS = (
         "--model data/embedded --text book.txt --start 'Once upon' --lengths 4 8 --seeds 2",
     ),
     Command(
+        "transfer",
+        "from alignment to finetuning and back: does LoReFT gain from an aligned subspace?",
+        "causal_reft.experiments.transfer",
+        "runs/transfer",
+        "--seeds 10 --examples 16",
+    ),
+    Command(
         "replicate",
         "LoReFT by the paper's recipes on commonsense, arithmetic, GLUE or instructions",
         "causal_reft.experiments.finetuning.replicate",

@@ -7,6 +7,7 @@ from causal_reft.reft.data import ReftCollator, as_examples, classification, com
 from causal_reft.reft.fold import fold
 from causal_reft.reft.formats import alpaca_prompt
 from causal_reft.reft.generate import generate_texts
+from causal_reft.reft.losses import completion_losses
 from causal_reft.reft.preference import DPO, RePS
 from causal_reft.reft.trainer import ReftTrainer
 
@@ -19,6 +20,7 @@ __all__ = [
     "as_examples",
     "check_context",
     "classification",
+    "completion_losses",
     "completions",
     "context_length",
     "fold",

@@ -22,6 +22,7 @@ from causal_reft.errors import DataError, nearest
 from causal_reft.experiments.finetuning.benchmarks import ACCURACY, BENCHMARKS, Item
 from causal_reft.experiments.finetuning.methods import METHODS, Shape
 from causal_reft.experiments.models import identity_of
+from causal_reft.reft import completion_losses
 from causal_reft.sweeps import Result, Store, digest_of, run, tick
 from causal_reft.texts import pad_token_id
 
@@ -139,7 +140,7 @@ class Bench:
         if chosen.metric == ACCURACY:
             each = [float(chosen.is_right(text, item)) for text, item in zip(texts, items, strict=True)]
         else:
-            each = _losses(reft, self.records(items), self.batch_size)
+            each = completion_losses(reft, self.records(items), self.batch_size)
         return {"metric": chosen.metric, "score": statistics.fmean(each), "items": each, "texts": texts}
 
     def records(self, items: Sequence[Item]) -> list[Any]:
@@ -192,17 +193,3 @@ class Bench:
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:
     return list(module.trainable_parameters() if isinstance(module, cr.IntervenedModel) else module.parameters())
-
-
-@torch.no_grad()
-def _losses(reft: cr.IntervenedModel, records: Sequence[Any], batch_size: int) -> list[float]:
-    """The mean loss over the completion's tokens of each record."""
-    losses: list[float] = []
-    for start in range(0, len(records), batch_size):
-        batch = cr.ReftCollator(pad_token_id(reft.tokenizer))(records[start : start + batch_size])
-        labels = batch.pop("labels")[:, 1:].to(reft.device)
-        logits = reft(**{key: value.to(reft.device) for key, value in batch.items()}).logits[:, :-1]
-        each = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
-        kept = (labels != -100).float()
-        losses += ((each.view_as(kept) * kept).sum(1) / kept.sum(1)).tolist()
-    return losses
