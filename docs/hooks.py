@@ -39,7 +39,7 @@ WANTED = {
     "Measure and draw": ("analysis", "plots"),
     "Whole experiments": ("experiments", "sweeps"),
     "A model to try things on": ("data",),
-    "Underneath": ("texts", "errors", "display", "tensors", "seeds", "position_words"),
+    "Underneath": ("texts", "errors", "display", "tensors", "seeds", "reserved_names"),
 }
 
 

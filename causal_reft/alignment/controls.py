@@ -40,7 +40,6 @@ from causal_reft.sites import Site
 from causal_reft.tensors import Tensor
 from causal_reft.training import frozen
 
-CONTROLS = ("no_edit", "random", "pca", "permuted", "shuffled")
 ROWS_AT_ONCE = 4096
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from causal_reft.causal.preview import Preview, preview
 from causal_reft.errors import CausalModelError, nearest
-from causal_reft.position_words import is_position_word
+from causal_reft.reserved_names import is_position_word
 
 Piece = tuple[str, str | None, str | None]
 Show = Mapping[Any, str] | Callable[[Any], str]

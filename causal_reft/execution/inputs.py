@@ -20,7 +20,7 @@ from causal_reft.execution import input_checks as checks
 from causal_reft.execution.input_checks import OURS, TEXT
 from causal_reft.execution.left_padding import needs_position_ids, true_positions
 from causal_reft.execution.output_layout import NEXT_TOKEN, output_layout
-from causal_reft.position_words import is_position_word
+from causal_reft.reserved_names import is_position_word
 from causal_reft.sites import (
     ARCHITECTURES,
     UNNAMED,

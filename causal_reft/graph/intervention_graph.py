@@ -22,10 +22,10 @@ from torch import nn
 
 from causal_reft.display import counted, html_table
 from causal_reft.errors import GraphError, nearest
-from causal_reft.graph.encoding import nodes_to_data
 from causal_reft.graph.interchange import Interchange, Node
 from causal_reft.graph.sources import Collect, LearnedScale, LearnedSource, Shift
 from causal_reft.graph.storage import save_nodes
+from causal_reft.graph.to_data import nodes_to_data
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

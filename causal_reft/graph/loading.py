@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import torch
 
 from causal_reft.errors import StorageError
-from causal_reft.graph.decoding import nodes_from_data
-from causal_reft.graph.encoding import Data, nodes_to_data
+from causal_reft.graph.from_data import nodes_from_data
 from causal_reft.graph.interchange import Node
 from causal_reft.graph.intervention_graph import InterventionGraph
 from causal_reft.graph.storage import nodes_from_files, read_files
+from causal_reft.graph.to_data import Data, nodes_to_data
 from causal_reft.tensors import Tensor
 
 

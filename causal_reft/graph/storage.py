@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from causal_reft.errors import StorageError
-from causal_reft.graph.decoding import check_numbers, nodes_from_data
-from causal_reft.graph.encoding import nodes_to_data
 from causal_reft.graph.folder import from_json, from_safetensors, read_folder, write_folder
+from causal_reft.graph.from_data import check_numbers, nodes_from_data
 from causal_reft.graph.interchange import Node
+from causal_reft.graph.to_data import nodes_to_data
 from causal_reft.tensors import Tensor
 
 GRAPH, WEIGHTS = "graph.json", "weights.safetensors"

@@ -21,7 +21,7 @@ from causal_reft.errors import CausalReftWarning, DataError
 from causal_reft.execution import Examples
 from causal_reft.reft.context import context_length
 from causal_reft.reft.formats import PAIR, Written, written
-from causal_reft.reft.sources import read_rows, text_of, value_of
+from causal_reft.reft.rows import read_rows, text_of, value_of
 from causal_reft.texts import (
     Record,
     check_tokenizer,

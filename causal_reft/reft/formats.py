@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from causal_reft.errors import DataError
-from causal_reft.reft.sources import text_of, value_of
+from causal_reft.reft.rows import text_of, value_of
 from causal_reft.texts import chat_turns, is_conversation
 
 PAIR, ALPACA_FIELDS = ("prompt", "completion"), ("instruction", "output")

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from causal_reft.errors import PositionError
-from causal_reft.position_words import is_position_word
+from causal_reft.reserved_names import is_position_word
 
 PositionsLike = int | str | slice | Sequence[int]
 

@@ -24,7 +24,7 @@ import causal_reft as cr
 from causal_reft.errors import CausalReftError, StorageError
 from causal_reft.graph import folder as folders
 from causal_reft.graph import graph_to_data, load_graph
-from causal_reft.graph.decoding import nodes_from_data
+from causal_reft.graph.from_data import nodes_from_data
 from tests.corruption import corrupted
 from tests.damage import rewrite, sign
 from tests.graph.saved import rich

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import causal_reft as cr
 from causal_reft.errors import StorageError
 from causal_reft.graph import RowSource, graph_to_data, kinds, load_graph
-from causal_reft.graph.encoding import SCHEMA
+from causal_reft.graph.to_data import SCHEMA
 from tests.damage import rewrite, sign
 from tests.graph.saved import rich, weights
 from tests.laws.methods import METHODS

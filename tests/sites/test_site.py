@@ -8,8 +8,8 @@ import pytest
 
 import causal_reft as cr
 from causal_reft.errors import PositionError, SiteError
-from causal_reft.graph.decoding import site_from_data
-from causal_reft.graph.encoding import site_to_data
+from causal_reft.graph.from_data import site_from_data
+from causal_reft.graph.to_data import site_to_data
 from causal_reft.sites import COMPONENTS, locate
 from tests.models import ToyMLP, gpt2
 

@@ -14,11 +14,11 @@ from torch import nn
 
 from causal_reft.errors import CausalReftError, StorageError, nearest
 from causal_reft.featurizers import Autoencoder, Featurizer, Rotation
-from causal_reft.graph.encoding import SCHEMA, Data, nodes_to_data
 from causal_reft.graph.fields import FLAG, RECORD, SEED, TEXT, Field, checked, maybe, number, whole
 from causal_reft.graph.interchange import Interchange, Node
 from causal_reft.graph.kinds import FEATURIZERS, SETTINGS, shapes_of
 from causal_reft.graph.sources import Collect, Constant, LearnedScale, LearnedSource, Noise, Shift, Source
+from causal_reft.graph.to_data import SCHEMA, Data, nodes_to_data
 from causal_reft.sites import Site, parse_positions
 from causal_reft.tensors import Tensor
 
