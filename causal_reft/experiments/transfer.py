@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 import causal_reft as cr
 from causal_reft.alignment import UNBOUNDED, Interval, TextEncoding, mean_interval
@@ -199,7 +198,7 @@ class Both:
             "iia_before": self.iia(rows, cell.seed),
             "iia": self.iia(ended, cell.seed),
             "random_iia": random_iia,
-            "angle": float(torch.rad2deg(cr.principal_angles(rows, ended).max())),
+            "angle": float(cr.principal_angles(rows, ended).max()),
         }
         return Result(facts=facts)
 
