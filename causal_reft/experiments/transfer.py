@@ -132,13 +132,10 @@ def reading(table: pd.DataFrame) -> list[str]:
         name: table.pivot_table(index="seed", columns="start", values=name) for name in ("loss", "iia", "random_iia")
     }
     lines = []
-    for fixed in ("", ", fixed"):
-        found = _over_seeds(wide["loss"][f"aligned{fixed}"] - wide["loss"][f"random{fixed}"])
+    for one, other in (("aligned", "random"), ("aligned, fixed", "random, fixed"), ("aligned, fixed", "random")):
+        found = _over_seeds(wide["loss"][one] - wide["loss"][other])
         verdict = "lower" if found.high < 0 else "higher" if found.low > 0 else "not told apart"
-        lines.append(
-            f"Held-out loss from the aligned subspace minus that from a random one{' (both fixed)' if fixed else ''}: "
-            f"{found}: {verdict}."
-        )
+        lines.append(f"Held-out loss from the start '{one}' minus that from '{other}': {found}: {verdict}.")
     found = _over_seeds(wide["iia"]["random"] - wide["random_iia"]["random"])
     verdict = "above" if found.low > 0 else "below" if found.high < 0 else "not told apart from"
     lines.append(

@@ -39,6 +39,7 @@ def test_the_reading_pairs_seeds_and_says_what_cannot_be_told_apart() -> None:
             rows.append({"start": start, "seed": seed, "loss": loss, "angle": 1.0, **iia})
     lines = reading(pd.DataFrame(rows))
     assert "-0.525" in lines[0] and lines[0].endswith(": lower.")
-    assert lines[1].startswith("Held-out loss") and "(both fixed)" in lines[1] and lines[1].endswith("not told apart.")
-    assert lines[2].endswith("not told apart from random.")
+    assert "'aligned, fixed' minus that from 'random, fixed'" in lines[1] and lines[1].endswith("not told apart.")
+    assert lines[2].endswith("not told apart.") and "-0.025" in lines[2]
+    assert lines[3].endswith("not told apart from random.")
     assert summary(pd.DataFrame(rows)).set_index("start").loss["aligned"] == pytest.approx(3.0)
