@@ -1,6 +1,7 @@
 """The study of `gender` on stories260K: all layers x four positions x five seeds, every control. Prints the report.
 
     python benchmarks/gender_study.py [--folder runs/gender] [--figure docs/figures/gender.png] [--workers 2]
+                                                                                the report goes beside the figure, .txt
     python benchmarks/gender_study.py --folder runs/alone --cells-at-once 1     every cell on its own
     python benchmarks/gender_study.py --flops                                   groups against their cells alone
 
@@ -16,6 +17,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from textwrap import fill
 
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
@@ -85,7 +87,6 @@ def main() -> None:
         return count_flops(gender_study(None))
     study = gender_study(options.folder, cells_at_once=options.cells_at_once)
     print(study)
-    print(study.plan())
     start = time.perf_counter()
     if options.workers > 1:
         with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
@@ -95,9 +96,11 @@ def main() -> None:
     print(f"\n{time.perf_counter() - start:.0f} s here; {result.seconds:.0f} s in cells\n")
     print(result.report())
     if options.figure:
-        axes = result.heatmap("iia")
-        Path(options.figure).parent.mkdir(parents=True, exist_ok=True)
-        axes.figure.savefig(options.figure, dpi=150, bbox_inches="tight")
+        figure = Path(options.figure)
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        result.heatmap("iia").figure.savefig(figure, dpi=150, bbox_inches="tight")
+        lines = (fill(line, 116, subsequent_indent="    ") for line in result.report().splitlines())
+        figure.with_suffix(".txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

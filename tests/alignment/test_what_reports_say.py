@@ -86,11 +86,20 @@ def disentangled() -> StudyResult:
     return city_study("disentangle")
 
 
-def test_what_splits_share_is_counted_before_the_report_says_that_they_share_nothing():
-    apart = small_study(None, seeds=[0], controls=CHEAP, sites=[planted.SITE]).run(progress=False)
-    assert "which share no setting with training or selection" in apart.report() and "not new" not in repr(apart)
+@pytest.fixture(scope="module")
+def plain() -> StudyResult:
+    return quick()
+
+
+def quick(**changes: object) -> StudyResult:
+    """One site, one seed, few controls."""
+    return small_study(None, seeds=[0], controls=CHEAP, sites=[planted.SITE], **changes).run(progress=False)
+
+
+def test_what_splits_share_is_counted_before_the_report_says_that_they_share_nothing(plain):
+    assert "which share no setting with training or selection" in plain.report() and "not new" not in repr(plain)
     leaking = Splits(SPLITS.train, SPLITS.select, SPLITS.train, dropped=0, by=SPLITS.by)
-    result = small_study(None, seeds=[0], controls=CHEAP, sites=[planted.SITE], data=leaking).run(progress=False)
+    result = quick(data=leaking)
     counted = len(SPLITS.train)
     assert f"Its rows are not new: training and report share {2 * counted} settings, {counted} pairs." in repr(result)
     assert "share no" not in result.report()
@@ -126,7 +135,7 @@ def test_where_nothing_separates_but_the_whole_vector_works_the_headline_calls_i
     text = repr(StudyResult(shown))
     assert "nothing separates from the controls by disentangle" in text
     assert "That is localisation by itself: the whole vector by +1.000" in text
-    absent = small_study(None, model=planted.Planted("absent", 0), seeds=[0], controls=CHEAP).run(progress=False)
+    absent = quick(model=planted.Planted("absent", 0))
     assert "nothing separates" in repr(absent) and "localisation" not in repr(absent)
 
 
@@ -137,11 +146,11 @@ def test_a_metric_that_the_rows_cannot_measure_is_refused():
         small_study(None, metric="isolate")
 
 
-def test_nothing_in_a_report_is_nan_and_a_score_above_all_random_subspaces_is_called_so(disentangled):
+def test_nothing_in_a_report_is_nan_and_a_score_above_all_random_subspaces_is_called_so(disentangled, plain):
     text = disentangled.report()
     assert "the score is above all 5 random subspaces" in text and "nan" not in text.lower()
-    plain = small_study(None, seeds=[0], controls=CHEAP, sites=[planted.SITE]).run(progress=False).report()
-    assert "isolate not measured (the data has no such rows)" in plain and "permuted labels not measured" in plain
+    text = plain.report()
+    assert "isolate not measured (the data has no such rows)" in text and "permuted labels not measured" in text
 
 
 def test_few_different_states_have_no_distance_to_the_natural_ones():
