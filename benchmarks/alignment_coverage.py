@@ -4,9 +4,10 @@
 
 Simulated studies with a known IIA: every answer is right with a probability whose log-odds are a sum of effects of its
 row, its base, its source (standard deviation 1 each) and its seed (`spread`); the intercept makes the mean the wanted
-IIA. Three tables are printed and written, with a figure:
+IIA. Four tables are printed and written, with a figure:
 
     intervals     how often the 95 % interval of the IIA holds it, over seeds, pairs, sharing of entities, IIA, spread
+    weighted      the same of cause, isolate and disentangle, which average rows by prompt and prompts by attribute
     separations   how often the interval of the separation holds the true one and the estimate; how often p < 0.05 and
                   the report's rule (p < 0.05 and an interval above zero) call a separation that is none
     corrections   how often any of 20 cells of which none separates is called so after the correction
@@ -29,8 +30,10 @@ from scipy import optimize, special
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from causal_reft.alignment.statistics import binomial_interval, holm, mean_interval, paired_p, separation
+from causal_reft.alignment.metrics import SHARES, Means
+from causal_reft.alignment.statistics import Interval, binomial_interval, holm, mean_interval, paired_p, separation
 from causal_reft.alignment.variance import Factors, SeedVariance
+from causal_reft.causal import CAUSE, ISOLATE, row_weights
 from causal_reft.seeds import numpy_stream
 
 SEEDS, IIA, SPREADS = (1, 2, 3, 5, 10), (0.5, 0.8, 0.95), (0.0, 0.5, 1.5)
@@ -119,21 +122,43 @@ def intervals(studies: int, designs: Iterable[Design], seeds: Iterable[int]) -> 
             mean_interval(people.scores(stream, people.difficulty(stream), n_seeds, iia, spread), people.factors)
             for _ in range(studies if iia < 1 else 1)
         ]
-        covered = np.array([x.low <= iia + 1e-9 and iia - 1e-9 <= x.high for x in found])
-        warned = np.array([bool(x.warning) for x in found])
-        table.append(
-            {
-                "design": str(design),
-                "seeds": n_seeds,
-                "iia": iia,
-                "spread": spread,
-                "coverage": covered.mean(),
-                "width": np.mean([x.high - x.low for x in found]),
-                "warned": warned.mean(),
-                "silent": (~covered & ~warned).mean(),
-            }
-        )
+        place = {"design": str(design), "seeds": n_seeds, "iia": iia, "spread": spread}
+        table.append(place | _coverage(found, np.full(len(found), iia)))
     return pd.DataFrame(table)
+
+
+def weighted(studies: int, designs: Iterable[Design], seeds: Iterable[int]) -> pd.DataFrame:
+    """The table of `intervals` for weighted means; prompts of unequal size and ease, each base has one prompt."""
+    table, ease = [], np.array([0.9, 0.7, 0.95, 0.6, 0.8, 0.85])
+    for design, n_seeds, spread in product(designs, seeds, (0.0, 0.5)):
+        people, stream = Population(design), numpy_stream(0, "weighted", design, n_seeds, spread)
+        easier = np.array([_intercept(p, np.hypot(people.sd, spread)) for p in ease])
+        found: dict[str, list[tuple[Interval, float]]] = {name: [] for name in SHARES[1:]}
+        for _ in range(studies):
+            prompt = stream.choice(6, people.base.max() + 1, p=[0.25, 0.1, 0.25, 0.15, 0.15, 0.1])[people.base]
+            prompt[people.base < 6] = people.base[people.base < 6]  # none is missing
+            kinds = np.where(prompt < 2, CAUSE, ISOLATE)
+            weights = row_weights(kinds, pd.DataFrame({"asked": prompt // 2, "prompt": prompt}))
+            rows = people.difficulty(stream) + (easier - easier[0])[prompt]
+            scores = people.scores(stream, rows, n_seeds, ease[0], spread)
+            for name, means in ((name, Means.of(name, kinds, weights)) for name in found):
+                interval = mean_interval(scores, people.factors, means=means)
+                found[name].append((interval, float(means.value(ease[prompt]))))
+        for name, pairs in found.items():
+            place = {"design": str(design), "seeds": n_seeds, "spread": spread, "score": name}
+            table.append(place | _coverage([x for x, _ in pairs], np.array([true for _, true in pairs])))
+    return pd.DataFrame(table)
+
+
+def _coverage(found: list[Interval], true: np.ndarray) -> dict[str, float]:
+    low, high = (np.array([getattr(x, end) for x in found]) for end in ("low", "high"))
+    covered, warned = (low <= true + 1e-9) & (true - 1e-9 <= high), np.array([bool(x.warning) for x in found])
+    return {
+        "coverage": covered.mean(),
+        "width": (high - low).mean(),
+        "warned": warned.mean(),
+        "silent": (~covered & ~warned).mean(),
+    }
 
 
 def separations(studies: int, designs: Iterable[Design], seeds: Iterable[int]) -> pd.DataFrame:
@@ -253,12 +278,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a fifth of the studies, few designs")
     parser.add_argument("--fits", type=int, default=0)
     parser.add_argument(
-        "--out", type=Path, help="writes <out>.csv, <out>_separation.csv, <out>_correction.csv, <out>.png"
+        "--out", type=Path, help="writes <out>.csv, <out>_{weighted,separation,correction}.csv, <out>.png"
     )
     options = parser.parse_args()
     studies, designs, seeds = (100, FEW, (2, 5)) if options.quick else (500, DESIGNS, SEEDS)
     found: list[tuple[str, Callable[[], pd.DataFrame]]] = [
         ("", lambda: intervals(studies, designs, seeds)),
+        ("_weighted", lambda: weighted(studies, (*FEW, Design(200)), (2, 5))),
         ("_separation", lambda: separations(studies // 4, FEW, (2, 5))),
         ("_correction", lambda: corrections(studies // 5, FEW, (2, 5))),
     ]

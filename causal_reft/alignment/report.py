@@ -14,6 +14,7 @@ import pandas as pd
 from causal_reft.alignment.grid import LEFT_OUT, SHUFFLED
 from causal_reft.alignment.metrics import SHARES, shown
 from causal_reft.alignment.tables import HALF, StudyTables
+from causal_reft.display import counted
 
 ALPHA = 0.05
 REFERENCES = {"the whole vector": "full_patch", "PCA": "pca"}
@@ -108,7 +109,8 @@ def _headline(study: StudyTables, variable: str) -> list[str]:
             f"of them; alpha {ALPHA}){_beyond_whole(apart)}.",
             f"  Chosen on the selection rows{by}: {_cell(best)}. On the report rows: separation {best.separation:+.3f} "
             f"[{best.separation_low:+.3f}, {best.separation_high:+.3f}] from {best.best_control}, p = "
-            f"{best.p_corrected:.2g}; {_named(best)} {_score(best)} over {best.seeds} seeds.",
+            f"{best.p_corrected:.2g}; {_named(best)} {_score(best)} over "
+            f"{counted(best.seeds, 'seed')}.",
         ]
     return [*found, *_references(study, variable), *_without_cause(best), *_not_new(study, variable)]
 
