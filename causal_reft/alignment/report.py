@@ -110,7 +110,7 @@ def _headline(study: StudyTables, variable: str) -> list[str]:
             f"  Chosen on the selection rows{by}: {_cell(best)}. On the report rows: separation {best.separation:+.3f} "
             f"[{best.separation_low:+.3f}, {best.separation_high:+.3f}] from {best.best_control}, p = "
             f"{best.p_corrected:.2g}; {_named(best)} {_score(best)} over "
-            f"{counted(best.seeds, 'seed')}.",
+            f"{counted(int(best.seeds), 'seed')}.",
         ]
     return [*found, *_references(study, variable), *_without_cause(best), *_not_new(study, variable)]
 
