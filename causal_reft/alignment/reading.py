@@ -54,7 +54,9 @@ def reading_of(
         and location.layout == "whole"
         and weight is not None
     ):
-        return _orthonormal(weight.detach(), f"the weight of {location.path}")
+        mine = location.features(weight.shape[1])  # of a single head
+        read = weight.detach() if mine is None else weight.detach()[:, mine]
+        return _orthonormal(read, f"the weight of {location.path}")
     return _orthonormal(
         logit_gradients(network, site, d_model, examples, batch_size), "gradients of the logits over the data"
     )

@@ -54,6 +54,13 @@ EXPERIMENTS = (
         "--networks 10 --seeds 3",
     ),
     Command(
+        "align",
+        "where a pretrained model holds a gender, a receiver, or an attribute of a city",
+        "causal_reft.experiments.alignments",
+        "runs/align",
+        "gender --model runs/smollm2 --layers 4 14 24 --positions gender last --seeds 2 --folder runs/align/gender",
+    ),
+    Command(
         "compose",
         "two skills in one rotation, separately and together, with other ways of composing",
         "causal_reft.experiments.composition.command",
@@ -131,13 +138,14 @@ def _run(command: Command, words: Sequence[str]) -> int:
     parser.add_argument("--folder", type=Path, default=Path(command.folder), help="where results go and go on")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     options = parser.parse(words[1:])
+    options.command = f"{PROGRAM} {shlex.join(words)}"
     new = [path for path in (options.folder, *options.folder.parents) if not path.exists()]
     print(f"Results go to {options.folder}; the same command goes on there after an interruption.", flush=True)
     try:
         print(f"Results: {module.run_command(options)}")
         return 0
     except KeyboardInterrupt:
-        print(f"\nStopped. To go on: {PROGRAM} {shlex.join(words)}", file=sys.stderr)
+        print(f"\nStopped. To go on: {options.command}", file=sys.stderr)
         return 130
     except (CausalReftError, OSError, ImportError) as error:
         if options.traceback:
