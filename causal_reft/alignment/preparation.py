@@ -205,7 +205,7 @@ def _check_measurable(metric: str, name: str, part: Part, task: Task | CausalMod
 
 def _shared(parts: Mapping[str, CounterfactualDataset], by: Sequence[str]) -> list[dict[str, Any]]:
     """What every two parts have in common: settings, prompts, pairs, and values of the columns `by`, counted."""
-    found = shared(parts).to_dict("records")
+    found = [{str(name): value for name, value in row.items()} for row in shared(parts).to_dict("records")]
     for column in by if len(by) < len(parts["train"].inputs) else ():
         held = {name: set().union(*(frame[column] for frame in part.runs.values())) for name, part in parts.items()}
         for row in found:
