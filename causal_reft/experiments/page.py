@@ -1,26 +1,37 @@
-"""The results of an experiment: figures, tables, and one page that shows them in order, in HTML and in Markdown."""
+"""The results of an experiment: figures, tables, and one page that shows them in order, in HTML and in Markdown.
+
+The HTML needs no server and no other file than its figures; it fits a phone and follows the reader's dark mode.
+"""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from datetime import datetime
 from pathlib import Path
-from textwrap import wrap
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from causal_reft import __version__
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INDENT = "      "
+COLUMNS = 120  # of a terminal
+SMALLEST = 0.0005  # what three decimals do not show as 0.000
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; font-size: 0.9rem; margin: 1rem 0 } td, th { padding: 0.25rem 0.7rem; text-align:
-left } th { border-bottom: 1px solid #888 } tr:nth-child(even) td { background: #f5f5f5 }
-img { max-width: 100%; height: auto } pre { background: #f5f5f5; padding: 0.8rem; overflow-x: auto; white-space:
-pre-wrap }
+:root { color-scheme: light dark; --ink: #222; --paper: #fff; --shade: #f3f3f3; --line: #888 }
+@media (prefers-color-scheme: dark) { :root { --ink: #ddd; --paper: #1c1d21; --shade: #292b31; --line: #888 } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: var(--ink);
+background: var(--paper); overflow-wrap: break-word }
+.table { overflow-x: auto; margin: 1rem 0 } table { border-collapse: collapse; font-size: 0.9rem }
+td, th { padding: 0.25rem 0.7rem; text-align: left; vertical-align: top; overflow-wrap: normal }
+th { border-bottom: 1px solid var(--line) } tr:nth-child(even) td { background: var(--shade) }
+figure { margin: 1rem 0 } figcaption { font-size: 0.9rem } img { max-width: 100%; height: auto; background: #fff }
+pre { background: var(--shade); padding: 0.8rem; overflow-x: auto; white-space: pre-wrap }
 """
 
 
@@ -29,9 +40,14 @@ class Page:
     """A folder with an `index.html` that grows part by part; every figure and table is a file of its own too.
 
     `page.md` is the same in Markdown, for a documentation.
+
+    Args:
+        folder: where the page and its files are written.
+        command: what the user typed to make it; the page shows it.
     """
 
     folder: Path
+    command: str = ""
     parts: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
@@ -43,24 +59,26 @@ class Page:
 
     def text(self, text: str) -> None:
         """A paragraph, also printed."""
-        print(text)
+        print(_in_lines(text))
         self.parts.append(f"<p>{html.escape(text)}</p>")
         self.lines.append(text)
 
     def block(self, text: str) -> None:
         """Preformatted lines, also printed."""
-        print(text)
+        lines = _in_lines(text, "      ")
+        print(lines)
         self.parts.append(f"<pre>{html.escape(text)}</pre>")
-        wrapped = (wrap(line, 110, subsequent_indent=INDENT) or [""] for line in text.splitlines())
-        self.lines.append("\n".join(["```text", *chain(*wrapped), "```"]))
+        self.lines.append(f"```text\n{lines}\n```")
 
     def table(self, name: str, table: pd.DataFrame) -> None:
-        """A table: printed, shown, and written to `<name>.csv`."""
-        rounded = table.round(3)
-        print(rounded.to_string(index=False))
+        """A table: printed, shown, and written to `<name>.csv`, there with all digits and whole texts."""
         table.to_csv(self._file(f"{name}.csv"), index=False)
-        self.parts.append(rounded.to_html(index=False, border=0))
-        self.lines.append("\n".join(f"| {' | '.join(map(str, row))} |" for row in _rows(rounded)))
+        readable = in_words(table)
+        print(fitted(readable))
+        with pd.option_context("display.max_colwidth", None):
+            self.parts.append(f'<div class="table">{readable.to_html(index=False, border=0)}</div>')
+        rows = [list(readable.columns), ["---"] * len(readable.columns), *readable.to_numpy(dtype=object).tolist()]
+        self.lines.append("\n".join(f"| {' | '.join(map(str, row))} |" for row in rows))
 
     def figure(self, name: str, ax: Axes, caption: str) -> None:
         """A figure, written to `<name>.png`."""
@@ -70,19 +88,25 @@ class Page:
         assert figure is not None
         figure.savefig(self._file(f"{name}.png"), dpi=150, bbox_inches="tight")
         plt.close(figure)
-        self.parts.append(
-            f'<p><img src="{name}.png" alt="{html.escape(caption)}"><br><i>{html.escape(caption)}</i></p>'
-        )
+        text = html.escape(caption)
+        self.parts.append(f'<figure><img src="{name}.png" alt="{text}"><figcaption>{text}</figcaption></figure>')
         self.lines.append(f"![{caption}]({name}.png)\n\n*{caption}*")
 
-    def write(self, title: str) -> Path:
-        """The page with everything so far."""
+    def write(self, title: str, then: Sequence[str]) -> Path:
+        """The page with everything so far, and at its end what a reader can do next: `then`, one line for each."""
+        made = f"causal_reft {__version__}, {datetime.now():%Y-%m-%d %H:%M}"
+        command = f", by <code>{html.escape(self.command)}</code>" if self.command else ""
+        steps = "".join(f"<li>{html.escape(line)}</li>" for line in then)
         target = self._file("index.html")
-        head = (
-            "<!doctype html><html lang='en'><meta "
-            f"charset='utf-8'><title>{html.escape(title)}</title><style>{STYLE}</style>"
-        )
-        target.write_text("\n".join([head, f"<h1>{html.escape(title)}</h1>", *self.parts, "</html>"]), encoding="utf-8")
+        lines = [
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
+            f"<h1>{html.escape(title)}</h1><p>{made}{command}.</p>",
+            *self.parts,
+            f"<h2>Next</h2><ul>{steps}</ul></body></html>",
+        ]
+        target.write_text("\n".join(lines), encoding="utf-8")
         self._file("page.md").write_text("\n\n".join(self.lines) + "\n", encoding="utf-8")
         return target
 
@@ -91,6 +115,31 @@ class Page:
         return self.folder / name
 
 
-def _rows(table: pd.DataFrame) -> list[list[object]]:
-    """The lines of a table in Markdown."""
-    return [list(table.columns), ["---"] * len(table.columns), *table.to_numpy(dtype=object).tolist()]
+def in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """Every entry as text: three decimals, small numbers in powers of ten, and no p-value as zero."""
+    return pd.DataFrame({name: [_entry(str(name), value) for value in column] for name, column in table.items()})
+
+
+def fitted(table: pd.DataFrame) -> str:
+    """Lines for a terminal: long texts are shortened; where that does not suffice, columns go below each other."""
+    for longest in range(80, 20, -4):
+        text = table.to_string(index=False, max_colwidth=longest)
+        if max(map(len, text.splitlines())) <= COLUMNS:
+            return text
+    return table.to_string(index=False, max_colwidth=24, line_width=COLUMNS)
+
+
+def _entry(name: str, value: object) -> str:
+    if value is None or value != value:
+        return "–"
+    if not isinstance(value, float):
+        return str(value)
+    if name.split("_")[0] == "p" and value < 0.001:
+        return "< 0.001"
+    return f"{value:.1e}" if 0 < abs(value) < SMALLEST else f"{value:.3f}"
+
+
+def _in_lines(text: str, indent: str = "") -> str:
+    """The same, with lines for a terminal; those that a longer one is broken into are indented."""
+    breaks = {"subsequent_indent": indent, "break_long_words": False, "break_on_hyphens": False}
+    return "\n".join(fill(line, COLUMNS, **breaks) for line in text.splitlines())

@@ -88,14 +88,17 @@ def run_command(options: argparse.Namespace) -> Path:
         lr=options.lr,
     )
     table = transfer(cr.load_embedded(), setting, options.seeds, options.folder)
-    page = Page(options.folder)
+    page = Page(options.folder, options.command)
     page.heading("LoReFT from a random and from an aligned subspace")
     page.text(f"{setting}; {options.seeds} seeds; 95 % intervals over seeds.")
     page.table("transfer", summary(table))
     for line in reading(table):
         page.text(line)
     page.table("transfer_cells", table)
-    return page.write("From alignment to finetuning and back")
+    return page.write(
+        "From alignment to finetuning and back",
+        ["Another place, rank or number of examples: python -m causal_reft transfer --help"],
+    )
 
 
 def transfer(small: Embedded, setting: Setting, seeds: int, folder: Path | None = None) -> pd.DataFrame:

@@ -34,6 +34,6 @@ def test_the_alignment_leaves_its_page(tmp_path: Path) -> None:
     controls = Controls(random=5, seeds=1, ladder=False, illusion=False)
     result = show_alignment(page, cr.load_embedded(), layers=[2], rows=(32, 16, 16), controls=controls)
     assert len(result.grid) == 2
-    written = page.write("title").read_text(encoding="utf-8")
+    written = page.write("title", []).read_text(encoding="utf-8")
     assert "Where does a language model hold the language" in written and "<img" in written
     assert {"alignment.csv", "alignment.png", "alignment_pairs.csv"} <= {file.name for file in tmp_path.iterdir()}

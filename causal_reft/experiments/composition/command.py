@@ -52,7 +52,7 @@ def run_command(options: argparse.Namespace) -> Path:
     experiment = experiment_of(options)
     rows = run_composition(experiment, options.folder, range(options.seeds), options.methods)
     names = [behaviour.name for behaviour in experiment.behaviours]
-    page = Page(options.folder)
+    page = Page(options.folder, options.command)
     page.heading(f"{len(experiment.prompts)} held-out prompts, {options.seeds} adapter seeds")
     page.table("total", rates(rows, ["method", "subset"], names))
     page.table("by_task", rates(rows, ["method", "subset", "task"], names))
@@ -62,7 +62,9 @@ def run_command(options: argparse.Namespace) -> Path:
     _heat_map(page, "tasks", rates(first, ["task"], names), f"All edits at once, by task: {first.method.iloc[0]}")
     for number, (method, part) in enumerate(rows.groupby("method", sort=False)):
         _heat_map(page, f"method_{number}", rates(part, ["subset"], names), str(method))
-    return page.write("Composing subspaces")
+    return page.write(
+        "Composing subspaces", [f"Skills of your own: python -m causal_reft compose --model MODEL {FILES}"]
+    )
 
 
 def experiment_of(options: argparse.Namespace) -> Experiment:

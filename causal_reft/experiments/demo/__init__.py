@@ -15,6 +15,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from causal_reft.experiments.page import Page
 
+NEXT = (
+    "A model of your own, finetuned: python -m causal_reft demo --model <folder or hub id>",
+    "A model of your own, aligned: docs/your_model.md, five minutes from from_pretrained to a heat map.",
+    "The same experiments at full size, with more seeds and controls: python -m causal_reft --help",
+)
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m causal_reft demo`."""
@@ -23,25 +29,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(options: argparse.Namespace) -> Path:
-    """The demo, and its page."""
-    return run_demo(options.folder, options.model, options.seed)
-
-
-def run_demo(folder: Path, model: str | None = None, seed: int = 0) -> Path:
-    """Everything on the embedded model; with `model` (a folder or hub id) the finetuning on that one. Returns the
-    page.
-    """
+    """Everything on the embedded model; with `--model` the finetuning on that one. Returns the page."""
     from causal_reft.experiments.demo.finetune import show_finetuning
     from causal_reft.experiments.models import load_model
     from causal_reft.experiments.page import Page
 
-    started, page = time.perf_counter(), Page(folder)
-    if model is not None:
-        show_finetuning(page, *load_model(model), seed=seed)
+    started, page = time.perf_counter(), Page(options.folder, options.command)
+    if options.model is not None:
+        show_finetuning(page, *load_model(options.model), seed=options.seed)
     else:
         with _one_thread():
-            _everything(page, seed)
-    target = page.write("causal_reft: the demo")
+            _everything(page, options.seed)
+    target = page.write("causal_reft: the demo", NEXT)
     print(f"\n{time.perf_counter() - started:.0f} s. Figures and tables are beside the page.")
     return target
 

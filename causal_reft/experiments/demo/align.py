@@ -15,7 +15,7 @@ import pandas as pd
 
 from causal_reft.alignment import Controls, Sampling, Study, StudyResult
 from causal_reft.alignment.study import STUDY_RECIPE
-from causal_reft.causal import CausalModel, Task, Template
+from causal_reft.causal import CausalModel, CounterfactualDataset, Task, Template
 from causal_reft.causal.columns import Column
 from causal_reft.causal.counterfactuals import PROMPT, TEXT
 from causal_reft.data import Embedded
@@ -74,8 +74,8 @@ def show_alignment(
         f"A prompt is two lines and a question. Where its second line is German, the model goes on in German, "
         f"otherwise in English. The study swaps {RANK} of {config.hidden_size} dimensions at one place between two "
         f"such prompts, and counts how often the first word ({' or '.join(FIRST_WORDS.values())}) is then that of the "
-        f"swapped language. Both prompts of half of the pairs have one language, so no edit at all scores 0.5. The "
-        f"last block is left out: after it the next word is already decided."
+        f"swapped language. Where both prompts have one language, no edit at all is right too. The last block is left "
+        f"out: after it the next word is already decided."
     )
     task = language_task(small)
     layers = range(config.num_hidden_layers - 1) if layers is None else layers
@@ -93,20 +93,20 @@ def show_alignment(
         controls=controls,
         match="choices",
     )
-    page.table("alignment_pairs", _pairs(task))
+    pairs = task.counterfactuals("language", 3, seed=seed)
+    page.text("One of the prompts, and the second lines of some pairs:")
+    page.block(pairs.base[PROMPT][0].strip())
+    page.table("alignment_pairs", _second_lines(pairs))
     result = study.run(progress=False)
     _show(page, result)
+    page.text(f"Read it again without computing: causal_reft.StudyResult.load({str(study.folder)!r}).")
     return result
 
 
-def _pairs(task: Task) -> pd.DataFrame:
-    """Three base and source prompts, and the word that is expected when their language is interchanged."""
-    drawn = task.counterfactuals("language", 3, seed=0)
-    source = next(iter(drawn.sources.values()))
-    lines = {"base": drawn.base[PROMPT], "source": source[PROMPT], "expected": drawn.labels[TEXT]}
-    return pd.DataFrame(
-        {name: [text.strip().replace("\n", " / ") for text in column] for name, column in lines.items()}
-    )
+def _second_lines(pairs: CounterfactualDataset) -> pd.DataFrame:
+    """Those of base and source, and the word that is expected when their language is interchanged."""
+    source = next(iter(pairs.sources.values()))
+    return pd.DataFrame({"base": pairs.base["line"], "source": source["line"], "expected": pairs.labels[TEXT]})
 
 
 def _show(page: Page, result: StudyResult) -> None:
@@ -118,7 +118,8 @@ def _show(page: Page, result: StudyResult) -> None:
     page.figure(
         "alignment",
         ax,
-        f"IIA by layer and place: {RANK} dimensions, 2 seeds, 95 % intervals, the best of the controls.",
+        f"IIA by layer and place: {RANK} dimensions, {result.best().seeds} seeds, 95 % intervals, the best of the "
+        f"controls. Framed: the cell that the report chose; hatched: no more than the controls.",
     )
     page.block(result.report())
 

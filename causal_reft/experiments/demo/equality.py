@@ -7,6 +7,8 @@ import pandas as pd
 from causal_reft.experiments.equality import TRAINED, Effort, alignment_distribution, summary
 from causal_reft.experiments.page import Page
 
+RANK = 8
+
 
 def show_equality(page: Page, n_networks: int = 3, n_das_seeds: int = 2, seed: int = 0) -> pd.DataFrame:
     """Train networks, align three hypotheses with every layer, and show the distribution."""
@@ -17,17 +19,17 @@ def show_equality(page: Page, n_networks: int = 3, n_das_seeds: int = 2, seed: i
         "The task: are w = x and y = z the same? Each network is asked where it holds the two relations (true "
         "hypotheses), and where it holds which vector w is (a false one). Interchange intervention accuracy (IIA) is "
         "how often the network, with the found subspace swapped in from another input, answers as the hypothesis says; "
-        "guessing scores 0.5."
+        "guessing is right half of the time."
     )
     seeds = range(seed, seed + n_networks), range(seed, seed + n_das_seeds)
     effort = Effort(steps=300, random_subspaces=20)
-    table = alignment_distribution(*seeds, page.folder / "equality", ranks=(8,), effort=effort)
+    table = alignment_distribution(*seeds, page.folder / "equality", ranks=(RANK,), effort=effort)
     found = summary(table)
     page.table("equality", found)
     trained = found[found["weights"] == TRAINED].copy()
     half = 1.96 * trained["sd_over_networks"] / trained["networks"] ** 0.5
     trained["iia_low"], trained["iia_high"] = trained["iia"] - half, (trained["iia"] + half).clip(upper=1)
-    title = f"Alignment by layer, {n_networks} networks x {n_das_seeds} DAS seeds, k = 8"
+    title = f"Alignment by layer, {n_networks} networks x {n_das_seeds} DAS seeds, k = {RANK}"
     ax = curves_with_intervals(trained, x="layer", y="iia", group="hypothesis", title=title)
     ax.axhline(trained["random_subspaces_95"].max(), color="0.6", linestyle=":", linewidth=1)
     page.figure(

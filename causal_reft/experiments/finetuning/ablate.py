@@ -67,7 +67,7 @@ def run_command(options: argparse.Namespace) -> Path:
     store = bench.store(options.folder, [options.benchmark])
     print(cost(bench, cells), flush=True)
     found = over_seeds(scores(bench.run(cells, store, "variations")), ["metric", *VARIED])
-    page = Page(options.folder)
+    page = Page(options.folder, options.command)
     parts = bench.parts(options.benchmark)
     page.heading(f"LoReFT on {options.benchmark}")
     page.text(
@@ -80,7 +80,7 @@ def run_command(options: argparse.Namespace) -> Path:
             mine = _varied(found, usual, name)
             page.table(f"ablate_{name}", readable(mine))
             page.figure(f"ablate_{name}", _figure(mine, name), f"{mine.metric.iloc[0]} by {name}.")
-    return page.write("LoReFT, one setting at a time")
+    return page.write("LoReFT, one setting at a time", ["Beside other methods: python -m causal_reft compare --help"])
 
 
 def _varied(found: pd.DataFrame, usual: FinetuningCell, name: str) -> pd.DataFrame:

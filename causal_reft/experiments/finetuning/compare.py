@@ -57,12 +57,14 @@ def run_command(options: argparse.Namespace) -> Path:
     print(cost(bench, [*search, *final]), flush=True)
     tried = scores(bench.run(search, store, "learning rates"))
     table = scores(bench.run(_chosen(tried, search, options.seeds), store, "seeds"))
-    page = Page(options.folder)
+    page = Page(options.folder, options.command)
     left_out = "" if len(methods) == len(options.methods) else " BitFit is left out: the model has no biases."
     _write(page, bench, table, options, left_out)
     page.heading("Learning rates tried, on selection items (seed 0)")
     page.table("learning_rates", readable(tried[["benchmark", "method", "lr", "score"]]))
-    return page.write("Ways of finetuning")
+    return page.write(
+        "Ways of finetuning", ["Other positions, ranks and layers of LoReFT: python -m causal_reft ablate --help"]
+    )
 
 
 def _chosen(tried: pd.DataFrame, search: list[FinetuningCell], seeds: int) -> list[FinetuningCell]:

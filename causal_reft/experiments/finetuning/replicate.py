@@ -88,7 +88,7 @@ def run_command(options: argparse.Namespace) -> Path:
     results = bench.run(cells, store, options.group)
     table = over_seeds(scores(results), ["benchmark", "metric"])
     table["without_training"] = [bench.score(bench.model, name)["score"] for name in table.benchmark]
-    page = Page(options.folder)
+    page = Page(options.folder, options.command)
     page.heading(
         f"{options.group}: LoReFT, rank {options.rank}, layers {layers}, {recipe.positions}, lr {options.lr:g}"
     )
@@ -101,7 +101,9 @@ def run_command(options: argparse.Namespace) -> Path:
     if options.group == "instruct":
         texts = results[cells[0]].facts["texts"]
         page.text(f"Answers in AlpacaEval's format: {_alpaca_eval(bench, cells[0], texts, options.folder).name}")
-    return page.write(f"LoReFT on {options.group}")
+    return page.write(
+        f"LoReFT on {options.group}", ["On the same data beside other methods: python -m causal_reft compare --help"]
+    )
 
 
 def _layers(asked: str, bench: Bench) -> str:
