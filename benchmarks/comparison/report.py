@@ -1,4 +1,7 @@
-"""What the measurements become: one CSV, one Markdown table for each part, figures."""
+"""What the measurements become: one CSV, one Markdown table for each part, figures.
+
+`python -m benchmarks.comparison.report` draws the figures of docs/benchmarks again, from the CSV there.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from causal_reft.plots import ratio_bars
+from causal_reft.plots.style import PALETTE
+
+FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
 TITLES = {
     "A": "One step",
     "B": "Sweeps and controls",
@@ -19,6 +26,12 @@ TITLES = {
     "F": "Rotations",
     "H": "Growth of one step at the last token",
 }
+AXES = {
+    "T": "tokens in a row (T)",
+    "layers": "layers of the model",
+    "d": "width of the model (d)",
+    "sites": "sites of a sweep",
+}
 
 
 def write(table: pd.DataFrame, agreement: pd.DataFrame, memory: pd.DataFrame, folder: Path) -> None:
@@ -26,6 +39,11 @@ def write(table: pd.DataFrame, agreement: pd.DataFrame, memory: pd.DataFrame, fo
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "comparison.csv", index=False)
     (folder / "comparison.md").write_text(markdown(table, agreement, memory))
+    draw(table, folder)
+
+
+def draw(table: pd.DataFrame, folder: Path) -> None:
+    """The figures."""
     ratios(table).savefig(folder / "ratios.png", dpi=150)
     if (table["part"] == "H").any():
         growth(table).savefig(folder / "growth.png", dpi=150)
@@ -61,22 +79,19 @@ def _table(table: pd.DataFrame) -> str:
 
 
 def ratios(table: pd.DataFrame) -> plt.Figure:
-    """Ours against the reference: time beside counted work, case by case."""
-    ours = table[(table["who"] == "ours") & table["part"].isin(["A", "B", "C", "D", "E"])].iloc[::-1]
-    figure, axes = plt.subplots(figsize=(9, 1.4 + 0.34 * len(ours)), layout="constrained")
-    places = range(len(ours))
-    axes.barh([p + 0.2 for p in places], ours["time ratio"], 0.4, label="time", color="#31688e")
-    axes.barh([p - 0.2 for p in places], ours["flop ratio"], 0.4, label="FLOPs", color="#b8c9d9")
-    for place, time in zip(places, ours["time ratio"], strict=True):
-        axes.text(time, place + 0.2, f" {time:.3g}", va="center", fontsize=7)
-    axes.set_yticks(
-        list(places), [f"{part}  {case}" for part, case in zip(ours["part"], ours["case"], strict=True)], fontsize=8
+    """Ours against the reference: time beside counted work, one panel for each part."""
+    parts = [(part, rows) for part, rows in table.groupby("part", sort=True) if str(part) in "ABCDE"]
+    heights = [(rows["who"] == "ours").sum() + 2 for _, rows in parts]
+    figure, axes = plt.subplots(
+        len(parts), figsize=(10, 0.36 * sum(heights)), height_ratios=heights, layout="constrained", squeeze=False
     )
-    axes.set(xscale="log", xlabel="reference divided by ours (times as fast, times as little work)")
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.margins(y=0.01)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    for ax, (part, rows) in zip(axes[:, 0], parts, strict=True):
+        title = f"{TITLES[str(part)]}: times less than {rows['who'].iloc[0]}"
+        ours = rows[rows["who"] == "ours"]
+        ratio_bars(ours, "case", "time ratio", "flop ratio", title=title, ax=ax)
+        ax.set_xlim(0.6, 4 * table.loc[table["part"].isin(list("ABCDE")), "flop ratio"].max())
+        if ax is not axes[-1, 0]:
+            ax.set_xlabel("")
     return figure
 
 
@@ -92,15 +107,23 @@ def growth(table: pd.DataFrame) -> plt.Figure:
     for column, axis in enumerate(axes_names):
         for line, (quantity, label) in enumerate((("flops", "FLOPs"), ("seconds", "seconds"))):
             panel = axes[line, column]
-            for who, color in (("two full passes", "#b5652b"), ("ours", "#31688e")):
+            for who, color in (("two full passes", PALETTE[1]), ("ours", PALETTE[0])):
                 one = rows[(rows["axis"] == axis) & (rows["who"] == who)]
                 panel.plot(one["size"], one[quantity], marker="o", markersize=4, color=color, label=who)
             panel.set(
-                xscale="log", yscale="log", xlabel=axis if line else "", ylabel=f"{label} a step" if not column else ""
+                xscale="log",
+                yscale="log",
+                xlabel=AXES[axis] if line else "",
+                ylabel=f"{label} a step" if not column else "",
             )
             panel.set_xticks(sorted(rows.loc[rows["axis"] == axis, "size"].unique()), minor=False)
             panel.get_xaxis().set_major_formatter(matplotlib.ticker.ScalarFormatter())
             panel.minorticks_off()
             panel.spines[["top", "right"]].set_visible(False)
     axes[0, 0].legend(frameon=False)
+    figure.suptitle("FLOPs and seconds of one training step, an edit at the last token", x=0.01, ha="left", fontsize=11)
     return figure
+
+
+if __name__ == "__main__":
+    draw(pd.read_csv(FOLDER / "comparison.csv"), FOLDER)
