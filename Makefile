@@ -4,6 +4,7 @@
 #   make test     the tests, and every tutorial from top to bottom
 #   make lint     ruff, pyright, import-linter
 #   make docs     the documentation site in site/, tutorials with the figures of their own run
+#   make browser  every page of that site looked at in Chromium
 #   make bench    side by side with other libraries
 #   make real     a real pretrained model in runs/smollm2: SmolLM2-135M-Instruct, one minute, 270 MB
 #   make clean    remove what the targets above made
@@ -31,7 +32,7 @@ COPY_TUTORIALS := rm -rf build/tutorials && mkdir -p build/tutorials && cp -R tu
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --overwrite --nbmake-timeout=600
 
 
-.PHONY: demo test lint docs bench real clean
+.PHONY: demo test lint docs browser bench real clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m causal_reft demo $(ARGS)
@@ -49,6 +50,9 @@ lint: $(VENV)/.with-lint
 
 docs: $(VENV)/.with-docs $(EXECUTED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+browser: docs
+	$(BIN)/python -m tests.browser site
 
 bench: $(VENV)/.with-test
 	for script in compare serving; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$script.py || exit 1; done

@@ -151,5 +151,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_post_page(output: str, **_: object) -> str:
-    """Without the script that notebooks' pages ask another server for: they hold no diagrams of that kind."""
-    return DIAGRAMS.sub("", output)
+    """Without the script that notebooks' pages ask another server for, and without one of no address."""
+    return DIAGRAMS.sub("", output).replace('<script src=""> </script>', "")

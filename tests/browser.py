@@ -132,15 +132,16 @@ def main(folder: str) -> int:
     if chromium is None:
         print("Chromium is not installed: the site was not looked at.")
         return 0
-    site, wrong, pages = Site(Path(folder).resolve()), list[str](), list[dict[str, Any]]()
-    Thread(target=site.serve_forever, daemon=True).start()
-    for theme in THEMES:
-        pages = list(looked_at(chromium, site, theme))
-        for page in pages:
-            for what in ("errors", "wide", "faint"):
-                wrong += [f"{page['page']} ({theme}): {what}: {line}" for line in page[what]]
-    wrong += sorted(dead(site, pages))
-    site.shutdown()
+    wrong, pages = list[str](), list[dict[str, Any]]()
+    with Site(Path(folder).resolve()) as site:
+        Thread(target=site.serve_forever, daemon=True).start()
+        for theme in THEMES:
+            pages = list(looked_at(chromium, site, theme))
+            for page in pages:
+                for what in ("errors", "wide", "faint"):
+                    wrong += [f"{page['page']} ({theme}): {what}: {line}" for line in page[what]]
+        wrong += sorted(dead(site, pages))
+        site.shutdown()
     print("\n".join([*wrong, f"{len(pages)} pages in {len(THEMES)} themes at {WIDTH} px: {len(wrong)} faults."]))
     return int(bool(wrong) or not pages)
 
