@@ -43,7 +43,8 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        if "default" in text or action.default is argparse.SUPPRESS or action.default in (None, False, []):
+        unset = action.default is False or action.default in (None, [], argparse.SUPPRESS)  # a default of 0 is shown
+        if "default" in text or unset:
             return text
         shown = " ".join(map(str, action.default)) if isinstance(action.default, list) else action.default
         return f"{text} (default: {shown})".replace("%", "%%")

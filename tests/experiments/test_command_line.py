@@ -45,6 +45,7 @@ def test_the_help_of_each_has_an_example_its_folder_and_defaults(command, capsys
     said = " ".join(capsys.readouterr().out.split())
     assert f"Example: python -m causal_reft {command.name} {command.example}".strip() in said
     assert f"(default: {command.folder})" in said
+    assert command.name != "demo" or "of everything that is learned (default: 0)" in " ".join(said.split())
 
 
 MISTAKES = {
