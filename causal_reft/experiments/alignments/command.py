@@ -48,7 +48,10 @@ def run_command(options: argparse.Namespace) -> Path:
     else:
         show_study(page, options.question, QUESTIONS[options.question], model, tokenizer, effort)
     page.block(made_by(options.command, model, tokenizer))
-    return page.write(f"Alignment study: {options.question.replace('_', ' ')}")
+    return page.write(
+        f"Alignment study: {options.question.replace('_', ' ')}",
+        ["A question of your own on this model: docs/your_model.md, five minutes to a heat map."],
+    )
 
 
 def _effort(options: argparse.Namespace, model: Any) -> Effort:
