@@ -30,7 +30,7 @@ from causal_reft.sweeps import Result, Store, digest_of, run, table_of
 from causal_reft.tasks import load_ravel, ravel_scores
 from causal_reft.tasks.ravel import Ravel
 
-CITIES, BATCH, DRAWN = "cities", 32, 20
+CITIES, DRAWN = "cities", 20
 SCORES = ("cause", "isolate", "disentangle")
 
 
@@ -215,7 +215,7 @@ def _cells(effort: Effort) -> Iterator[CityCell]:
 
 def _compute(setting: Setting, cell: CityCell) -> Result:
     graph = _fitted(setting, cell)
-    right = score_rows(setting.model, graph, setting.examples(setting.test), BATCH)["iia"] == 1
+    right = score_rows(setting.model, graph, setting.examples(setting.test))["iia"] == 1
     found = ravel_scores(setting.task, setting.test, right)
     return Result(facts={"rows": [{name: getattr(found, name) for name in SCORES}]})
 
@@ -230,8 +230,8 @@ def _fitted(setting: Setting, cell: CityCell, **settings: Any) -> cr.Interventio
     chosen = kinds == CAUSE if method.trained_on == "cause" else np.full(len(kinds), True)
     model = cr.IntervenedModel(setting.model, graph)
     cr.fit(
-        model, setting.examples(setting.train[np.flatnonzero(chosen)]), epochs=effort.epochs, batch_size=BATCH,
-        lr=effort.lr, schedule="cosine", seed=cell.seed, progress=False, interruptible=False, **settings,
+        model, setting.examples(setting.train[np.flatnonzero(chosen)]), epochs=effort.epochs,
+        batch_size=effort.batch_size, lr=effort.lr, schedule="cosine", seed=cell.seed, progress=False, interruptible=False, **settings,
     )  # fmt: skip
     return model.graph
 
@@ -248,7 +248,7 @@ def _planned(setting: Setting, cells: Sequence[CityCell]) -> str:
     score = time.perf_counter()
     _compute(setting, CityCell("whole vector", first.layer, 0))
     score = time.perf_counter() - score
-    steps = setting.effort.epochs * -(-len(setting.train) // BATCH)
+    steps = setting.effort.epochs * -(-len(setting.train) // setting.effort.batch_size)
     minutes = (len(trained) * (once - begun + steps * step) + len(cells) * score) / 60
     return f"{len(trained)} fits of up to {steps} steps, {len(cells)} scores: about {minutes:.2g} minutes here."
 

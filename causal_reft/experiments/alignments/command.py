@@ -27,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=whole, default=usual.seeds, help="how many fits at each place")
     parser.add_argument("--rows", type=whole, default=usual.rows, help="that each fit is trained on")
     parser.add_argument("--epochs", type=whole, default=usual.epochs, help="of every fit")
+    parser.add_argument("--batch-size", type=whole, default=usual.batch_size, help="rows of each optimizer step")
     parser.add_argument("--lr", type=above_zero, default=usual.lr, help="learning rate")
     parser.add_argument("--random", type=whole, default=usual.random, help="random subspaces at each place")
     parser.add_argument("--data", type=Path, help="RAVEL's folder of files, for cities")
@@ -66,4 +67,5 @@ def _effort(options: argparse.Namespace, model: Any) -> Effort:
         options.epochs,
         options.lr,
         options.random,
+        options.batch_size,
     )

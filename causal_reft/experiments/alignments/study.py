@@ -40,8 +40,9 @@ class Effort:
     seeds: int = 2
     rows: int = 64
     epochs: int = 6
-    lr: float = 1e-2
+    lr: float = 2e-2
     random: int = 100
+    batch_size: int = 16
 
     @property
     def sites(self) -> list[cr.Site]:
@@ -66,7 +67,7 @@ def show_study(page: Page, name: str, question: Question, model: Any, tokenizer:
         featurizer=cr.Subspace.of_rank(effort.rank),
         seeds=range(effort.seeds),
         folder=page.folder / "study",
-        recipe={"epochs": effort.epochs, "lr": effort.lr},
+        recipe={"epochs": effort.epochs, "lr": effort.lr, "batch_size": effort.batch_size},
         sampling=cr.Sampling((effort.rows, effort.rows, 2 * effort.rows), (0.4, 0.2, 0.4), split_by=question.split_by),
         controls=cr.Controls(random=effort.random, seeds=1, ladder=False),
         match=question.match,  # pyright: ignore[reportArgumentType]
@@ -77,7 +78,8 @@ def show_study(page: Page, name: str, question: Question, model: Any, tokenizer:
     for value in ("iia", "full_patch") if effort.heads else ("iia",):
         page.figure(f"{name}_{value}", _map(result, value, bool(effort.heads)), _caption(value, effort))
     page.block(result.report())
-    page.text(f"All cells together took {result.seconds:.0f} s.")
+    steps = ", ".join(map(str, sorted(result.table["steps"].unique())))
+    page.text(f"Each fit took {steps} optimizer steps; all cells together {result.seconds:.0f} s.")
     return result
 
 
