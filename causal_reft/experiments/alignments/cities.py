@@ -231,7 +231,8 @@ def _fitted(setting: Setting, cell: CityCell, **settings: Any) -> cr.Interventio
     model = cr.IntervenedModel(setting.model, graph)
     cr.fit(
         model, setting.examples(setting.train[np.flatnonzero(chosen)]), epochs=effort.epochs,
-        batch_size=effort.batch_size, lr=effort.lr, schedule="cosine", seed=cell.seed, progress=False, interruptible=False, **settings,
+        batch_size=effort.batch_size, lr=effort.lr, schedule="cosine", seed=cell.seed, progress=False,
+        interruptible=False, **settings,
     )  # fmt: skip
     return model.graph
 
