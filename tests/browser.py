@@ -87,7 +87,7 @@ def looked_at(chromium: str, site: Site, theme: str) -> Iterator[dict[str, Any]]
     Raises:
         TimeoutError: a page that does not load.
     """
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # Chromium's last processes write there
         flags = [
             "--headless=new",
             "--no-sandbox",
