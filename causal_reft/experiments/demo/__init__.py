@@ -57,7 +57,7 @@ def _everything(page: Page, seed: int) -> None:
     small = cr.load_embedded()
     show_alignment(page, small, seed=seed)
     pairs = [(row["prompt"], row["continuation"]) for row in small.answer_examples[:3]]
-    show_finetuning(page, small.model, small.tokenizer, pairs, seed)
+    show_finetuning(page, small.model, small.tokenizer, pairs, seed, epochs=200)
     show_composition(page, small, seed)
     show_memory(page, small, seed)
 

@@ -30,7 +30,12 @@ PAIRS = (
 
 
 def show_finetuning(
-    page: Page, model: nn.Module, tokenizer: Any, pairs: Sequence[tuple[str, str]] = PAIRS, seed: int = 0
+    page: Page,
+    model: nn.Module,
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+    seed: int = 0,
+    epochs: int = 600,
 ) -> IntervenedModel:
     """Finetune, generate, save, load in a new process, compare the logits."""
     page.heading("The same edit with a learned source: LoReFT finetuning")
@@ -44,7 +49,7 @@ def show_finetuning(
     before = {name: value.clone() for name, value in model.state_dict().items()}
     examples = as_examples(completions(pairs, tokenizer, end=tokenizer.eos_token_id is not None), tokenizer)
     history = fit(
-        reft, examples, epochs=600, batch_size=len(pairs), lr=1e-2, schedule="cosine", warmup=0.0, seed=seed,
+        reft, examples, epochs=epochs, batch_size=len(pairs), lr=1e-2, schedule="cosine", warmup=0.0, seed=seed,
         interruptible=False,
     )  # fmt: skip
     page.text(f"Training: {history!r}")
