@@ -249,8 +249,8 @@ def trained(fits: int) -> str:
 
 
 def _trained(seed: int) -> bool:
-    from causal_reft.alignment.rows import factors_of
-    from causal_reft.alignment.scoring import score_rows
+    from causal_reft.alignment.row_facts import factors_of
+    from causal_reft.alignment.row_scores import score_rows
     from causal_reft.training import Recipe
     from tests.alignment import planted
 

@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
 
 import causal_reft as cr
-from causal_reft.alignment.compute import run_group
-from causal_reft.alignment.grid import CONTROLS, Cell, Group
+from causal_reft.alignment.cells import CONTROLS, Cell, Group
+from causal_reft.alignment.compute_cells import run_group
 from causal_reft.tasks.pronouns import pronouns
 
 # fmt: off

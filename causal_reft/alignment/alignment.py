@@ -18,12 +18,12 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from causal_reft.alignment.controlled_score import Score, controlled_score
 from causal_reft.alignment.encoding import as_encoding
 from causal_reft.alignment.illusion import IllusionReport, illusion_report
 from causal_reft.alignment.metrics import summary
-from causal_reft.alignment.rows import clusters_of, factors_of, kinds_of, target_examples
-from causal_reft.alignment.score import Score, controlled_score
-from causal_reft.alignment.scoring import score_rows
+from causal_reft.alignment.row_facts import clusters_of, factors_of, kinds_of, target_examples
+from causal_reft.alignment.row_scores import score_rows
 from causal_reft.causal import CausalModel, CounterfactualDataset, concat
 from causal_reft.errors import GraphError, nearest
 from causal_reft.execution import IntervenedModel

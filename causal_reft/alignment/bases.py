@@ -17,7 +17,7 @@ from torch import nn
 
 from causal_reft.alignment.encoding import as_encoding
 from causal_reft.alignment.reading import THRESHOLD, reading_of
-from causal_reft.alignment.scoring import states_at
+from causal_reft.alignment.row_scores import states_at
 from causal_reft.causal import CounterfactualDataset
 from causal_reft.errors import FeaturizerError
 from causal_reft.sites import Site

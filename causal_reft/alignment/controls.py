@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from causal_reft.alignment.scoring import evaluated, row_scores, states_at_each
+from causal_reft.alignment.row_scores import evaluated, row_scores, states_at_each
 from causal_reft.errors import CausalReftWarning
 from causal_reft.execution import Examples, FullPasses, IntervenedModel, TargetLogits, plan_all
 from causal_reft.execution.planning.selfcheck import TOLERANCE

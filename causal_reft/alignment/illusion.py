@@ -19,7 +19,7 @@ from torch import nn
 
 from causal_reft.alignment.controls import full_patch
 from causal_reft.alignment.reading import reading_of
-from causal_reft.alignment.scoring import NO_EDIT, score_rows, states_at
+from causal_reft.alignment.row_scores import NO_EDIT, score_rows, states_at
 from causal_reft.alignment.statistics import UNBOUNDED, Interval, mean_interval
 from causal_reft.alignment.variance import Clusters
 from causal_reft.errors import GraphError

@@ -17,11 +17,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from causal_reft.alignment.compute import Part, VariableData
+from causal_reft.alignment.compute_cells import Part, VariableData
 from causal_reft.alignment.encoding import Encoding, TextEncoding
 from causal_reft.alignment.metrics import Means
-from causal_reft.alignment.rows import clusters_of, factors_of, kinds_of, target_examples
-from causal_reft.alignment.scoring import NO_EDIT, score_rows, states_at
+from causal_reft.alignment.row_facts import clusters_of, factors_of, kinds_of, target_examples
+from causal_reft.alignment.row_scores import NO_EDIT, score_rows, states_at
 from causal_reft.causal import CausalModel, CounterfactualDataset, Splits, Task, keep_solved, shared, split_settings
 from causal_reft.causal.counterfactuals import PROMPT, TEXT
 from causal_reft.errors import DataError, StudyError

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from causal_reft.alignment.grid import LEFT_OUT, SHUFFLED
+from causal_reft.alignment.cells import LEFT_OUT, SHUFFLED
 from causal_reft.alignment.metrics import SHARES, shown
 from causal_reft.alignment.tables import HALF, StudyTables
 from causal_reft.display import counted

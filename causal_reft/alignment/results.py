@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from causal_reft.alignment.grid import Grid
+from causal_reft.alignment.cells import Grid
 from causal_reft.alignment.illusion import IllusionReport
 from causal_reft.alignment.report import headline, report_html, report_text, separates
 from causal_reft.alignment.statistics import DIFFERENCE, UNBOUNDED, holm, mean_interval, paired_p

@@ -22,9 +22,9 @@ import torch
 from tqdm.auto import tqdm
 
 import causal_reft
-from causal_reft.alignment.compute import Work, build_graph, run_group, with_threads
+from causal_reft.alignment.cells import LEFT_OUT, Cell, Controls, FeaturizerRecipe, Grid, Group, grouped, ladder_recipes
+from causal_reft.alignment.compute_cells import Work, build_graph, run_group, with_threads
 from causal_reft.alignment.encoding import CHOICES, Encoding, TextEncoding, as_encoding
-from causal_reft.alignment.grid import LEFT_OUT, Cell, Controls, FeaturizerRecipe, Grid, Group, grouped, ladder_recipes
 from causal_reft.alignment.metrics import CHOSEN_BY
 from causal_reft.alignment.network import NetworkSource, Source, fingerprint, place_of, rounded_digest
 from causal_reft.alignment.preparation import Prepared, Sampling, lists_answers, prepare, sampled, width_at

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from causal_reft.alignment.compute import Part, VariableData, Work, explained, run_group
-from causal_reft.alignment.grid import CONTROLS, FIT, Cell, Grid, Group, grouped
+from causal_reft.alignment.cells import CONTROLS, FIT, Cell, Grid, Group, grouped
+from causal_reft.alignment.compute_cells import Part, VariableData, Work, explained, run_group
 from causal_reft.display import counted, html_text
 from causal_reft.execution import Examples
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from causal_reft.alignment.cells import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, TRUE, Cell, Grid
 from causal_reft.alignment.found import graph_of, written_rows
-from causal_reft.alignment.grid import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, TRUE, Cell, Grid
 from causal_reft.alignment.illusion import IllusionReport
 from causal_reft.alignment.metrics import METRICS, SHARES, Means, summary
 from causal_reft.alignment.statistics import Interval, Separation, holm, mean_interval, percentile, separation

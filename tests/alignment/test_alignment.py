@@ -12,8 +12,8 @@ import torch
 
 from causal_reft.alignment import Alignment, TensorEncoding, TextEncoding, mixed
 from causal_reft.alignment.encoding import CHOICES, as_encoding
-from causal_reft.alignment.rows import target_settings
-from causal_reft.alignment.scoring import score_rows
+from causal_reft.alignment.row_facts import target_settings
+from causal_reft.alignment.row_scores import score_rows
 from causal_reft.causal import CausalModel, Task, Template
 from causal_reft.errors import CausalReftWarning, DataError, GraphError
 from causal_reft.featurizers import Flow, Identity, Mask, Subspace

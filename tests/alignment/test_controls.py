@@ -14,7 +14,7 @@ from causal_reft.alignment.controls import (
     random_scores,
     shuffled,
 )
-from causal_reft.alignment.scoring import NO_EDIT, score_rows, states_at
+from causal_reft.alignment.row_scores import NO_EDIT, score_rows, states_at
 from causal_reft.errors import CausalReftWarning
 from causal_reft.execution import Examples
 from causal_reft.featurizers import Identity, Mask, Subspace, random_frames

@@ -7,7 +7,7 @@ import pytest
 
 import causal_reft as cr
 from causal_reft.alignment import Alignment, Controls, StudyResult
-from causal_reft.alignment.grid import FlowOfRank
+from causal_reft.alignment.cells import FlowOfRank
 from causal_reft.errors import StudyError
 from causal_reft.featurizers import Mask, Subspace
 from tests.alignment import planted

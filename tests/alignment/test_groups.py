@@ -14,9 +14,9 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
 
-from causal_reft.alignment import Controls, Sampling, Study, compute, controls
-from causal_reft.alignment.compute import run_group
-from causal_reft.alignment.grid import CONTROLS, FIT, PERMUTED, Cell, Group, grouped
+from causal_reft.alignment import Controls, Sampling, Study, compute_cells, controls
+from causal_reft.alignment.cells import CONTROLS, FIT, PERMUTED, Cell, Group, grouped
+from causal_reft.alignment.compute_cells import run_group
 from causal_reft.featurizers import Subspace
 from causal_reft.sites import site_grid
 from causal_reft.sweeps import Result, Store
@@ -137,8 +137,8 @@ def test_the_shuffled_network_of_a_seed_is_made_once_and_not_kept_beside_others(
         made.append(seed)
         return controls.shuffled(network, seed)
 
-    monkeypatch.setattr(compute, "shuffled", counted)
+    monkeypatch.setattr(compute_cells, "shuffled", counted)
     few = Controls(random=2, seeds=2, ladder=False, illusion=False)
     small_study(tmp_path / "s", cells_at_once=1, controls=few).run(progress=False)
     assert made == [0, 1], "two sites each"
-    assert compute._kept.shuffled is None
+    assert compute_cells._kept.shuffled is None

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from causal_reft.alignment import COLUMNS, Controls, Study, StudyResult
-from causal_reft.alignment.compute import run_group, slices
-from causal_reft.alignment.rows import factors_of
+from causal_reft.alignment.compute_cells import run_group, slices
+from causal_reft.alignment.row_facts import factors_of
 from causal_reft.alignment.statistics import mean_interval
 from causal_reft.errors import StudyError
 from causal_reft.featurizers import Mask, Subspace

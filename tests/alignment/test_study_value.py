@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from causal_reft.alignment import Controls, Sampling, StudyResult
-from causal_reft.alignment.grid import Cell
+from causal_reft.alignment.cells import Cell
 from causal_reft.alignment.report import _beyond_whole
 from causal_reft.errors import CausalReftWarning, StudyError
 from causal_reft.sweeps import Store

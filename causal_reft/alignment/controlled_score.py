@@ -10,8 +10,8 @@ from torch import nn
 from causal_reft.alignment.controls import full_patch, pca_graph, random_scores
 from causal_reft.alignment.encoding import Encoding
 from causal_reft.alignment.metrics import shown, summary
-from causal_reft.alignment.rows import factors_of, kinds_of
-from causal_reft.alignment.scoring import NO_EDIT, score_rows
+from causal_reft.alignment.row_facts import factors_of, kinds_of
+from causal_reft.alignment.row_scores import NO_EDIT, score_rows
 from causal_reft.alignment.statistics import Interval, Separation, mean_interval, percentile, separation
 from causal_reft.causal import CausalModel, CounterfactualDataset, Task
 from causal_reft.graph import InterventionGraph

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from causal_reft.alignment.cells import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, Cell, FeaturizerRecipe, Group
 from causal_reft.alignment.controls import (
     effective_rank,
     full_patch,
@@ -25,11 +26,10 @@ from causal_reft.alignment.controls import (
     shuffled,
 )
 from causal_reft.alignment.found import stored
-from causal_reft.alignment.grid import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, Cell, FeaturizerRecipe, Group
 from causal_reft.alignment.illusion import illusion_report
 from causal_reft.alignment.metrics import summary
 from causal_reft.alignment.network import LoadedSource, place_of
-from causal_reft.alignment.scoring import NO_EDIT, score_each
+from causal_reft.alignment.row_scores import NO_EDIT, score_each
 from causal_reft.errors import CausalReftWarning, StudyError
 from causal_reft.execution import Examples, IntervenedModel, JointPlan, plan_all
 from causal_reft.featurizers import Featurizer, StackedFeaturizer, Subspace, random_frames
