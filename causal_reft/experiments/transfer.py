@@ -12,7 +12,6 @@ import argparse
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,7 +93,7 @@ def run_command(options: argparse.Namespace) -> Path:
     page.table("transfer", summary(table))
     for line in reading(table):
         page.text(line)
-    page.table("transfer_cells", table)
+    table.to_csv(options.folder / "transfer_cells.csv", index=False)
     return page.write(
         "From alignment to finetuning and back",
         ["Another place, rank or number of examples: python -m causal_reft transfer --help"],
@@ -118,14 +117,11 @@ def transfer(small: Embedded, setting: Setting, seeds: int, folder: Path | None 
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Means and intervals over seeds of every start."""
+    """The mean of each column with its interval over seeds, for every start."""
     rows = []
     for start, part in table.groupby("start", sort=False):
-        found: dict[str, Any] = {"start": start}
-        for name in ("loss", "iia_before", "iia", "random_iia", "angle"):
-            interval = _over_seeds(part[name])
-            found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-        rows.append(found)
+        found = {name: str(_over_seeds(part[name])) for name in ("loss", "iia_before", "iia", "random_iia", "angle")}
+        rows.append({"start": start, **found})
     return pd.DataFrame(rows)
 
 
