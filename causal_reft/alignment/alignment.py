@@ -21,7 +21,7 @@ from torch import nn
 from causal_reft.alignment.controlled_score import Score, controlled_score
 from causal_reft.alignment.encoding import as_encoding
 from causal_reft.alignment.illusion import IllusionReport, illusion_report
-from causal_reft.alignment.metrics import summary
+from causal_reft.alignment.metrics import METRICS, summary
 from causal_reft.alignment.row_facts import clusters_of, factors_of, kinds_of, target_examples
 from causal_reft.alignment.row_scores import score_rows
 from causal_reft.causal import CausalModel, CounterfactualDataset, concat
@@ -120,9 +120,7 @@ class Alignment:
     def summary(self, network: nn.Module, data: Data, encoding: Any, *, batch_size: int = 64) -> dict[str, float]:
         """Means of every metric, and cause, isolate, disentangle."""
         records = self.records(network, data, encoding, batch_size=batch_size)
-        values = {
-            name: records[name].to_numpy() for name in ("iia", "log_odds", "logit_difference", "kl") if name in records
-        }
+        values = {name: records[name].to_numpy() for name in METRICS if name in records}
         return summary(values, records["kind"].to_numpy(), records["weight"].to_numpy())
 
     def illusion(

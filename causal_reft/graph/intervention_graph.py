@@ -23,7 +23,7 @@ from torch import nn
 from causal_reft.display import counted, html_table
 from causal_reft.errors import GraphError, nearest
 from causal_reft.graph.interchange import Interchange, Node
-from causal_reft.graph.sources import Collect, LearnedScale, LearnedSource, Shift
+from causal_reft.graph.sources import Collect, Shift
 from causal_reft.graph.storage import save_nodes
 from causal_reft.graph.to_data import nodes_to_data
 
@@ -185,7 +185,7 @@ def held_modules(node: Node) -> dict[str, nn.Module]:
         return {} if node.featurizer is None else {"featurizer": node.featurizer}
     source = node.source.source if isinstance(node.source, Shift) else node.source
     held: dict[str, nn.Module] = {"featurizer": node.featurizer}
-    if isinstance(source, (LearnedSource, LearnedScale)):
+    if isinstance(source, nn.Module):
         held["source"] = source
     if isinstance(source, Collect) and source.featurizer is not None:
         held["source_featurizer"] = source.featurizer
