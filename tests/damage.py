@@ -51,7 +51,7 @@ def flip_bits(saved: Path, name: str, load: Callable[[Path], object], n: int, se
         ("raw").
     """
     stream, found = random.Random(seed), Counter(refused=0, silent=0, raw=0)
-    folder = scratch / f"flipped-{name}"
+    folder = scratch / f"flipped-{Path(name).name}"
     shutil.copytree(saved, folder)
     for _ in range(n):
         (folder / name).write_bytes(flipped((saved / name).read_bytes(), stream))
