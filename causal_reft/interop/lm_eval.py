@@ -9,6 +9,7 @@ The prompt in which positions count is a request's context, as it is in training
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from causal_reft.execution import IntervenedModel
 from causal_reft.texts import pad_token_id, token_batch
 
 try:
-    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+    HFLM: Any = import_module("lm_eval.models.huggingface").HFLM  # its decorator hides its type
 except ImportError as error:
     raise ImportError("EditedLM needs the package lm_eval. Write pip install 'causal_reft[lmeval]'.") from error
 
