@@ -250,7 +250,7 @@ def test_holm_is_that_of_statsmodels():
     np.testing.assert_allclose(holm(p), multitest.multipletests(p, method="holm")[1], rtol=1e-12)
 
 
-@pytest.mark.parametrize("n", [20, 40])
+@pytest.mark.parametrize("n", [20, 80])
 def test_the_correction_holds_for_differences_with_a_long_tail_to_the_left(n):
     stream, rejected = STREAM(n), 0
     for _ in range(50):
