@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from causal_reft.alignment import Controls, Sampling, Study, StudyResult, TensorEncoding
+from causal_reft.alignment.cells import LEFT_OUT
 from causal_reft.alignment.illusion import off_manifold
-from causal_reft.causal import CausalModel, CounterfactualDataset, Splits
+from causal_reft.causal import CausalModel, CounterfactualDataset, Splits, Task, Template
 from causal_reft.errors import StudyError
 from causal_reft.featurizers import Subspace
 from causal_reft.sites import Site
 from causal_reft.training import Recipe
+from tests import words
 from tests.alignment import planted
 from tests.alignment.small import SPLITS, small_study
 
@@ -175,3 +177,22 @@ def test_records_have_the_weight_of_each_row_in_its_mean(disentangled):
     expected = float((scored["weight"] * scored["iia"]).sum())
     assert disentangled.best().isolate == pytest.approx(expected)
     assert isinstance(disentangled.shared["tens"], pd.DataFrame)
+
+
+def test_networks_with_shuffled_weights_choose_among_the_tasks_answers_or_are_left_out(tmp_path):
+    tokenizer = words.tokenizer()
+    animals = CausalModel(
+        inputs={"animal": ("cat", "dog"), "act": ("sees", "hears")},
+        mechanisms={"answer": lambda animal: animal.copy()},
+    )
+    said = {"cat": "owl", "dog": "tower"}
+    template, sites = Template("the {animal} {act}"), [Site(1, positions="last")]
+    task = Task("animals", animals, template, said, variables=("animal",))
+    text = {"tokenizer": tokenizer, "sites": sites, "featurizer": Subspace.of_rank(2), "seeds": [0]}
+    assert Study(words.model(), task=task, **text).shuffled == "choices"
+    assert Study(words.model(), task=task, match="choices", **text).shuffled == "choices"
+    data = task.counterfactuals("animal", 8, seed=0)
+    left_out = Study(words.model(), data=Splits(data, data, data, 0, ()), **text)
+    assert left_out.shuffled == LEFT_OUT and "shuffled weights" not in repr(left_out)
+    plain = small_study(tmp_path, seeds=range(1))
+    assert plain.shuffled == "vocabulary" and "on shuffled weights" in repr(plain)
