@@ -6,6 +6,7 @@ read in light and in dark themes. Every text is escaped.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from html import escape
@@ -39,14 +40,15 @@ def html_fields(value: Any) -> str:
     return html_table(type(value).__name__, (), [(one.name, repr(getattr(value, one.name))) for one in fields(value)])
 
 
-class Listed:
+class Listed(ABC):
     """A value that shows itself as a title over lines of (what, which), in a terminal and in a notebook.
 
     Subclasses give `_listed`.
     """
 
+    @abstractmethod
     def _listed(self) -> tuple[str, list[tuple[str, str]]]:
-        raise NotImplementedError
+        """The title, and the lines."""
 
     def __repr__(self) -> str:
         title, rows = self._listed()

@@ -8,8 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from causal_reft import __version__
 from causal_reft.alignment import digest_of as digest_of_weights
 from causal_reft.errors import DataError
@@ -52,10 +50,10 @@ def on_device(model: Any, device: str) -> Any:
         raise DataError(f"device={device!r} cannot be used: {' '.join(str(error).split())[:200]}") from error
 
 
-def identity_of(model: nn.Module, tokenizer: Any) -> dict[str, Any]:
+def identity_of(model: Any, tokenizer: Any) -> dict[str, Any]:
     """What determines the numbers of a language model, as JSON: versions, weights, configuration, tokenizer."""
     packages = {name: version(name) for name in ("torch", "transformers")}
-    config = model.config.to_dict()  # type: ignore[operator, union-attr]
+    config = model.config.to_dict()
     settings = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
     return {
         "versions": {"causal_reft": __version__, **packages},

@@ -145,7 +145,7 @@ class InterventionGraph:
         (a, tensors_a), (b, tensors_b) = nodes_to_data(self._nodes), nodes_to_data(other._nodes)
         return a == b and all(torch.equal(tensors_a[key], tensors_b[key]) for key in tensors_a)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment] - equal by tensors, which may change: not hashable
 
     @property
     def n_trainable_parameters(self) -> int:

@@ -70,7 +70,7 @@ class Site:
 
     def moved(self, **changes: object) -> Site:
         """The same site with some fields replaced: `site.moved(layer=3)`."""
-        return replace(self, **changes)  # type: ignore[arg-type]
+        return replace(self, **changes)  # type: ignore[arg-type] - checked by __post_init__
 
     @property
     def where(self) -> Positions:

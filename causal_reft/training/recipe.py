@@ -69,7 +69,7 @@ class Recipe:
         for name in stated:
             if name not in vars(default):
                 raise DataError(f"fit has no setting {name!r}. {nearest(name, vars(default))}")
-        recipe = replace(default, **stated)  # type: ignore[arg-type]
+        recipe = replace(default, **stated)  # type: ignore[arg-type] - checked below
         if isinstance(recipe.lr, Mapping) and set(recipe.lr) != set(ROLES):
             raise DataError(f"lr={dict(recipe.lr)} must name exactly {' and '.join(ROLES)}.")
         for name in ("epochs", "batch_size", "accumulate"):

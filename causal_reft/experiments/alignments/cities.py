@@ -38,7 +38,7 @@ SCORES = ("cause", "isolate", "disentangle")
 class Setting:
     """A model and the rows of both parts; `known` is the share of prompts that it answers, by part and attribute."""
 
-    model: nn.Module
+    model: Any
     tokenizer: Any
     task: cr.Task
     attribute: str
@@ -50,7 +50,7 @@ class Setting:
     @property
     def width(self) -> int:
         """Of the model's states."""
-        return self.model.config.hidden_size  # type: ignore[union-attr, return-value]
+        return self.model.config.hidden_size
 
     @property
     def source(self) -> str:

@@ -93,7 +93,8 @@ def _compared(prompt: str, answer: str, old: str, new: str) -> dict[str, object]
 def _equal_elsewhere(page: Page, reft: IntervenedModel, pairs: Sequence[tuple[str, str]]) -> bool:
     """Run `python -m causal_reft.experiments.demo.reload` on the saved folder and compare."""
     base_folder, exchange = page.folder / "base_model", page.folder / "logits.safetensors"
-    reft.base_model.save_pretrained(base_folder)  # type: ignore[operator]
+    base: Any = reft.base_model
+    base.save_pretrained(base_folder)
     ids = reft.tokenizer(pairs[0][0], return_tensors="pt")["input_ids"]
     save_file({"input_ids": ids}, exchange)
     command = [
