@@ -69,7 +69,7 @@ def tidy(ax: Axes, grid: str | None = None, spines: Sequence[str] = ("left", "bo
 def heading(ax: Axes, title: str, note: str = "") -> None:
     """A title on the left, and below it what the reader must know to read the figure."""
     room = 1.25 * ax.get_window_extent().width / ax.figure.dpi
-    title, note = (textwrap.fill(text, max(12, int(letters * room))) for text, letters in ((title, 12.5), (note, 18)))
+    title, note = (textwrap.fill(text, max(12, int(letters * room))) for text, letters in ((title, 10.5), (note, 18)))
     lines = note.count("\n") + 1 if note else 0
     plain([ax.set_title(title, loc="left", fontsize=TITLE, fontweight="semibold", color=INK, pad=6 + 11 * lines)])
     if note:

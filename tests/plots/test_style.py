@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import matplotlib as mpl
+import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from causal_reft import plots
 from causal_reft.plots.style import label, number
@@ -61,3 +63,13 @@ def test_imports_are_light_and_plots_are_there_before_anything_imports_them(impo
     code = f"import sys, {imported}; assert not [name for name in {absent!r} if name in sys.modules]"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_long_title_ends_inside_of_the_figure():
+    rows = [(layer, place, 0.5) for layer in (0, 14, 28) for place in ("subject", "last")]
+    table = pd.DataFrame(rows, columns=["layer", "positions", "iia"])
+    title = "IIA of number in LlamaForCausalLM: chosen 0.99 at layer 14, position subject"
+    ax = plots.site_heatmap(table, title=title)
+    ax.figure.canvas.draw()
+    texts = [text for text in ax.get_children() if isinstance(text, Text) and text.get_text()]
+    assert max(text.get_window_extent().x1 for text in texts) <= ax.figure.bbox.x1
