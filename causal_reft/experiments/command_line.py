@@ -54,6 +54,13 @@ EXPERIMENTS = (
         "--networks 10 --seeds 3",
     ),
     Command(
+        "random",
+        "how well alignments fit networks with random weights, by their width",
+        "causal_reft.experiments.random_networks",
+        "runs/random",
+        "--widths 16 64 256 --seeds 3",
+    ),
+    Command(
         "align",
         "where a pretrained model holds a gender, a receiver, or an attribute of a city",
         "causal_reft.experiments.alignments",

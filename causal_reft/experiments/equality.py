@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 import causal_reft as cr
 from causal_reft.alignment import random_scores, score_rows
@@ -78,10 +77,12 @@ def counterfactual_examples(what: Hypothesis, n: int, seed: int) -> cr.Examples:
     return cr.Examples(equality_inputs(data, seed), equality_labels(data))
 
 
-def align(network: nn.Module, what: Hypothesis, layer: int, k: int, seed: int, effort: Effort) -> dict[str, float]:
+def align(
+    network: EqualityNetwork, what: Hypothesis, layer: int, k: int, seed: int, effort: Effort
+) -> dict[str, float]:
     """One DAS fit: IIA on fresh counterfactuals, and the spread of random subspaces on the same ones."""
     width = k * len(what.variables)
-    model = cr.IntervenedModel(network, alignment_graph(what, layer, cr.Subspace(EqualityNetwork().width, width, seed)))
+    model = cr.IntervenedModel(network, alignment_graph(what, layer, cr.Subspace(network.width, width, seed)))
     train = counterfactual_examples(what, effort.train_rows, derive(seed, "train"))
     test = counterfactual_examples(what, effort.test_rows, derive(seed, "test"))
     epochs = -(-effort.steps * effort.batch_size // len(train))
