@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from causal_reft.errors import PositionError, SiteError
-from causal_reft.execution.inputs import Frame
+from causal_reft.execution.frame import Frame
 from causal_reft.sites import Location
 from causal_reft.tensors import Float, Tensor
 

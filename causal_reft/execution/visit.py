@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from causal_reft.errors import GraphError, PositionError, SiteError
+from causal_reft.execution.frame import Frame
 from causal_reft.execution.input_checks import CACHES, cached_tokens
-from causal_reft.execution.inputs import Frame, Inputs
+from causal_reft.execution.inputs import Inputs
 from causal_reft.execution.layout import Rebuild, lay_out
 from causal_reft.execution.transform import Edit, Place, States, transform
 from causal_reft.graph import Interchange

@@ -72,7 +72,7 @@ def test_collected_states_are_in_batch_shape_and_ragged_rows_end_in_nan() -> Non
     assert torch.equal(got[0, :3], expected[0, 2:]) and torch.equal(got[1], expected[1])
 
 
-def test_collect_computes_nothing_behind_the_deepest_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collect_computes_nothing_after_the_deepest_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen on the block's class: under a hook of the user's the whole model runs."""
     model, batch, calls = gpt2(), prompts([4, 5], "right"), []
     layers = list(blocks(model, "gpt2"))
