@@ -31,6 +31,7 @@ ODD: tuple[Any, ...] = (
     b"bytes", (), (1, 2), {3}, object(),
 )  # fmt: skip
 PIECES = ("f5", "l5", "first", "last", "all", "generated", "subject", "+", " ", "<half", "-1", "0", "f0", "l", "+ +")
+MEMORY = "/dev/shm"  # a folder of files in memory, where the system has one
 JSON = tuple(value for value in ODD if isinstance(value, None | bool | int | float | str | list | dict))  # type: ignore[arg-type]
 
 
@@ -82,13 +83,18 @@ def positions() -> Parse:
 
 
 def graphs() -> Parse:
-    """The document of a saved graph with values exchanged, dropped and doubled; its tensors unharmed."""
+    """The document of a saved graph with values exchanged, dropped and doubled; its tensors unharmed.
+
+    A graph of every kind of node, and of each of its nodes, of which more is taken.
+    """
     from tests.graph.saved import rich
 
-    data, tensors = graph_to_data(rich())
-    text = json.dumps(data)
+    whole = rich()
+    saved = [graph_to_data(graph) for graph in (whole, *(whole.only(name) for name in whole.nodes))]
+    documents = [(json.dumps(data), tensors) for data, tensors in saved]
 
     def parse(stream: random.Random) -> None:
+        text, tensors = stream.choice(documents)
         graph_from_data(_mutated(json.loads(text), stream), tensors)
 
     return parse
@@ -154,25 +160,26 @@ def records() -> Parse:
 
 def studies() -> Parse:
     """The description and the rows of a finished study with values exchanged, dropped and doubled, and sealed again."""
-    from causal_reft.sweeps.store import _write
+    from causal_reft.sweeps.sealed import OPEN, sealed
+    from tests.alignment import planted
     from tests.alignment.small import small_study
 
-    scratch = tempfile.TemporaryDirectory()
+    scratch = tempfile.TemporaryDirectory(dir=MEMORY if Path(MEMORY).is_dir() else None)
     folder = Path(scratch.name) / "study"
-    small_study(folder, seeds=range(1)).run(progress=False)
-    files = sorted(folder.glob("*.json"))
-    texts = {path: path.read_text(encoding="utf-8") for path in files}
-    contents = {path: json.loads(text) for path, text in texts.items()}
-    for content in contents.values():
-        del content["sha256"]
+    few = planted.counterfactuals(48, 1).split(0.4, 0.2, 0.4)
+    small_study(folder, seeds=range(1), data=few).run(progress=False)
+    texts = {path: path.read_bytes() for path in sorted(folder.glob("*.json"))}
 
     def parse(stream: random.Random) -> None:
-        path = stream.choice(files)
+        path, text = stream.choice(list(texts.items()))
+        content = json.loads(text)
+        del content["sha256"]
+        mutated = {"sha256": OPEN, **_mutated(content, stream)}
         try:
-            _write(path, _mutated(copy.deepcopy(contents[path]), stream))
+            path.write_bytes(sealed(json.dumps(mutated).encode()))
             cr.StudyResult.load(folder).table  # noqa: B018 - computed on access
         finally:
-            path.write_text(texts[path], encoding="utf-8")
+            path.write_bytes(text)
 
     parse.scratch = scratch  # type: ignore[attr-defined] # goes when the parser goes
     return parse

@@ -319,7 +319,7 @@ def _class(number: int, label: Any, classes: int | Sequence[str]) -> int:
         return names.index(label)
     count = classes if isinstance(classes, int) else len(classes)
     whole = _number(label)
-    if whole is None or whole != int(whole):
+    if whole is None or not whole.is_integer():
         raise DataError(
             f"Record {number} has the label {label!r}, a {type(label).__name__}. Labels are numbers 0 to {count - 1}, "
             "or names with classes=[...]."
@@ -342,5 +342,5 @@ def _number(label: Any) -> float | None:
     """A number, also one that a file holds as text."""
     try:
         return float(label)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -23,10 +23,15 @@ _SEAL = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
 
 def write_sealed(path: Path, content: bytes) -> None:
     """Write content that holds `"sha256": OPEN` once, with its digest; the file appears at once, on disk, or not."""
+    write_whole(path, sealed(content))
+
+
+def sealed(content: bytes) -> bytes:
+    """Content that holds `"sha256": OPEN` once, with its digest in that place."""
     start = _seal_at(content)
     assert start is not None, "content to be sealed holds a place for its digest"
     assert content[start : start + 64] == OPEN.encode()
-    write_whole(path, _with_seal(content, start, hashlib.sha256(content).hexdigest()))
+    return _with_seal(content, start, hashlib.sha256(content).hexdigest())
 
 
 def read_sealed(path: Path) -> bytes:

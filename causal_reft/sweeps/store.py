@@ -117,12 +117,12 @@ class Store:
         """What was given to `claim` under this name.
 
         Raises:
-            StorageError: its file is missing or damaged.
+            StorageError: its file is missing, damaged, or another experiment's.
         """
         path = self.folder / f"{name}.json"
         if not path.is_file():
             raise StorageError(f"{path} is missing. Run the experiment again: finished cells are not computed again.")
-        return _content(path, "content")
+        return _content(path, "content", self.digest)
 
     # Cells ------------------------------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ class Store:
         except StorageError as error:
             warnings.warn(f"{error} It is written again.", CausalReftWarning, stacklevel=4)
         with disk_errors(self.folder, self.kept):
-            _write(path, {"content": content, "digest": digest_of(content)})
+            _write(path, {"content": content, "digest": digest_of(content), "experiment": self.digest})
 
     def _refuse_foreign(self) -> None:
         if not self.folder.exists():
@@ -251,11 +251,11 @@ def _description(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _content(path: Path, name: str) -> Any:
-    """What a sealed JSON file holds under a name, with its own digest beside it.
+def _content(path: Path, name: str, experiment: str = "") -> Any:
+    """What a sealed JSON file holds under a name, with its own digest beside it; given its experiment's digest, of it.
 
     Raises:
-        StorageError: a damaged file; a content that is not the one of its digest.
+        StorageError: a damaged file; a content that is not the one of its digest; a file of another experiment.
         StudyError: a file of another format.
     """
     found = json.loads(read_sealed(path))
@@ -263,6 +263,8 @@ def _content(path: Path, name: str) -> Any:
         raise StudyError(f"{path} has format {found['format']!r}; this version reads format {FORMAT}.")
     if name not in found or digest_of(found[name]) != found.get("digest"):
         raise StorageError(f"{path} does not hold what its digest says: it was changed by hand, or by another program.")
+    if experiment and found.get("experiment", experiment) != experiment:  # older folders do not say
+        raise StorageError(f"{path} belongs to another experiment. Run yours again: finished cells are kept.")
     return found[name]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,6 +149,18 @@ def test_damaged_data_is_written_again(tmp_path):
     claimed(tmp_path / "s")
     path = tmp_path / "s" / "rows.json"
     path.write_bytes(path.read_bytes().replace(b"three", b"four!"))
+    with pytest.warns(CausalReftWarning, match="written again"):
+        claimed(tmp_path / "s")
+    assert Store.read(tmp_path / "s").data("rows") == [1, 2, {"three": 3}]
+
+
+def test_data_of_another_experiment_is_refused_and_written_again(tmp_path):
+    """A rows.json copied from another folder was read as this experiment's own."""
+    claimed(tmp_path / "s")
+    claimed(tmp_path / "other", name="other")
+    shutil.copy(tmp_path / "other" / "rows.json", tmp_path / "s" / "rows.json")
+    with pytest.raises(StorageError, match="belongs to another experiment"):
+        Store.read(tmp_path / "s").data("rows")
     with pytest.warns(CausalReftWarning, match="written again"):
         claimed(tmp_path / "s")
     assert Store.read(tmp_path / "s").data("rows") == [1, 2, {"three": 3}]
