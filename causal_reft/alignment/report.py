@@ -6,7 +6,6 @@ separation from the best control lies above zero.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 
 import pandas as pd
@@ -25,14 +24,14 @@ MATCHED = {"vocabulary": "of the full vocabulary", "choices": "of the answers th
 
 def headline(study: StudyTables) -> str:
     """A few lines: what separates, and the best cell with its controls."""
-    lines = [line for variable in _finished(study) for line in _headline(study, variable)]
+    lines = [line for variable in finished(study) for line in _headline(study, variable)]
     return "\n".join([*_partial(study), *lines])
 
 
 def report_text(study: StudyTables) -> str:
     """The whole report."""
     parts = _partial(study)
-    for variable in _finished(study):
+    for variable in finished(study):
         parts += [
             *_headline(study, variable),
             "",
@@ -48,30 +47,7 @@ def report_text(study: StudyTables) -> str:
     return "\n".join([*parts, *_reading()])
 
 
-def report_html(study: StudyTables) -> str:
-    """The whole report with the grid as a table."""
-    metric = study.metric
-    columns = [
-        "variable",
-        "site",
-        "positions",
-        "featurizer",
-        metric,
-        f"{metric}_low",
-        f"{metric}_high",
-        "control",
-        "best_control",
-        "separation",
-        "separation_low",
-        "separation_high",
-        "p_corrected",
-    ]
-    table = study.grid[columns].to_html(index=False, float_format=lambda x: f"{x:.3f}", border=0)
-    paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in report_text(study).splitlines() if line.strip())
-    return f"<div>{paragraphs}{table}</div>"
-
-
-def _finished(study: StudyTables) -> list[str]:
+def finished(study: StudyTables) -> list[str]:
     """The variables of which there is a fit."""
     return list(dict.fromkeys(study.grid["variable"]))
 
@@ -92,6 +68,18 @@ def separates(grid: pd.DataFrame) -> pd.Series:
     return (grid["p_corrected"] < ALPHA) & (grid["separation_low"] > 0)
 
 
+def marked(study: StudyTables, variable: str) -> pd.DataFrame:
+    """The rows of the grid of a variable with what a figure marks: `separated`, `chosen`, and the model's name."""
+    grid = _of(study, variable)
+    model = study.description["model"]["class"].rpartition(".")[2]
+    return grid.assign(separated=separates(grid), chosen=grid.index == study.best(variable).name, model=model)
+
+
+def name_of(row: pd.Series) -> str:
+    """A cell of the grid in words."""
+    return f"{row.site} at {row.positions} ({row.featurizer})"
+
+
 def _headline(study: StudyTables, variable: str) -> list[str]:
     grid, best = _of(study, variable), study.best(variable)
     apart = grid[separates(grid)]
@@ -100,16 +88,16 @@ def _headline(study: StudyTables, variable: str) -> list[str]:
         found = [
             f"{variable}: nothing separates from the controls{by}, at none of {len(grid)} cells (p corrected for all "
             f"of them; alpha {ALPHA}).",
-            f"  The best on the selection rows{by}, {_cell(best)}, has {_named(best)} {_score(best)}, its best control "
-            f"({best.best_control}) {best.control:.3f}.",
+            f"  The best on the selection rows{by}, {name_of(best)}, has {_named(best)} {_score(best)}, its best "
+            f"control ({best.best_control}) {best.control:.3f}.",
         ]
     else:
         found = [
             f"{variable}: {len(apart)} of {len(grid)} cells separate from their best control{by} (p corrected for all "
             f"of them; alpha {ALPHA}){_beyond_whole(apart)}.",
-            f"  Chosen on the selection rows{by}: {_cell(best)}. On the report rows: separation {best.separation:+.3f} "
-            f"[{best.separation_low:+.3f}, {best.separation_high:+.3f}] from {best.best_control}, p = "
-            f"{best.p_corrected:.2g}; {_named(best)} {_score(best)} over "
+            f"  Chosen on the selection rows{by}: {name_of(best)}. On the report rows: separation "
+            f"{best.separation:+.3f} [{best.separation_low:+.3f}, {best.separation_high:+.3f}] from "
+            f"{best.best_control}, p = {best.p_corrected:.2g}; {_named(best)} {_score(best)} over "
             f"{counted(int(best.seeds), 'seed')}.",
         ]
     return [*found, *_references(study, variable), *_without_cause(best), *_not_new(study, variable)]
@@ -219,7 +207,7 @@ def _controls(study: StudyTables, variable: str) -> list[str]:
         else f" Subspaces of different seeds differ by {best.seed_angle:.0f} degrees (mean largest angle)."
     )
     return [
-        f"At {_cell(best)}: identity patch {best.no_edit:.3f}; random subspaces of rank {best['rank']:g} mean "
+        f"At {name_of(best)}: identity patch {best.no_edit:.3f}; random subspaces of rank {best['rank']:g} mean "
         f"{best.random_mean:.3f}, best {best.random_best:.3f} (the score is {_above(study, best)}); PCA "
         f"{_measured(best.pca)}; permuted labels {_measured(best.permuted)}; shuffled weights {_shuffled(study, best)};"
         f" whole vector {_measured(best.full_patch)}." + over_seeds + angle,
@@ -314,10 +302,6 @@ def _reading() -> list[str]:
 
 def _of(study: StudyTables, variable: str) -> pd.DataFrame:
     return study.grid[study.grid["variable"] == variable]
-
-
-def _cell(row: pd.Series) -> str:
-    return f"{row.site} at {row.positions} ({row.featurizer})"
 
 
 def _layer(row: pd.Series) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import pandas as pd
 
 from causal_reft.alignment.cells import Grid
 from causal_reft.alignment.illusion import IllusionReport
-from causal_reft.alignment.report import headline, report_html, report_text, separates
+from causal_reft.alignment.report import headline, marked, report_text
+from causal_reft.alignment.report_page import report_html, report_page
 from causal_reft.alignment.statistics import DIFFERENCE, UNBOUNDED, holm, mean_interval, paired_p
 from causal_reft.alignment.tables import StudyTables
 from causal_reft.errors import StudyError, nearest
@@ -155,9 +157,25 @@ class StudyResult:
             )
         return found
 
-    def report(self, html: bool = False) -> str:
-        """What was found, as text: the headline, each site, controls, ladder, illusion, and what was dropped."""
-        return report_html(self.tables) if html else report_text(self.tables)
+    def report(self, path: str | os.PathLike[str] | None = None, code: str = "") -> str:
+        """What was found, as text: the headline, each site, controls, ladder, illusion, and what was dropped.
+
+        Args:
+            path: where to write it as a page too (`result.report("report.html")`): one file that needs no network, with
+                heat maps whose cells answer, controls, curves, coordinates of the states, provenance and code.
+            code: the code that made the study, for the page: `Path(__file__).read_text()`.
+
+        Raises:
+            StudyError: a path that does not end in .html.
+        """
+        if path is not None:
+            target = Path(path)
+            if target.suffix != ".html":
+                renamed = str(target.with_suffix(".html"))
+                raise StudyError(f"report({str(path)!r}): the page is HTML. Write result.report({renamed!r}).")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(report_page(self.tables, code), encoding="utf-8")
+        return report_text(self.tables)
 
     def heatmap(
         self, value: str = "iia", variable: str | None = None, featurizer: str | None = None, ax: Axes | None = None
@@ -169,15 +187,11 @@ class StudyResult:
         from causal_reft.plots import site_heatmap
 
         name = self._variable(variable)
-        grid, best = self.grid[self.grid["variable"] == name], self.tables.best(name)
-        label = featurizer or str(best["featurizer"])
+        grid = marked(self.tables, name)
+        label = featurizer or str(self.tables.best(name)["featurizer"])
         if label not in set(grid["featurizer"]):
             raise StudyError(f"The study has no featurizer {label!r}. {nearest(label, set(grid['featurizer']))}")
-        marked = grid.assign(
-            separated=separates(grid), chosen=grid.index == best.name, model=self.description["model"]["class"]
-        )
-        marked["model"] = marked["model"].str.rpartition(".")[2]
-        return site_heatmap(marked[marked["featurizer"] == label], value=value, ax=ax)
+        return site_heatmap(grid[grid["featurizer"] == label], value=value, ax=ax)
 
     def difference(self, one: Mapping[str, Any], two: Mapping[str, Any], metric: str = "iia") -> pd.Series:
         """A paired test between two cells of the grid, each named by columns: `{"layer": 1, "positions": "gender"}`.
@@ -244,7 +258,7 @@ class StudyResult:
         return headline(self.tables)
 
     def _repr_html_(self) -> str:
-        return self.report(html=True)
+        return report_html(self.tables)
 
 
 def _paired(one: pd.Series, two: pd.Series, metric: str) -> pd.Series:

@@ -326,6 +326,11 @@ class StudyTables:
         answers = self.rows[variable].filter(regex="^expected_").drop_duplicates()
         return (changed, "where the answer must change") if len(answers) > 2 and changed.low > HALF else None
 
+    def random_draws(self, variable: str) -> pd.DataFrame:
+        """The score of each random subspace at the best site, under the metric's name; empty where there is none."""
+        found, means = self.controlled(self._best_cell(variable)), self._means[variable]
+        return pd.DataFrame({self.metric: means.value(found.rivals["random"])} if found else {})
+
     def _best_cell(self, variable: str) -> Cell:
         best = self.best(variable)
         keys = ("site", "positions", "featurizer")

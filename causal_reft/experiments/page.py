@@ -8,31 +8,18 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from causal_reft import __version__
+from causal_reft.plots.page import document, figure_html, in_words, table_html
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = 120  # of a terminal
-SMALLEST = 0.0005  # what three decimals do not show as 0.000
-STYLE = """
-:root { color-scheme: light dark; --ink: #222; --paper: #fff; --shade: #f3f3f3; --line: #888 }
-@media (prefers-color-scheme: dark) { :root { --ink: #ddd; --paper: #1c1d21; --shade: #292b31; --line: #888 } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: var(--ink);
-background: var(--paper); overflow-wrap: break-word }
-.table { overflow-x: auto; margin: 1rem 0 } table { border-collapse: collapse; font-size: 0.9rem }
-td, th { padding: 0.25rem 0.7rem; text-align: left; vertical-align: top; overflow-wrap: normal }
-th { border-bottom: 1px solid var(--line) } tr:nth-child(even) td { background: var(--shade) }
-figure { margin: 1rem 0 } figcaption { font-size: 0.9rem } img { max-width: 100%; height: auto; background: #fff }
-pre { background: var(--shade); padding: 0.8rem; overflow-x: auto; white-space: pre-wrap }
-"""
 
 
 @dataclass
@@ -75,8 +62,7 @@ class Page:
         table.to_csv(self._file(f"{name}.csv"), index=False)
         readable = in_words(table)
         print(fitted(readable))
-        with pd.option_context("display.max_colwidth", None):
-            self.parts.append(f'<div class="table">{readable.to_html(index=False, border=0)}</div>')
+        self.parts.append(table_html(table))
         rows = [list(readable.columns), ["---"] * len(readable.columns), *readable.to_numpy(dtype=object).tolist()]
         self.lines.append("\n".join(f"| {' | '.join(map(str, row))} |" for row in rows))
 
@@ -88,36 +74,21 @@ class Page:
         assert figure is not None
         figure.savefig(self._file(f"{name}.png"), dpi=150, bbox_inches="tight")
         plt.close(figure)
-        text = html.escape(caption)
-        self.parts.append(f'<figure><img src="{name}.png" alt="{text}"><figcaption>{text}</figcaption></figure>')
+        self.parts.append(figure_html(f"{name}.png", caption))
         self.lines.append(f"![{caption}]({name}.png)\n\n*{caption}*")
 
     def write(self, title: str, then: Sequence[str]) -> Path:
         """The page with everything so far, and at its end what a reader can do next: `then`, one line for each."""
-        made = f"causal_reft {__version__}, {datetime.now():%Y-%m-%d %H:%M}"
-        command = f", by <code>{html.escape(self.command)}</code>" if self.command else ""
         steps = "".join(f"<li>{html.escape(line)}</li>" for line in then)
         target = self._file("index.html")
-        lines = [
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
-            f"<h1>{html.escape(title)}</h1><p>{made}{command}.</p>",
-            *self.parts,
-            f"<h2>Next</h2><ul>{steps}</ul></body></html>",
-        ]
-        target.write_text("\n".join(lines), encoding="utf-8")
+        parts = [*self.parts, f"<h2>Next</h2><ul>{steps}</ul>"]
+        target.write_text(document(title, parts, self.command), encoding="utf-8")
         self._file("page.md").write_text("\n\n".join(self.lines) + "\n", encoding="utf-8")
         return target
 
     def _file(self, name: str) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / name
-
-
-def in_words(table: pd.DataFrame) -> pd.DataFrame:
-    """Every entry as text: three decimals, small numbers in powers of ten, and no p-value as zero."""
-    return pd.DataFrame({name: [_entry(str(name), value) for value in column] for name, column in table.items()})
 
 
 def fitted(table: pd.DataFrame) -> str:
@@ -127,16 +98,6 @@ def fitted(table: pd.DataFrame) -> str:
         if max(map(len, text.splitlines())) <= COLUMNS:
             return text
     return table.to_string(index=False, max_colwidth=24, line_width=COLUMNS)
-
-
-def _entry(name: str, value: object) -> str:
-    if value is None or value != value:
-        return "–"
-    if not isinstance(value, float):
-        return str(value)
-    if name.split("_")[0] == "p" and value < 0.001:
-        return "< 0.001"
-    return f"{value:.1e}" if 0 < abs(value) < SMALLEST else f"{value:.3f}"
 
 
 def _in_lines(text: str, indent: str = "") -> str:

@@ -12,6 +12,7 @@ from causal_reft.plots.bars import ratio_bars
 from causal_reft.plots.controls import random_controls
 from causal_reft.plots.curves import curves_with_intervals, iia_against_rank, panel_grid
 from causal_reft.plots.heatmaps import angle_matrix, behaviour_table, site_heatmap
+from causal_reft.plots.live_heatmap import site_heatmap_html
 from causal_reft.plots.points import points_with_intervals
 from causal_reft.plots.probe import subspace_probe
 from causal_reft.plots.tokens import token_strip, token_strip_html
@@ -27,6 +28,7 @@ __all__ = [
     "random_controls",
     "ratio_bars",
     "site_heatmap",
+    "site_heatmap_html",
     "subspace_probe",
     "token_strip",
     "token_strip_html",

@@ -47,10 +47,8 @@ def site_heatmap(
     """
     require(table, "site_heatmap", value=value, x=x, y=y)
     control = _control_column(table, value, control)
-    y = "site" if y == "layer" and _is_shared(table, x, y) else y
-    across, up = levels(table[x]), levels(table[y])
-    up = Levels(up.names[::-1], up.values[::-1], len(up.names) - 1 - up.codes)  # layer 0 at the bottom
-    keys = {"row": up, "column": across}
+    y, keys = places(table, x, y)
+    up, across = keys.values()
     made = cells(table, "site_heatmap", keys, value, low, high)
     beside = _controls(table, keys, control, (len(up.names), len(across.names)))
     grid = _grid(made, up.names, across.names, beside)
@@ -60,7 +58,7 @@ def site_heatmap(
     marks = _hatch(ax, made, _flags(table, keys, "separated", grid), least, value)
     best = _mark_best(ax, grid, x, y, _flags(table, keys, "chosen", grid))
     controls = "ctrl: best control" if control and told else ""
-    heading(ax, title or f"{_subject(table, value)}{best}", _joined(_note(made, told), controls, marks))
+    heading(ax, title or f"{subject(table, value)}{best}", _joined(_note(made, told), controls, marks))
     axis_labels(ax, label(x), label(y))
     colour_bar(ax, image, label(value))
     return ax
@@ -171,6 +169,14 @@ def _joined(*notes: str) -> str:
     return " · ".join(filter(None, notes))
 
 
+def places(table: pd.DataFrame, x: str, y: str) -> tuple[str, dict[str, Levels]]:
+    """The column that the rows of the map stand for, and the row (layer 0 at the bottom) and column of each cell."""
+    y = "site" if y == "layer" and _is_shared(table, x, y) else y
+    up = levels(table[y])
+    up = Levels(up.names[::-1], up.values[::-1], len(up.names) - 1 - up.codes)
+    return y, {"row": up, "column": levels(table[x])}
+
+
 def _is_shared(table: pd.DataFrame, x: str, y: str) -> bool:
     """Whether several sites fall on one cell, or a site has no layer."""
     if "site" not in table.columns:
@@ -194,7 +200,7 @@ def _controls(
     return None if control is None else spread(cells(table, "site_heatmap", keys, control), "value", *shape)
 
 
-def _subject(table: pd.DataFrame, value: str) -> str:
+def subject(table: pd.DataFrame, value: str) -> str:
     """What the figure shows: the value, of which variable and model where the table says so."""
     found = {name: table[name].unique() for name in ("variable", "model") if name in table.columns}
     words = {"variable": "of", "model": "in"}

@@ -218,6 +218,19 @@ STUDIES = (
         """,
     ),
     Mistake(
+        e.StudyError, "A report that is no HTML",
+        """
+        result = cr.Study(network, encoding, sites=[site], data=splits, **settings).run(progress=False)
+        result.report("report.pdf")
+        """,
+        "Write result.report('report.html')",
+        "The page is one file of HTML; a browser prints it as PDF.",
+        """
+        result = cr.Study(network, encoding, sites=[site], data=splits, **settings).run(progress=False)
+        result.report("report.html")
+        """,
+    ),
+    Mistake(
         e.StudyError, "A live network for other processes",
         """
         study = cr.Study(network(), encoding, sites=[site], data=splits, **settings)
