@@ -68,6 +68,12 @@ def separates(grid: pd.DataFrame) -> pd.Series:
     return (grid["p_corrected"] < ALPHA) & (grid["separation_low"] > 0)
 
 
+def so_far(study: StudyTables) -> dict[str, str]:
+    """For each variable with a finished fit, the cell that is best on the selection rows, scored on the report rows."""
+    rows = {variable: study.leading(variable) for variable in study.rows if study.fits(variable=variable, role="study")}
+    return {f"{name}, best so far:": f"{_named(row)} {_score(row)}, {name_of(row)}" for name, row in rows.items()}
+
+
 def marked(study: StudyTables, variable: str) -> pd.DataFrame:
     """The rows of the grid of a variable with what a figure marks: `separated`, `chosen`, and the model's name."""
     grid = _of(study, variable)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +28,10 @@ from causal_reft.alignment.encoding import CHOICES, Encoding, TextEncoding, as_e
 from causal_reft.alignment.metrics import CHOSEN_BY
 from causal_reft.alignment.network import NetworkSource, Source, fingerprint, place_of, rounded_digest
 from causal_reft.alignment.preparation import Prepared, Sampling, lists_answers, prepare, sampled, width_at
+from causal_reft.alignment.report import so_far
 from causal_reft.alignment.results import StudyResult
 from causal_reft.alignment.study_plan import StudyPlan, plan_of
+from causal_reft.alignment.tables import StudyTables
 from causal_reft.causal import CausalModel, Splits, Task
 from causal_reft.display import counted, html_text
 from causal_reft.errors import StudyError, nearest
@@ -157,7 +159,8 @@ class Study:
         Args:
             executor: anything with `submit` whose futures have `done` and `result`: a process pool, Dask's
                 `Client.get_executor()`, submitit, mpi4py. Workers only compute; this process writes the files.
-            progress: whether to show a bar.
+            progress: whether to show finished cells, the time left and the best so far: a bar on a terminal, a table in
+                a notebook.
 
         Raises:
             StudyError: a live network with an executor; a live network that changed since `prepare`.
@@ -174,7 +177,7 @@ class Study:
         with going_on(prepared.store):
             for stage, cells in zip(STAGES, prepared.stages(), strict=True):
                 compute, groups = partial(_compute, prepared.work, executor is not None), prepared.groups_of(cells)
-                run(groups, compute, prepared.store, executor, progress, stage)
+                run(groups, compute, prepared.store, executor, progress, stage, prepared.so_far)
         return self.result()
 
     def result(self, partial: bool = False) -> StudyResult:
@@ -257,6 +260,14 @@ class PreparedStudy:
     def finished(self) -> int:
         """How many of them are finished."""
         return len(self.store.get(self.cells))
+
+    def so_far(self) -> dict[str, str]:
+        """For each variable the best of the finished fits, in words."""
+        return so_far(replace(self._tables, cells=self.store.results(Cell)))
+
+    @cached_property
+    def _tables(self) -> StudyTables:
+        return StudyTables.of(self.store)
 
     def __repr__(self) -> str:
         rows = [f"{name}: {part.counts}" for name, part in self.parts.items()]

@@ -309,6 +309,19 @@ class StudyTables:
         grid = self.grid[self.grid["variable"] == variable]
         return grid.iloc[int(grid["selection"].to_numpy().argmax())]
 
+    def leading(self, variable: str) -> pd.Series:
+        """Place, score and interval of the cell that is best on the selection rows among the finished ones."""
+        groups: dict[tuple[int, int], list[Cell]] = {}
+        for cell in self.fits(variable=variable, role="study"):
+            groups.setdefault((cell.featurizer, cell.site), []).append(cell)
+        best = max(groups.values(), key=self._selection)
+        return pd.Series(
+            {**self._place(best[0]), "metric": self.metric, **self._intervals(self.scores(best), variable)[0]}
+        )
+
+    def _selection(self, cells: list[Cell]) -> float:
+        return float(np.mean([self.cells[cell].facts["selection"][self.metric] for cell in cells]))
+
     def effect(self, variable: str, name: str) -> tuple[Interval | Separation, str] | None:
         """What a control, or `full_patch`, does at the best site beyond no edit, and over which rows; None: nothing.
 
@@ -417,7 +430,6 @@ class StudyTables:
         averaged = {m: float(single[m].mean()) for m in METRICS if m in single}
         intervals, warning = self._intervals(scores, variable)
         means = self._means[variable]
-        selected = [self.cells[cell].facts["selection"][self.metric] for cell in cells]
         return {
             **{key: value for key, value in self._place(cells[0]).items() if key != "seed"},
             "rank": float(np.mean([sum(self.cells[cell].facts["ranks"].values()) for cell in cells])),
@@ -426,7 +438,7 @@ class StudyTables:
             **intervals,
             "metric": self.metric,
             "score_sd": float(means.value(scores).std(ddof=1)) if len(cells) > 1 else float("nan"),
-            "selection": float(np.mean(selected)),
+            "selection": self._selection(cells),
             **_compared(scores, *self._compared_by(variable), controls, clusters, seeds),
             "seed_angle": self._seed_angle(cells),
             "warning": warning,

@@ -1,4 +1,4 @@
-"""Computes the cells that a store does not hold yet: in this process or through an executor, with a bar.
+"""Computes the cells that a store does not hold yet: in this process or through an executor, and says how far it is.
 
 Ctrl-C and errors go up; cells that are finished are kept, and the same call goes on from there.
 """
@@ -12,9 +12,10 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from causal_reft.errors import StorageError, StudyError
+from causal_reft.sweeps.bar import Bar, Facts
 from causal_reft.sweeps.cell import Result
 from causal_reft.sweeps.store import Store
 
@@ -29,6 +30,7 @@ def run(
     executor: Any = None,
     progress: bool = True,
     name: str = "cells",
+    facts: Facts = dict,
 ) -> dict[Any, Result]:
     """The results of all cells; those that the store holds are not computed again.
 
@@ -39,8 +41,9 @@ def run(
         store: where finished cells are kept; its files are written by this process alone.
         executor: anything with `submit` whose futures have `done`, `result` and `cancel`: a pool of
             `concurrent.futures`, Dask's `Client.get_executor()`, submitit. `compute` must be picklable for it.
-        progress: whether to show a bar, with the time left.
+        progress: whether to show a bar on a terminal and a table in a notebook, with the time left.
         name: what the bar says.
+        facts: what else it says: name -> text, from what is finished. Called once a second at most.
 
     Raises:
         StudyError: a cell is given twice; `compute` returned something else than results.
@@ -51,10 +54,10 @@ def run(
     if len(set(members)) < len(members):
         raise StudyError("A cell is given twice; each cell of a sweep is computed once.")
     held = store.get(members)
-    with going_on(store), tqdm(total=len(members), initial=len(held), desc=name, disable=not progress) as bar:
+    with going_on(store), Bar(len(members), len(held), name, facts, progress) as bar:
         for results in _computed(groups, compute, store, executor, bar):
             store.put(results)
-            bar.update(len(results))
+            bar.finish(len(results))
     return store.get(members)
 
 
@@ -91,7 +94,7 @@ def going_on(store: Store) -> Iterator[None]:
 
 
 def _computed(
-    groups: Sequence[Any], compute: Callable[[Any], Any], store: Store, executor: Any, bar: tqdm
+    groups: Sequence[Any], compute: Callable[[Any], Any], store: Store, executor: Any, bar: Bar
 ) -> Iterator[dict[Any, Result]]:
     """The results of what is missing of each group, in whatever order they come."""
     if executor is not None:
@@ -153,5 +156,5 @@ def _timed(compute: Callable[[Any], Any], group: Any) -> dict[Any, Result]:
     return dict(zip(cells, timed, strict=True))
 
 
-def _move(bar: tqdm, place: int | float) -> None:
+def _move(bar: Bar, place: int | float) -> None:
     bar.update(place - bar.n)

@@ -22,7 +22,7 @@ import pytest
 
 from causal_reft.errors import CausalReftError, CausalReftWarning, StorageError, StudyError
 from causal_reft.sweeps import Result, Store, going_on, run, table_of, tick
-from causal_reft.sweeps.runner import tqdm
+from causal_reft.sweeps.bar import Bar
 from tests.killing import ROOT, finished, kill_and_resume, same_cells
 from tests.sweeps import example
 from tests.sweeps.example import CELLS, GROUPS, Cell, claimed, compute, compute_group, results
@@ -303,14 +303,14 @@ def test_partial_results_are_read_while_it_runs(tmp_path):
 
 
 def test_the_bar_moves_inside_a_group_and_ends_at_the_number_of_cells(tmp_path, monkeypatch):
-    bars: list[tqdm] = []
+    bars: list[Bar] = []
 
-    class Recorded(tqdm):
+    class Recorded(Bar):
         def __init__(self, *args, **settings):
             super().__init__(*args, **settings)
             bars.append(self)
 
-    monkeypatch.setattr("causal_reft.sweeps.runner.tqdm", Recorded)
+    monkeypatch.setattr("causal_reft.sweeps.runner.Bar", Recorded)
     places = []
 
     def watched(cells):
