@@ -90,6 +90,13 @@ def test_what_the_repr_promises_is_what_is_done(study):
     assert "16 of 16 known cells finished" in text
 
 
+def test_the_best_so_far_of_all_cells_is_that_of_the_report(study, finished):
+    best = finished.best()
+    score = f"IIA {best.iia:.3f} [{best.iia_low:.3f}, {best.iia_high:.3f}]"
+    place = f"{best.site} at {best.positions} ({best.featurizer})"
+    assert study.prepare().so_far() == {"left, best so far:": f"{score}, {place}"}
+
+
 def test_the_report_says_everything_in_words_and_in_html(finished):
     text = finished.report()
     for words in (
