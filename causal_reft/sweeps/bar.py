@@ -41,20 +41,19 @@ class Bar(tqdm):
     @property
     def format_dict(self) -> dict[str, Any]:
         """What the formats may name."""
-        return super().format_dict | {"done": self.done}
+        return {**super().format_dict, "done": self.done}
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Draw it."""
         if self.said[0] != self.done:
             self.said = self.done, dict(self.facts())
             self.postfix = "; ".join(f"{name} {text}" for name, text in self.said[1].items())
         if self.handle is None:
-            return bool(super().display(msg, pos))
+            return super().display(msg, pos)
         from IPython.display import HTML
 
-        title = self.format_meter(**self.format_dict | {"bar_format": IN_NOTEBOOK})
+        title = self.format_meter(**{**self.format_dict, "bar_format": IN_NOTEBOOK})
         self.handle.update(HTML(html_table(title, (), self.said[1].items())))
-        return True
 
 
 def _display_handle() -> Any:
