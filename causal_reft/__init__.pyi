@@ -13,6 +13,7 @@ from causal_reft.alignment import TensorEncoding as TensorEncoding
 from causal_reft.alignment import TextEncoding as TextEncoding
 from causal_reft.alignment import read_directions as read_directions
 from causal_reft.alignment import varied_directions as varied_directions
+from causal_reft.analysis.slider import strength_slider as strength_slider
 from causal_reft.analysis.strength import calibrate as calibrate
 from causal_reft.causal import CausalModel as CausalModel
 from causal_reft.causal import CounterfactualDataset as CounterfactualDataset
