@@ -49,7 +49,8 @@ class Bar(tqdm):
             self.said = self.done, dict(self.facts())
             self.postfix = "; ".join(f"{name} {text}" for name, text in self.said[1].items())
         if self.handle is None:
-            return super().display(msg, pos)
+            super().display(msg, pos)
+            return
         from IPython.display import HTML
 
         title = self.format_meter(**{**self.format_dict, "bar_format": IN_NOTEBOOK})
