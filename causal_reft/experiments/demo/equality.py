@@ -8,22 +8,23 @@ from causal_reft.experiments.equality import TRAINED, Effort, alignment_distribu
 from causal_reft.experiments.page import Page
 
 RANK = 8
+HYPOTHESES = ("both relations", "identity of first argument")
 
 
 def show_equality(page: Page, n_networks: int = 3, n_das_seeds: int = 2, seed: int = 0) -> pd.DataFrame:
-    """Train networks, align three hypotheses with every layer, and show the distribution."""
+    """Train networks, align two hypotheses with every layer, and show the distribution."""
     from causal_reft.plots import curves_with_intervals
 
     page.heading("Does a network compute the variables that we think it computes?")
     page.text(
-        "The task: are w = x and y = z the same? Each network is asked where it holds the two relations (true "
-        "hypotheses), and where it holds which vector w is (a false one). Interchange intervention accuracy (IIA) is "
+        "The task: are w = x and y = z the same? Each network is asked where it holds both relations (a true "
+        "hypothesis), and where it holds which vector w is (a false one). Interchange intervention accuracy (IIA) is "
         "how often the network, with the found subspace swapped in from another input, answers as the hypothesis says; "
         "guessing is right half of the time."
     )
     seeds = range(seed, seed + n_networks), range(seed, seed + n_das_seeds)
-    effort = Effort(steps=300, random_subspaces=20)
-    table = alignment_distribution(*seeds, page.folder / "equality", ranks=(RANK,), effort=effort)
+    effort = Effort(train_rows=16_000, batch_size=512, steps=200, random_subspaces=20)
+    table = alignment_distribution(*seeds, page.folder / "equality", HYPOTHESES, ranks=(RANK,), effort=effort)
     found = summary(table)
     page.table("equality", found)
     trained = found[found["weights"] == TRAINED].copy()
