@@ -7,7 +7,9 @@ All inherit from `CausalReftError`, and from the built-in that the mistake would
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class CausalReftError(Exception):
@@ -60,3 +62,19 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.6)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Allowed: {', '.join(options) or 'none'}."
+
+
+@contextmanager
+def disk_errors(folder: Path, kept: str) -> Iterator[None]:
+    """A full or read-only disk as an error of this library.
+
+    Raises:
+        StorageError: which says what is kept.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot be written: {error.strerror or error}. {kept} Make room or make it writable, and run the "
+            "same again; or choose another folder."
+        ) from error

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from causal_reft.errors import StorageError
+from causal_reft.errors import StorageError, disk_errors
 from causal_reft.tensors import Tensor
 
 DIGESTS, NEW = "digests.json", ".new"
@@ -40,7 +40,8 @@ def write_folder(
     """Write JSON documents and files of tensors, all or nothing; other files of the folder stay.
 
     Raises:
-        StorageError: the folder holds anything and `overwrite` is false; a value that JSON cannot hold.
+        StorageError: the folder holds anything and `overwrite` is false; a value that JSON cannot hold; a full or
+            read-only disk.
     """
     target = Path(folder)
     if target.exists() and not target.is_dir():
@@ -49,16 +50,17 @@ def write_folder(
         raise StorageError(f"{target} is not empty. Nothing was written. Choose another folder or pass overwrite=True.")
     files = {name: as_json(document, name) for name, document in documents.items()}
     files |= {name: save(dict(values)) for name, values in tensors.items()}
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        with _one_writer(target):
-            _finish(target)
-            _commit(target, {**files, DIGESTS: _digests(files)})
-            _finish(target)
-    except BaseException:
-        with suppress(OSError):
-            target.rmdir()  # only where nothing was there and nothing was written
-        raise
+    with disk_errors(target, "It holds what it held, or all that is new."):
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            with _one_writer(target):
+                _finish(target)
+                _commit(target, {**files, DIGESTS: _digests(files)})
+                _finish(target)
+        except BaseException:
+            with suppress(OSError):
+                target.rmdir()  # only where nothing was there and nothing was written
+            raise
 
 
 def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes] | None:

@@ -10,8 +10,6 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from causal_reft.errors import StorageError
@@ -77,22 +75,6 @@ def flush_folder(folder: Path) -> None:
         pass
     finally:
         os.close(handle)
-
-
-@contextmanager
-def disk_errors(folder: Path, kept: str) -> Iterator[None]:
-    """A full or read-only disk as an error of this library.
-
-    Raises:
-        StorageError: which says what is kept.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{folder} cannot be written: {error.strerror or error}. {kept} Make room or make it writable, and run the "
-            "same again; or choose another folder."
-        ) from error
 
 
 def _seal_at(content: bytes) -> int | None:

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from causal_reft.errors import CausalReftWarning, StorageError, StudyError
+from causal_reft.errors import CausalReftWarning, StorageError, StudyError, disk_errors
 from causal_reft.sweeps.cell import (
     FORMAT,
     Result,
@@ -41,7 +41,7 @@ from causal_reft.sweeps.cell import (
     label_of,
     plain,
 )
-from causal_reft.sweeps.sealed import OPEN, SCRATCH, disk_errors, read_sealed, write_sealed
+from causal_reft.sweeps.sealed import OPEN, SCRATCH, read_sealed, write_sealed
 
 DESCRIPTION, CELLS, SUFFIX = "experiment.json", "cells", ".safetensors"
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_an_error_at_any_step_of_an_overwrite_leaves_one_of_the_two_graphs(
             nonlocal calls
             calls += 1
             if calls == step:
-                raise OSError("the disk is full")
+                raise OSError(ENOSPC, "No space left on device")
             return real(*args, **keywords)
 
         return call
@@ -75,8 +76,8 @@ def test_an_error_at_any_step_of_an_overwrite_leaves_one_of_the_two_graphs(
     failed = False
     try:
         new.save(tmp_path / "x", overwrite=True)
-    except OSError:
-        failed = True
+    except StorageError as error:
+        failed = "cannot be written: No space left on device. It holds what it held" in str(error)
     monkeypatch.undo()
     assert failed == (step <= 11), "3 files flushed, 1 commit, 2 steps for each of 3 files, 1 at the end"
     assert load_graph(tmp_path / "x") == (old if step <= 4 else new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import re
@@ -276,15 +277,16 @@ def test_a_read_only_folder_says_what_is_kept(tmp_path):
     (store.folder / "cells").chmod(0o700)
 
 
-def test_a_full_disk_says_what_is_kept_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_or_read_only_disk_says_what_is_kept_and_leaves_nothing_half_written(number, tmp_path, monkeypatch):
     store, write = claimed(tmp_path / "s"), os.fsync
     run(GROUPS[:2], compute_group, store, progress=False)
 
     def full(handle):
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match=r"No space left on device.*4 finished cells are kept"):
+    with pytest.raises(StorageError, match=rf"{os.strerror(number)}.*4 finished cells are kept"):
         run(GROUPS, compute_group, store, progress=False)
     monkeypatch.setattr(os, "fsync", write)
     assert len(list((tmp_path / "s" / "cells").iterdir())) == 2
