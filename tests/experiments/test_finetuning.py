@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import causal_reft as cr
 from causal_reft.data import embedded_folder
 from causal_reft.errors import DataError
 from causal_reft.experiments.command_line import main
-from causal_reft.experiments.finetuning import BENCHMARKS, METHODS, Bench, FinetuningCell, Item
+from causal_reft.experiments.finetuning import BENCHMARKS, METHODS, Bench, FinetuningCell, Item, compare, replicate
 from causal_reft.experiments.finetuning.methods import Shape
 from causal_reft.experiments.finetuning.setting import over_seeds
 from tests.experiments.small import reviews
@@ -31,10 +32,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "boolq").mkdir()
     (folder / "boolq" / "test.json").write_text(json.dumps(rows))
+    sums = [{"instruction": f"{n} + 1?", "output": f"The answer is {n + 1}.", "answer": n + 1.0} for n in range(40)]
+    (folder / "SVAMP").mkdir()
+    (folder / "SVAMP" / "test.json").write_text(json.dumps(sums))
     (folder / "instruct").mkdir()
-    for name in ("instruction-data", "alpaca_en_demo"):
-        told = [{**row, "instruction": f"{name}: {row['instruction']}"} for row in rows]
-        (folder / "instruct" / f"{name}.json").write_text(json.dumps(told))
+    (folder / "instruct" / "instruction-data.json").write_text(json.dumps(rows))
     return folder
 
 
@@ -79,8 +81,35 @@ def test_items_are_split_without_repetition_and_a_missing_training_file_is_said(
     few = replace(bench, limit=3, _parts={})
     assert len({item.prompt for part in few.parts("boolq").values() for item in part}) == 3 + 3 + 6
     assert "half of test.json" in few.source("boolq")
+    assert len({item.prompt for part in few.parts("instruct").values() for item in part}) == 3 + 3 + 6
+    assert few.source("instruct") == "half of instruction-data.json, scored on the other half"
     with pytest.raises(DataError, match="no folder 'gsm8k'"):
         few.parts("gsm8k")
+
+
+def test_solutions_with_another_answer_than_the_record_s_are_not_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "SVAMP").mkdir()
+    rows = [
+        {"instruction": f"{n} and 1?", "output": f"The answer is {n + 1 + n % 2}." if n < 30 else "", "answer": n + 1.0}
+        for n in range(40)
+    ]
+    (tmp_path / "SVAMP" / "train.json").write_text(json.dumps(rows))
+    (tmp_path / "SVAMP" / "test.json").write_text(json.dumps(rows[:1]))
+    parts, source = BENCHMARKS["SVAMP"].parts(tmp_path, limit=10, test_limit=8)
+    assert {item.prompt for part in ("train", "selection") for item in parts[part]} == {
+        f"{n} and 1?\n" for n in range(2, 30, 2)
+    }
+    assert "25 of 39 whose completion is not the record's answer are not trained on" in source
+
+
+def test_benchmarks_without_records_are_left_out_with_the_reason(bench: Bench) -> None:
+    names, left_out = replicate._names(bench, Namespace(group="arithmetic", benchmarks=None))
+    assert names == ["SVAMP"] and len(left_out) == 3 and "no folder 'AQuA'" in left_out[0]
+    with pytest.raises(DataError, match="no folder 'SST-2'"):
+        replicate._names(
+            replace(bench, data=bench.data / "instruct", _parts={}), Namespace(group="glue", benchmarks=None)
+        )
+    assert replicate._names(bench, Namespace(group="arithmetic", benchmarks=["AQuA"])) == (["AQuA"], [])
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "BitFit"])
@@ -140,19 +169,26 @@ def test_scores_over_seeds_have_an_interval_over_seeds_and_items_that_is_never_a
     assert single.score == 0.5 and single.score_low == pytest.approx(0.352, abs=0.01)
 
 
+def test_a_comparison_says_where_the_largest_rate_is_the_best_and_draws_no_bar_over_another() -> None:
+    tried = pd.DataFrame({"benchmark": "SST-2", "method": ["a", "a", "b", "b"], "lr": [1.0, 3.0, 1.0, 3.0]})
+    best = pd.DataFrame({"benchmark": "SST-2", "method": ["a", "a", "b"], "lr": [3.0, 3.0, 1.0]})
+    assert compare._at_the_edge(tried, best).endswith("for: a on SST-2.")
+    assert compare._side_by_side(pd.Series([1.0, 0.1, 0.1, 0.3])).tolist() == pytest.approx([1.0, 0.1, 0.115, 0.3])
+
+
 @pytest.mark.parametrize(
     ("words", "file", "holds"),
     [
         (
             "replicate instruct --seeds 1 --epochs 1 --limit 3 --test-limit 3",
             "alpaca_eval.json",
-            '"instruction": "alpaca',
+            '"instruction": "Is ',
         ),
         ("ablate --ranks 1 2 --positions l1 f1+l1 --shares positions --seeds 1", "ablate_rank.csv", "accuracy,2,"),
         (
             "compare --methods LoReFT LoRA BitFit --benchmarks SST-2 --rates 1 --seeds 2",
             "compare_SST-2.csv",
-            "LoRA,0.0003,",
+            "LoRA,0.001,",
         ),
     ],
 )

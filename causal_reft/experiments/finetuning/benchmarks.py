@@ -66,11 +66,15 @@ class Benchmark:
         except ValueError:
             return found.lower() == wanted.lower()
 
+    def _teaches(self, item: Item) -> bool:
+        return bool(item.completion.strip()) and (self.metric == LOSS or self.is_right(item.completion, item))
+
     def parts(self, folder: Path, limit: int, test_limit: int) -> tuple[dict[str, list[Item]], str]:
         """Training, selection and test items, drawn without repetition, and a sentence on where they come from.
 
-        Selection items come from the training file and are not trained on. Where a benchmark has a test file only, its
-        training items are drawn from it too, and the sentence says so.
+        Selection items come from the training file and are not trained on. Where a benchmark has one file only, it is
+        cut in halves. Records whose completion is empty or not their own answer are neither trained on nor selected
+        with: the worked solutions of the arithmetic sets are a model's, and many are wrong. The sentence says both.
 
         Raises:
             DataError: there is no such file; fewer items than are asked for.
@@ -78,13 +82,17 @@ class Benchmark:
         home = _home(folder, self.name)
         train_file, test_file = (home / name for name in self.files)
         tested = _shuffled(self.read(test_file))
-        if train_file.is_file():
+        if train_file != test_file and train_file.is_file():
             trained, source = _shuffled(self.read(train_file)), f"{train_file.name}, scored on {test_file.name}"
         else:
             tested, trained = tested[: len(tested) // 2], tested[len(tested) // 2 :]
-            source = f"half of {test_file.name}, scored on the other half (there is no {train_file.name})"
+            why = "" if train_file == test_file else f" (there is no {train_file.name})"
+            source = f"half of {test_file.name}, scored on the other half{why}"
         seen = {item.prompt for item in tested[:test_limit]}
-        trained = [item for item in trained if item.prompt not in seen and item.completion.strip()]
+        unseen = [item for item in trained if item.prompt not in seen]
+        trained = [item for item in unseen if self._teaches(item)]
+        if dropped := len(unseen) - len(trained):
+            source += f"; {dropped} of {len(unseen)} whose completion is not the record's answer are not trained on"
         parts = {
             "train": trained[:limit],
             "selection": trained[limit : limit + test_limit],
@@ -93,7 +101,7 @@ class Benchmark:
         if short := next((name for name, items in parts.items() if not items), None):
             raise DataError(
                 f"{self.name}: no items are left for {short} ({len(trained)} to train on, {len(tested)} to score). Ask "
-                "for fewer: --limit, --test-limit."
+                "for fewer (--limit, --test-limit), or give a training file whose completions hold the answers."
             )
         return parts, source
 
@@ -204,7 +212,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt"), choice(list(_SAME.values())), 4,
         ),
         Benchmark(
-            "instruct", "instruct", alpaca_items, ("instruction-data.json", "alpaca_en_demo.json"), new_tokens=128,
+            "instruct", "instruct", alpaca_items, ("instruction-data.json", "instruction-data.json"), new_tokens=128,
             metric=LOSS,
         ),
     )

@@ -26,6 +26,8 @@ from causal_reft.reft import completion_losses
 from causal_reft.sweeps import Result, Store, digest_of, run, tick
 from causal_reft.texts import pad_token_id
 
+SCORED_TOGETHER = 32  # prompts that are answered in one batch: a step of generation costs about the same for all sizes
+
 
 @dataclass(frozen=True)
 class FinetuningCell:
@@ -136,7 +138,7 @@ class Bench:
         reft, texts = self.intervened(module).eval(), []
         if writes or chosen.metric == ACCURACY:
             prompts = [item.prompt for item in items]
-            texts = cr.generate_texts(reft, prompts, self.batch_size, max_new_tokens=chosen.new_tokens)
+            texts = cr.generate_texts(reft, prompts, SCORED_TOGETHER, max_new_tokens=chosen.new_tokens)
         if chosen.metric == ACCURACY:
             each = [float(chosen.is_right(text, item)) for text, item in zip(texts, items, strict=True)]
         else:
@@ -179,7 +181,7 @@ class Bench:
                 scratch, num_train_epochs=self.epochs, per_device_train_batch_size=self.batch_size,
                 learning_rate=cell.lr, warmup_steps=self.warmup, seed=cell.seed, save_strategy="no",
                 logging_strategy="no", report_to="none", disable_tqdm=True, use_cpu=self.model.device.type == "cpu",
-                remove_unused_columns=False, weight_decay=0.0,
+                remove_unused_columns=False, weight_decay=0.0, train_sampling_strategy="group_by_length",
             )  # fmt: skip
             made: dict[str, Any] = {"model": module, "args": args, "train_dataset": records, "callbacks": [meter]}
             if isinstance(module, cr.IntervenedModel):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,7 +25,6 @@ from causal_reft.experiments.finetuning.setting import (
     scores,
     versions,
 )
-from causal_reft.experiments.options import at_least
 from causal_reft.experiments.page import Page
 
 BENCHMARKED = ("SST-2", "openbookqa", "instruct")
@@ -37,7 +37,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--benchmarks", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKED), help="of records"
     )
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="of finetuning")
-    parser.add_argument("--rates", type=at_least(1), default=3, help="learning rates that each method tries, at most 3")
+    parser.add_argument(
+        "--rates", type=int, choices=[1, 2, 3], default=3,
+        help="learning rates that each method tries: a middle, a larger, a smaller one",
+    )  # fmt: skip
 
 
 def run_command(options: argparse.Namespace) -> Path:
@@ -62,6 +65,7 @@ def run_command(options: argparse.Namespace) -> Path:
     _write(page, bench, table, options, left_out)
     page.heading("Learning rates tried, on selection items (seed 0)")
     page.table("learning_rates", readable(tried[["benchmark", "method", "lr", "score"]]))
+    page.text(_at_the_edge(tried, table))
     return page.write(
         "Ways of finetuning", ["Other positions, ranks and layers of LoReFT: python -m causal_reft ablate --help"]
     )
@@ -75,6 +79,15 @@ def _chosen(tried: pd.DataFrame, search: list[FinetuningCell], seeds: int) -> li
         cell = search[int(better.idxmax())]
         chosen += [replace(cell, seed=seed, part="test") for seed in range(seeds)]
     return chosen
+
+
+def _at_the_edge(tried: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Where the best rate is the largest tried: a still larger one may be better."""
+    largest = tried.groupby(["benchmark", "method"])["lr"].max().rename("largest")
+    best = table.drop_duplicates(["benchmark", "method"]).join(largest, on=["benchmark", "method"])
+    at_edge = best[best.lr == best.largest]
+    edge = [f"{method} on {name}" for method, name in zip(at_edge.method, at_edge.benchmark, strict=True)]
+    return f"The best rate is the largest that was tried for: {', '.join(edge) or 'none'}."
 
 
 def _write(page: Page, bench: Bench, table: pd.DataFrame, options: argparse.Namespace, left_out: str) -> None:
@@ -93,7 +106,9 @@ def _write(page: Page, bench: Bench, table: pd.DataFrame, options: argparse.Name
         page.table(f"compare_{name}", readable(mine.drop(columns="metric")))
         page.text(_reading(mine, better))
         page.figure(
-            f"compare_{name}", _figure(mine, name, metric, base[name]), f"{name}: {metric} against share trained."
+            f"compare_{name}",
+            _figure(mine, name, metric, base[name]),
+            f"{name}: {metric} against share trained; where shares are close, points stand side by side.",
         )
 
 
@@ -112,13 +127,23 @@ def _reading(mine: pd.DataFrame, better: bool) -> str:
 
 def _figure(mine: pd.DataFrame, name: str, metric: str, base: float):
     from causal_reft.plots import points_with_intervals
+    from causal_reft.plots.style import legend
 
+    mine = mine.assign(share_trained=_side_by_side(mine.share_trained))
     ax = points_with_intervals(
         mine, "share_trained", "score", "method", log=True, title=f"{name}: {metric} by share trained"
     )
-    ax.axhline(base, linestyle=":", linewidth=1, color="0.5")
-    ax.annotate("without training", (0.01, base), xycoords=("axes fraction", "data"), fontsize=7, va="bottom")
+    ax.axhline(base, linestyle=":", linewidth=1, color="0.5", label="without training")
+    legend(ax, len(mine) + 1, "method")
     return ax
+
+
+def _side_by_side(shares: pd.Series) -> pd.Series:
+    """Shares for a figure: bars that would cover each other stand at least 15 % apart."""
+    shown: dict[Any, float] = {}
+    for row, share in shares.sort_values(kind="stable").items():
+        shown[row] = max(share, *(1.15 * other for other in shown.values()), 0)
+    return pd.Series(shown).reindex(shares.index)
 
 
 def _has_biases(bench: Bench) -> bool:

@@ -18,8 +18,10 @@ import causal_reft as cr
 from causal_reft.errors import DataError
 from causal_reft.seeds import derive
 
-# Learning rates of the search, the same number for every method; ReFT's hold the paper's 9e-4.
-REFT_RATES, PEFT_RATES, FULL_RATES = (9e-4, 3e-3, 9e-3), (3e-4, 1e-3, 3e-3), (1e-5, 5e-5, 2e-4)
+# Learning rates of the search, the same number for every method: a middle, a larger and a smaller one. ReFT's hold the
+# paper's 9e-4; a scale, a bias or a prefix takes larger ones than a product of two matrices.
+REFT_RATES, PEFT_RATES, FULL_RATES = (3e-3, 9e-3, 9e-4), (1e-3, 3e-3, 3e-4), (5e-5, 2e-4, 1e-5)
+VECTOR_RATES = (1e-2, 3e-2, 3e-3)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Method:
 
     Args:
         build: (model, tokenizer, shape, seed) -> the module that is trained.
-        rates: learning rates of the search.
+        rates: learning rates of the search: a middle one, a larger and a smaller one.
         has_shape: whether positions, layers and tying mean anything to it.
     """
 
@@ -92,7 +94,7 @@ def _bottleneck(model: Any, tokenizer: Any, shape: Shape, seed: int) -> nn.Modul
     return cr.IntervenedModel(model, cr.InterventionGraph(**nodes), tokenizer)
 
 
-def _peft(config: Callable[[Any, Shape], Any]) -> Method:
+def _peft(config: Callable[[Any, Shape], Any], rates: tuple[float, ...] = PEFT_RATES) -> Method:
     def build(model: Any, tokenizer: Any, shape: Shape, seed: int) -> nn.Module:
         from peft import get_peft_model
 
@@ -100,7 +102,7 @@ def _peft(config: Callable[[Any, Shape], Any]) -> Method:
             torch.manual_seed(seed)
             return get_peft_model(copy.deepcopy(model), config(model, shape))
 
-    return Method(build, PEFT_RATES, has_shape=False)
+    return Method(build, rates, has_shape=False)
 
 
 def _lora(model: Any, shape: Shape, **options: Any) -> Any:
@@ -133,11 +135,11 @@ METHODS: dict[str, Method] = {
     "LoReFT": _edit(cr.loreft),
     "DiReFT": _edit(cr.direft),
     "ConsReFT": _edit(cr.consreft),
-    "RED": Method(_red, has_shape=False),
+    "RED": Method(_red, VECTOR_RATES, has_shape=False),
     "bottleneck adapter": Method(_bottleneck, has_shape=False),
     "LoRA": _peft(_lora),
     "DoRA": _peft(lambda model, shape: _lora(model, shape, use_dora=True)),
-    "prefix tuning": _peft(_prefix),
+    "prefix tuning": _peft(_prefix, VECTOR_RATES),
     "BitFit": _own(lambda name: name.endswith(".bias")),
     "full finetuning": _own(lambda name: True),
 }

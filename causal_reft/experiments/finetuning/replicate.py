@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from causal_reft.errors import DataError
 from causal_reft.experiments.finetuning.benchmarks import BENCHMARKS, GROUPS
 from causal_reft.experiments.finetuning.cell import Bench, FinetuningCell
 from causal_reft.experiments.finetuning.setting import (
@@ -76,7 +77,7 @@ def run_command(options: argparse.Namespace) -> Path:
     recipe = RECIPES[options.group]
     options.epochs, options.rank = options.epochs or recipe.epochs, options.rank or recipe.rank
     bench = bench_of(options)
-    names = options.benchmarks or [one.name for one in BENCHMARKS.values() if one.group == options.group]
+    names, left_out = _names(bench, options)
     layers = _layers(recipe.layers, bench)
     cells = [
         FinetuningCell(name, "LoReFT", options.lr, seed, "test", options.rank, layers, recipe.positions, writes=True)
@@ -95,6 +96,8 @@ def run_command(options: argparse.Namespace) -> Path:
     for name in names:
         parts = bench.parts(name)
         page.text(f"{name}: {len(parts['train'])} records of {bench.source(name)}; {len(parts['test'])} scored.")
+    for why in left_out:
+        page.text(f"Left out: {why}")
     page.text(f"{bench.epochs} epochs, batch {bench.batch_size}, {options.seeds} seeds. {versions(bench)}.")
     page.table(f"replicate_{options.group}", readable(table))
     page.text(f"The paper: {recipe.reported}. Other models and other data than here: no comparison, a reference.")
@@ -104,6 +107,31 @@ def run_command(options: argparse.Namespace) -> Path:
     return page.write(
         f"LoReFT on {options.group}", ["On the same data beside other methods: python -m causal_reft compare --help"]
     )
+
+
+def _names(bench: Bench, options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The benchmarks that are asked for, or those of the group that the data allow, and why others are left out.
+
+    Raises:
+        DataError: none of the group has items.
+    """
+    if options.benchmarks:
+        return options.benchmarks, []
+    group = [one.name for one in BENCHMARKS.values() if one.group == options.group]
+    why = {name: _why_not(bench, name) for name in group}
+    names = [name for name in group if not why[name]]
+    if not names:
+        raise DataError(why[group[0]])
+    return names, [reason for reason in why.values() if reason]
+
+
+def _why_not(bench: Bench, name: str) -> str:
+    """Why a benchmark cannot be learned from this data; empty where it can."""
+    try:
+        bench.parts(name)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def _layers(asked: str, bench: Bench) -> str:

@@ -102,9 +102,10 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with small numbers as text: three digits would show a learning rate of 9e-4 as 0.001."""
-    small = {"lr", "share_trained", "step_flops"} & set(table.columns)
-    return table.assign(**{name: table[name].map("{:.3g}".format) for name in small})
+    """The table with some numbers as text: three decimals would show a learning rate of 9e-4 as 0.001."""
+    forms = dict.fromkeys(("lr", "share_trained", "step_flops"), "{:.3g}")
+    forms |= dict.fromkeys(("trainable", "saved_bytes"), "{:.0f}")
+    return table.assign(**{name: table[name].map(form.format) for name, form in forms.items() if name in table})
 
 
 def versions(bench: Bench) -> str:
