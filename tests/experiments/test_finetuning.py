@@ -17,7 +17,7 @@ from causal_reft.errors import DataError
 from causal_reft.experiments.command_line import main
 from causal_reft.experiments.finetuning import BENCHMARKS, METHODS, Bench, FinetuningCell, Item, compare, replicate
 from causal_reft.experiments.finetuning.methods import Shape
-from causal_reft.experiments.finetuning.setting import over_seeds
+from causal_reft.experiments.finetuning.setting import one_answer, over_seeds
 from tests.experiments.small import reviews
 
 
@@ -167,6 +167,14 @@ def test_scores_over_seeds_have_an_interval_over_seeds_and_items_that_is_never_a
     assert (agreed.score, agreed.score_low) == (0, 0) and agreed.score_high == pytest.approx(1 - 0.025 ** (1 / 8))
     single = over_seeds(pd.DataFrame([one | costs | {"items": [0.0, 1.0] * 20}]), ["method"]).iloc[0]
     assert single.score == 0.5 and single.score_low == pytest.approx(0.352, abs=0.01)
+
+
+def test_one_answer_to_all_records_is_counted_beside_what_it_scores(bench: Bench) -> None:
+    items = bench.parts("SST-2")["test"]
+    often = max(sum(item.answer == word for item in items) for word in ("positive", "negative"))
+    said = one_answer(bench, "SST-2", [["negative, positive"] * 6, ["Negative.", "positive", *["negative"] * 4]])
+    assert f"scores {often / 6:.3f}; 1 of 2 trainings" in said
+    assert one_answer(bench, "instruct", []) == ""
 
 
 def test_a_comparison_says_where_the_largest_rate_is_the_best_and_draws_no_bar_over_another() -> None:

@@ -20,6 +20,7 @@ from causal_reft.experiments.finetuning.setting import (
     add_bench_options,
     bench_of,
     cost,
+    one_answer,
     over_seeds,
     readable,
     scores,
@@ -99,7 +100,8 @@ def _write(page: Page, bench: Bench, table: pd.DataFrame, options: argparse.Name
         page.heading(f"{name}: {metric}, {'higher' if better else 'lower'} is better")
         page.text(
             f"{len(bench.parts(name)['train'])} records, {bench.epochs} epochs, batch {bench.batch_size}; "
-            f"{len(bench.parts(name)['test'])} scored ({bench.source(name)}). Without training: {base[name]:.3f}. "
+            f"{len(bench.parts(name)['test'])} scored ({bench.source(name)}). Without training: {base[name]:.3f}."
+            f"{one_answer(bench, name, table[table.benchmark == name].texts.tolist())} "
             f"{options.seeds} seeds, 95 % intervals over seeds and items. {versions(bench)}.{left_out}"
         )
         mine = mine.sort_values("score", ascending=not better)

@@ -20,6 +20,7 @@ from causal_reft.experiments.finetuning.setting import (
     add_lr_option,
     bench_of,
     cost,
+    one_answer,
     over_seeds,
     readable,
     scores,
@@ -95,7 +96,10 @@ def run_command(options: argparse.Namespace) -> Path:
     )
     for name in names:
         parts = bench.parts(name)
-        page.text(f"{name}: {len(parts['train'])} records of {bench.source(name)}; {len(parts['test'])} scored.")
+        page.text(
+            f"{name}: {len(parts['train'])} records of {bench.source(name)}; {len(parts['test'])} scored."
+            + one_answer(bench, name, [results[cell].facts["texts"] for cell in cells if cell.benchmark == name])
+        )
     for why in left_out:
         page.text(f"Left out: {why}")
     page.text(f"{bench.epochs} epochs, batch {bench.batch_size}, {options.seeds} seeds. {versions(bench)}.")

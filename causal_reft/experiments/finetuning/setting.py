@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def scores(results: Mapping[FinetuningCell, Result]) -> pd.DataFrame:
     """One row for each cell: its fields, `score` and `metric`, the `items` it is the mean of, what training it took."""
     rows = []
     for cell, found in results.items():
-        facts = {key: found.facts[key] for key in ("metric", "score", "items", *COSTS[:-1], "peak_bytes")}
+        facts = {key: found.facts[key] for key in ("metric", "score", "items", "texts", *COSTS[:-1], "peak_bytes")}
         rows.append({**vars(cell), **facts, "seconds": found.seconds})
     return pd.DataFrame(rows)
 
@@ -99,6 +100,20 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         score = {"score": found.value, "score_low": found.low, "score_high": found.high, "seeds": len(part)}
         rows.append({**named, **score, **{name: part[name].mean() for name in COSTS}})
     return pd.DataFrame(rows)
+
+
+def one_answer(bench: Bench, name: str, texts: Sequence[Sequence[str]]) -> str:
+    """What one answer to all test records scores, and how many of the trainings give one to nearly all of them."""
+    chosen = BENCHMARKS[name]
+    if chosen.metric != ACCURACY:
+        return ""
+    items = bench.parts(name)["test"]
+    commonest = Counter(item.answer for item in items).most_common(1)[0][1] / len(items)
+    most = [max(Counter(filter(None, map(chosen.extract, each))).values(), default=0) / len(each) for each in texts]
+    return (
+        f" The commonest answer, given to all records, scores {commonest:.3f}; {sum(share >= 0.9 for share in most)} "
+        f"of {len(most)} trainings give one answer to nine in ten records or more."
+    )
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
