@@ -14,6 +14,7 @@ from causal_reft.alignment import TextEncoding as TextEncoding
 from causal_reft.alignment import read_directions as read_directions
 from causal_reft.alignment import varied_directions as varied_directions
 from causal_reft.analysis.slider import strength_slider as strength_slider
+from causal_reft.analysis.steering import steer_latents as steer_latents
 from causal_reft.analysis.strength import calibrate as calibrate
 from causal_reft.causal import CausalModel as CausalModel
 from causal_reft.causal import CounterfactualDataset as CounterfactualDataset
@@ -39,6 +40,7 @@ from causal_reft.featurizers import Subspace as Subspace
 from causal_reft.featurizers import principal_angles as principal_angles
 from causal_reft.graph import Collect as Collect
 from causal_reft.graph import Constant as Constant
+from causal_reft.graph import GatedScale as GatedScale
 from causal_reft.graph import Interchange as Interchange
 from causal_reft.graph import InterventionGraph as InterventionGraph
 from causal_reft.graph import LearnedScale as LearnedScale
@@ -46,6 +48,7 @@ from causal_reft.graph import LearnedSource as LearnedSource
 from causal_reft.graph import Noise as Noise
 from causal_reft.graph import PerRow as PerRow
 from causal_reft.graph import Shift as Shift
+from causal_reft.graph import TopLatents as TopLatents
 from causal_reft.graph import load_graph as load_graph
 from causal_reft.graph import register_featurizer as register_featurizer
 from causal_reft.graph.presets import ablate_directions as ablate_directions
@@ -55,6 +58,7 @@ from causal_reft.graph.presets import das as das
 from causal_reft.graph.presets import dbm as dbm
 from causal_reft.graph.presets import direft as direft
 from causal_reft.graph.presets import ia3 as ia3
+from causal_reft.graph.presets import jola as jola
 from causal_reft.graph.presets import lobireft as lobireft
 from causal_reft.graph.presets import lofit as lofit
 from causal_reft.graph.presets import lora as lora
@@ -66,6 +70,7 @@ from causal_reft.graph.presets import noreft as noreft
 from causal_reft.graph.presets import patch as patch
 from causal_reft.graph.presets import path_patch as path_patch
 from causal_reft.graph.presets import red as red
+from causal_reft.graph.presets import reft_r1 as reft_r1
 from causal_reft.graph.presets import steer as steer
 from causal_reft.graph.presets import steering_vector as steering_vector
 from causal_reft.graph.presets import zero_ablate as zero_ablate

@@ -3,6 +3,7 @@
 projections(model, tokenizer, text, site, R)               z = R h at each token, for `plots.token_strip`
 push(site, R, direction=0, strength=3)                     the graph  h + strength * R_i : Shift(Constant(...))
 steered(model, tokenizer, prompts, site, R, strengths)     the texts that come out
+steer_latents(reft, texts, alpha)                          the graph  h + alpha m v  after `reft_r1`, m a maximum
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import nn
 from causal_reft.errors import DataError
 from causal_reft.execution import IntervenedModel
 from causal_reft.featurizers import Featurizer
-from causal_reft.graph import Collect, Constant, Interchange, InterventionGraph, Shift
+from causal_reft.graph import Collect, Constant, Interchange, InterventionGraph, Shift, TopLatents
 from causal_reft.reft import generate_texts
 from causal_reft.sites import Site
 from causal_reft.tensors import Float, Tensor
@@ -70,6 +71,35 @@ def push(site: Site, featurizer: Featurizer, strength: float, direction: int = 0
     change = torch.zeros(featurizer.rank)
     change[direction] = strength
     return InterventionGraph(push=Interchange(site, featurizer, Shift(Constant(change))))
+
+
+@torch.no_grad()
+def steer_latents(
+    model: IntervenedModel, texts: Sequence[str], alpha: float = 1.0, node: str = "edit"
+) -> InterventionGraph:
+    """The graph that generates with the direction v of a trained `reft_r1`: h + alpha m v at all tokens, prompt and
+    generated, m the largest latent ReLU(h v) in the texts, without the edit (AxBench: Wu et al. 2025, arXiv 2501.17148,
+    steering factor times maximal activation).
+
+    Args:
+        model: the trained model with its tokenizer.
+        texts: where the concept occurs; m is their maximum over the tokens that the node names.
+        alpha: the steering factor; `.scaled(...)` of the graph multiplies it too.
+        node: which edit of the graph.
+
+    Raises:
+        DataError: a node that is no such edit, or whose latents are 0 in all texts.
+    """
+    edit = model.graph[node]
+    source = edit.source.source if isinstance(edit, Interchange) and isinstance(edit.source, Shift) else None
+    if not isinstance(edit, Interchange) or not isinstance(source, TopLatents):
+        raise DataError(f"Node {node!r} is {edit!r}, which has no latents. Give a graph of reft_r1 and node=...")
+    seen = model.with_graph(InterventionGraph(seen=Collect(edit.run, edit.site, edit.featurizer)))
+    largest = torch.stack([torch.relu(seen.collect(text)["seen"][0]).amax(0) for text in texts]).amax(0)
+    if not bool((largest > 0).all()):
+        raise DataError(f"The latents of node {node!r} are 0 at every token of the texts. Give texts of its concept.")
+    site = edit.site.moved(positions="all+generated")
+    return InterventionGraph(steer=Interchange(site, edit.featurizer, Shift(Constant(alpha * largest))))
 
 
 def steered(

@@ -24,8 +24,8 @@ from causal_reft.execution.inputs import RunInputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.threads import one_at_a_time
 from causal_reft.featurizers import Featurizer, Identity, Projection, RowsOfStack, StackedFeaturizer, Subspace
-from causal_reft.graph import Constant, Interchange, InterventionGraph, LearnedSource, RowSource, Shift
-from causal_reft.graph.sources import ACTIVATIONS, EditContext
+from causal_reft.graph import Constant, EditContext, Interchange, InterventionGraph, LearnedSource, RowSource, Shift
+from causal_reft.graph.learned import ACTIVATIONS
 from causal_reft.sites import Site, locate
 from causal_reft.tensors import Coordinates, Hidden, Tensor
 

@@ -86,7 +86,7 @@ def transform(
         run: the run that is executed.
         edits, reads, collects: what to change; what edits of this run read before; what is collected after.
         states: everything collected so far.
-        training: whether dropout on edits is on.
+        training: whether dropout on edits and the draws of gates are on.
 
     Returns:
         The new value, and the states that were collected here.
@@ -120,7 +120,7 @@ def _edited(
     rows = edit.place.tokens.rows
     F = node.featurizer.of_rows(rows if edit.repeats == 1 else rows // edit.repeats)
     try:
-        z = node.source.coordinates(h_original, F, _States(states, edit, h))
+        z = node.source.coordinates(h_original, F, _States(states, edit, h, training))
         new = F.write(h, z)
         if node.scale != 1:
             change = new.to(computing(h)) - h
@@ -159,8 +159,8 @@ def _check_width(edit: Edit, h: Hidden) -> None:
 class _States(EditContext):
     """The collected states, matched to the tokens of one edit: same row, same number in the order of naming."""
 
-    def __init__(self, states: Mapping[tuple[str, Site], State], edit: Edit, now: Hidden) -> None:
-        self._states, self._edit, self._now = states, edit, now
+    def __init__(self, states: Mapping[tuple[str, Site], State], edit: Edit, now: Hidden, training: bool) -> None:
+        self._states, self._edit, self._now, self._training = states, edit, now, training
 
     @property
     def now(self) -> Hidden:
@@ -177,6 +177,10 @@ class _States(EditContext):
     @property
     def unfinished(self) -> bool:
         return self._edit.place.tokens.unfinished
+
+    @property
+    def training(self) -> bool:
+        return self._training
 
     @property
     def rows(self) -> Int[Tensor, " token"]:

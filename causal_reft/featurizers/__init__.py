@@ -6,6 +6,7 @@ from causal_reft.featurizers.flow import Flow
 from causal_reft.featurizers.identity import Identity
 from causal_reft.featurizers.mask import END_TEMPERATURE, START_TEMPERATURE, Mask
 from causal_reft.featurizers.orthonormal import Rotation, computed_once, orthonormal_rows, random_frames, uncached
+from causal_reft.featurizers.penalty import Penalised, note, noted, noting, penalised, penalties
 from causal_reft.featurizers.projection import Projection
 from causal_reft.featurizers.stacked import RowsOfStack, StackedFeaturizer
 from causal_reft.featurizers.subspace import Subspace, principal_angles
@@ -18,13 +19,19 @@ __all__ = [
     "Flow",
     "Identity",
     "Mask",
+    "Penalised",
     "Projection",
     "Rotation",
     "RowsOfStack",
     "StackedFeaturizer",
     "Subspace",
     "computed_once",
+    "note",
+    "noted",
+    "noting",
     "orthonormal_rows",
+    "penalised",
+    "penalties",
     "principal_angles",
     "random_frames",
     "uncached",

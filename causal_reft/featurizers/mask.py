@@ -16,6 +16,7 @@ from torch import nn
 
 from causal_reft.errors import FeaturizerError
 from causal_reft.featurizers.featurizer import Featurizer
+from causal_reft.featurizers.penalty import Penalised
 from causal_reft.featurizers.subspace import Subspace
 from causal_reft.tensors import Coordinates, Float, Hidden, Rows, Tensor
 
@@ -24,7 +25,7 @@ START_TEMPERATURE = {"boundary": 50.0, "coordinates": 1.0}
 END_TEMPERATURE = {"boundary": 0.1, "coordinates": 0.01}
 
 
-class Mask(Featurizer):
+class Mask(Featurizer, Penalised):
     """A mask over the coordinates of another featurizer.
 
     Args:

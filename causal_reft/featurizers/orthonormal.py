@@ -11,32 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 from torch import nn
 
 from causal_reft.errors import FeaturizerError
+from causal_reft.featurizers.block_value import BlockValue
 from causal_reft.seeds import derive
 from causal_reft.tensors import Float, Rows, Tensor
 
 _WORST_PIVOT = 1e-2
 
 
-class _Memo:
-    """The rotations computed in this step, by context; travels empty when the code is sent to a server."""
-
-    def __init__(self) -> None:
-        current: ContextVar[dict[tuple[object, ...], Tensor] | None] = ContextVar(
-            "rotations computed in this step", default=None
-        )
-        self.get, self.set, self.reset = current.get, current.set, current.reset
-
-    def __reduce__(self) -> tuple[type[_Memo], tuple[()]]:
-        return _Memo, ()
-
-
-_memo = _Memo()
+_memo = BlockValue[dict[tuple[object, ...], Tensor]]("rotations computed in this step")
 
 
 def orthonormal_rows(master: Float[Tensor, "*stack rank d_model"]) -> Float[Tensor, "*stack rank d_model"]:
@@ -129,18 +116,12 @@ def computed_once() -> Iterator[None]:
     if _memo.get() is not None:
         yield
         return
-    token = _memo.set({})
-    try:
+    with _memo.during({}):
         yield
-    finally:
-        _memo.reset(token)
 
 
 @contextmanager
 def uncached() -> Iterator[None]:
     """Inside, rotations are computed anew, as a part of the forward that backward recomputes must do both times."""
-    token = _memo.set(None)
-    try:
+    with _memo.during(None):
         yield
-    finally:
-        _memo.reset(token)

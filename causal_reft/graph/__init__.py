@@ -8,6 +8,7 @@ from causal_reft.graph.sources import (
     Collect,
     Constant,
     EditContext,
+    GatedScale,
     LearnedScale,
     LearnedSource,
     Noise,
@@ -15,6 +16,7 @@ from causal_reft.graph.sources import (
     RowSource,
     Shift,
     Source,
+    TopLatents,
 )
 from causal_reft.graph.storage import read_files, save_nodes
 
@@ -22,6 +24,7 @@ __all__ = [
     "Collect",
     "Constant",
     "EditContext",
+    "GatedScale",
     "Interchange",
     "InterventionGraph",
     "LearnedScale",
@@ -32,6 +35,7 @@ __all__ = [
     "RowSource",
     "Shift",
     "Source",
+    "TopLatents",
     "graph_from_data",
     "graph_from_files",
     "graph_to_data",

@@ -23,6 +23,7 @@ from causal_reft.graph.layout import Item, Layout, circle_text, featurizer_name,
 from causal_reft.graph.sources import (
     Collect,
     Constant,
+    GatedScale,
     LearnedScale,
     LearnedSource,
     Noise,
@@ -30,6 +31,7 @@ from causal_reft.graph.sources import (
     RowSource,
     Shift,
     Source,
+    TopLatents,
 )
 from causal_reft.plots.style import INK, QUIET, heading, new_axes, plain, tidy
 
@@ -207,6 +209,10 @@ def source_formula(source: Source) -> str:
             return f"{source.activation}({linear})" if source.activation else linear
         case LearnedScale():
             return "s h" if source.bias is None else "s h + b"
+        case GatedScale():
+            return "(1 + g m) h + g' a"
+        case TopLatents():
+            return f"mean of top {source.k}"
         case PerRow() | RowSource():
             return "by row"
     return ""  # a Collect: the arrow says it
@@ -218,7 +224,7 @@ def _kind(source: Source) -> str:
             return _kind(inner)
         case Collect():
             return "from another run"
-        case LearnedSource() | LearnedScale():
+        case LearnedSource() | LearnedScale() | GatedScale() | TopLatents():
             return "learned"
         case Noise():
             return "noise"

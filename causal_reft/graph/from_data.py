@@ -17,7 +17,17 @@ from causal_reft.featurizers import Autoencoder, Featurizer, Rotation
 from causal_reft.graph.fields import FLAG, RECORD, SEED, TEXT, Field, checked, maybe, number, whole
 from causal_reft.graph.interchange import Interchange, Node
 from causal_reft.graph.kinds import FEATURIZERS, SETTINGS, shapes_of
-from causal_reft.graph.sources import Collect, Constant, LearnedScale, LearnedSource, Noise, Shift, Source
+from causal_reft.graph.sources import (
+    Collect,
+    Constant,
+    GatedScale,
+    LearnedScale,
+    LearnedSource,
+    Noise,
+    Shift,
+    Source,
+    TopLatents,
+)
 from causal_reft.graph.to_data import SCHEMA, Data, nodes_to_data
 from causal_reft.sites import Site, parse_positions
 from causal_reft.tensors import Tensor
@@ -41,7 +51,12 @@ SOURCES: dict[str, dict[str, Field]] = {
     "Constant": {"tensor": TEXT},
     "LearnedSource": {"module": TEXT},
     "LearnedScale": {"module": TEXT},
+    "GatedScale": {"module": TEXT},
+    "TopLatents": {"module": TEXT},
 }
+OF_SETTINGS: dict[str, type[nn.Module]] = {
+    kind.__name__: kind for kind in (LearnedScale, GatedScale, TopLatents)
+}  # built from their settings and nothing else
 INDEX = whole(-(2**31), 2**31)
 POSITIONS = Field(
     "a word such as 'last' or 'f5+l5', a list of token indices, or {'slice': [start, stop, step]}",
@@ -149,8 +164,8 @@ class _Reader:
                 return Noise(float(data["std"]), data["seed"])
             case "Constant":
                 return Constant(self._tensor(data["tensor"]))
-            case "LearnedScale":
-                return self.module(data["module"], LearnedScale)
+            case "LearnedScale" | "GatedScale" | "TopLatents":
+                return self.module(data["module"], OF_SETTINGS[kind])  # type: ignore[return-value] - each is a source
         return self.module(data["module"], LearnedSource)
 
     def module(self, name: str, kind: type[Module]) -> Module:
@@ -190,8 +205,8 @@ class _Reader:
                 return self._autoencoder(name, config)
             case "Subspace":
                 return self._subspace(name, config)
-            case "LearnedScale":
-                return LearnedScale(**config)
+            case "LearnedScale" | "GatedScale" | "TopLatents":
+                return OF_SETTINGS[kind](**config)
             case "Mask":
                 config["inner"] = self.module(config["inner"], Featurizer)
                 config["temperature"] = float(config["temperature"])

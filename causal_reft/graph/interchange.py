@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from causal_reft.errors import GraphError
 from causal_reft.featurizers import Featurizer, Subspace
-from causal_reft.graph.sources import Collect, LearnedScale, LearnedSource, Shift, Source
+from causal_reft.graph.sources import Collect, GatedScale, LearnedScale, LearnedSource, Shift, Source
 from causal_reft.sites import Site
 
 
@@ -48,10 +48,10 @@ class Interchange:
         inner = self.source.source if isinstance(self.source, Shift) else self.source
         if isinstance(inner, LearnedSource):
             self._check_learned(inner)
-        if isinstance(inner, LearnedScale) and inner.rank != self.featurizer.rank:
+        if isinstance(inner, LearnedScale | GatedScale) and inner.rank != self.featurizer.rank:
             raise GraphError(
                 f"{inner!r} scales {inner.rank} coordinates, but {self.featurizer!r} has {self.featurizer.rank}. Use "
-                f"LearnedScale(rank={self.featurizer.rank})."
+                f"{type(inner).__name__}(rank={self.featurizer.rank})."
             )
         if (
             isinstance(inner, Collect)

@@ -12,7 +12,7 @@ from causal_reft.errors import StorageError
 from causal_reft.featurizers import Autoencoder, Featurizer, Flow, Identity, Mask, Projection, Subspace
 from causal_reft.featurizers.autoencoder import ACTIVATIONS as ENCODER_ACTIVATIONS
 from causal_reft.graph.fields import FLAG, SEED, SIZE, SLICE, TEXT, Field, maybe, number, one_of
-from causal_reft.graph.sources import ACTIVATIONS
+from causal_reft.graph.learned import ACTIVATIONS
 
 BUILT_IN: dict[str, type[Featurizer]] = {
     kind.__name__: kind for kind in (Identity, Subspace, Projection, Mask, Autoencoder, Flow)
@@ -33,6 +33,8 @@ SETTINGS: dict[str, Mapping[str, Field]] = {
     "Flow": {**_PLACE, "n_layers": SIZE, "width": SIZE, "seed": SEED},
     "Rotation": {},
     "LearnedScale": {"rank": SIZE, "bias": FLAG},
+    "GatedScale": {"rank": SIZE},
+    "TopLatents": {"k": SIZE},
     "LearnedSource": {
         **_PLACE,
         "reads_input": FLAG,
@@ -70,6 +72,8 @@ def shapes_of(kind: str, config: Mapping[str, Any], n_tensors: int) -> Shapes | 
         "Projection": lambda c: {"weight": (c["rank"], c["d_model"])},
         "LearnedSource": _learned_shapes,
         "LearnedScale": lambda c: {"weight": (c["rank"],), **({"bias": (c["rank"],)} if c["bias"] else {})},
+        "GatedScale": lambda c: {"weight": (c["rank"],), "bias": (c["rank"],), "logits": (2,)},
+        "TopLatents": lambda c: {},
         "Autoencoder": _autoencoder_shapes,
         "Flow": lambda c: _flow_shapes(c, n_tensors),
     }.get(kind)

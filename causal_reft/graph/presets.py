@@ -23,7 +23,17 @@ from causal_reft.errors import GraphError, nearest
 from causal_reft.featurizers import Featurizer, Identity, Mask, Projection, Subspace
 from causal_reft.graph.interchange import Interchange
 from causal_reft.graph.intervention_graph import InterventionGraph
-from causal_reft.graph.sources import Collect, Constant, LearnedScale, LearnedSource, Noise, Shift, Source
+from causal_reft.graph.sources import (
+    Collect,
+    Constant,
+    GatedScale,
+    LearnedScale,
+    LearnedSource,
+    Noise,
+    Shift,
+    Source,
+    TopLatents,
+)
 from causal_reft.seeds import derive
 from causal_reft.sites import Positions, PositionsLike, Site
 from causal_reft.tensors import Float, Tensor
@@ -156,6 +166,22 @@ def lofit(heads: Sequence[tuple[int, int]], d_head: int, positions: PositionsLik
     """
     sites = [Site(layer, "attention_head_output", positions, head) for layer, head in heads]
     return steering_vector(sites, d_head)
+
+
+def jola(heads: Sequence[tuple[int, int]], d_head: int, positions: PositionsLike = "all") -> InterventionGraph:
+    """JoLA: (1 + g_m m) * z + g_a a at the output of each (layer, head), 2 d_head + 2 numbers a head (Lai et al. 2025,
+    arXiv 2502.01179). Gates close under `fit(..., penalty=)` or `ReftTrainer(..., penalty=)`: see `GatedScale`.
+    """
+    sites = [Site(layer, "attention_head_output", positions, head) for layer, head in heads]
+    return _graph(sites, 0, lambda s: (Identity(d_head), GatedScale(d_head)))
+
+
+def reft_r1(sites: Sites, d_model: int, k: int = 8, seed: int = 0, share: Share = "positions") -> InterventionGraph:
+    """ReFT-r1 in training: h + mean(top-k ReLU(h v)) v with a unit vector v, d numbers (Wu et al. 2025, arXiv
+    2501.17148). `fit(..., penalty=)` or `ReftTrainer(..., penalty=)` weighs the L1 norm of the other latents, and
+    `steer_latents` makes the edit that generates: see `TopLatents`.
+    """
+    return _graph(sites, seed, lambda s: (Subspace(d_model, 1, s), Shift(TopLatents(k))), share=share)
 
 
 def red(sites: Sites, d_model: int, share: Share = "positions") -> InterventionGraph:

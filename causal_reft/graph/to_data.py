@@ -11,7 +11,17 @@ from causal_reft.errors import StorageError
 from causal_reft.featurizers import Featurizer, Mask, Subspace
 from causal_reft.graph.interchange import Node
 from causal_reft.graph.kinds import FEATURIZERS
-from causal_reft.graph.sources import Collect, Constant, LearnedScale, LearnedSource, Noise, Shift, Source
+from causal_reft.graph.sources import (
+    Collect,
+    Constant,
+    GatedScale,
+    LearnedScale,
+    LearnedSource,
+    Noise,
+    Shift,
+    Source,
+    TopLatents,
+)
 from causal_reft.sites import Site
 from causal_reft.tensors import Tensor
 
@@ -70,8 +80,8 @@ class _Writer:
                 return {"kind": "Constant", "tensor": name}
             case LearnedSource():
                 return {"kind": "LearnedSource", "module": self.learned(source)}
-            case LearnedScale():
-                return {"kind": "LearnedScale", "module": self._module(source, "source", source.config())}
+            case LearnedScale() | GatedScale() | TopLatents():
+                return {"kind": type(source).__name__, "module": self._module(source, "source", source.config())}
         raise StorageError(
             f"{source!r} belongs to the rows of one call and is not stored. Save the graphs that are served, or the "
             "values beside the data."

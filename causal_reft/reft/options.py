@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer import TRAINER_STATE_NAME
@@ -85,6 +86,21 @@ def trained_base(model: IntervenedModel, asked: bool | Sequence[str] | None) -> 
                 f"train_base={list(asked)}: the base model has no module {name!r}. {nearest(name, modules)}"
             )
     return tuple(name for name, _ in base.named_parameters() if any(name.startswith(f"{module}.") for module in asked))
+
+
+def sharded_parameters(model: IntervenedModel, trained: Sequence[str]) -> list[str]:
+    """The names, within the intervened model, of the parameters that `fully_shard` spread over the processes.
+
+    Raises:
+        DataError: one of the base model's trained parameters is among them.
+    """
+    base = [name for name, p in model.base_model.named_parameters() if isinstance(p, DTensor)]
+    if shared := set(base) & set(trained):
+        raise DataError(
+            f"train_base: {min(shared)} is sharded by fully_shard, and gradients of sharded parameters are not "
+            "averaged here. Shard the blocks and not what is trained."
+        )
+    return [f"base_model.{name}" for name in base]
 
 
 def last_complete_checkpoint(folder: str) -> str | None:

@@ -31,6 +31,7 @@ from causal_reft.execution import IntervenedModel, plan
 from causal_reft.execution.block_shortcuts import replaced_forward
 from causal_reft.execution.inputs import before_labels
 from causal_reft.execution.storage import load_trained_base
+from causal_reft.featurizers import Mask, noting, penalised, penalties
 from causal_reft.graph import load_weights
 from causal_reft.reft.context import check_context
 from causal_reft.reft.data import ReftCollator
@@ -40,6 +41,7 @@ from causal_reft.reft.options import (
     last_complete_checkpoint,
     recomputes,
     recomputing_blocks,
+    sharded_parameters,
     trained_base,
 )
 from causal_reft.reft.planned import MOST_TOKENS, PlannedDataset, as_examples, token_losses
@@ -47,6 +49,7 @@ from causal_reft.reft.preference import DPO, PreferenceLoss, is_preference, pair
 from causal_reft.sites import unwrapped
 from causal_reft.texts import pad_token_id, token_batch
 from causal_reft.training import frozen
+from causal_reft.training.schedules import anneal
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +67,8 @@ class ReftTrainer(Trainer):
             base is frozen for the time of training and left as it was found.
         memory: bytes that the plan of a dataset may keep from step to step.
         preference: the loss of records of `preferences`, `DPO(beta)` or `RePS()`.
+        penalty: the weight of the terms that parts of the graph add to the loss in training, as `Recipe.penalty`; the
+            logged `loss` holds them, `eval_loss` does not.
         options: further arguments of `Trainer`.
 
     Attributes:
@@ -83,6 +88,7 @@ class ReftTrainer(Trainer):
         train_base: bool | Sequence[str] | None = None,
         memory: int = 2 << 30,
         preference: PreferenceLoss = DPO(),  # noqa: B008 - frozen
+        penalty: float = 0.0,
         **options: Any,
     ) -> None:
         args = copy.copy(TrainingArguments("tmp_trainer") if args is None else args)
@@ -93,6 +99,8 @@ class ReftTrainer(Trainer):
         self.trained_base = trained_base(made, train_base)
         if not self.trained_base and not list(made.trainable_parameters()):
             raise DataError("The graph has nothing to train. Give it a LearnedSource, a Subspace or a Mask.")
+        self._sharded = sharded_parameters(made, self.trained_base)
+        setattr(made, "_ddp_params_and_buffers_to_ignore", self._sharded)  # noqa: B010 - torch reads it, no stub has it
         args.remove_unused_columns = False
         args.label_names = find_labels(type(base)) if args.label_names is None else args.label_names
         options.setdefault("processing_class", made.tokenizer)
@@ -102,11 +110,17 @@ class ReftTrainer(Trainer):
             if isinstance(records, list | tuple):
                 sides = [side for entry in records for side in (entry.values() if is_preference(entry) else (entry,))]
                 check_context([dict(side).get("input_ids", ()) for side in sides], base)
-        self.preference = preference
+        self.preference, self.penalty = preference, penalty
         self.memory, self.why_full, self._differs, self._checked = memory, "", "", False
         self._plans: dict[int, PlannedDataset] = {}
         self._loops: ExitStack | None = None
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **options)
+        if self.args.fsdp and not (self.is_fsdp_enabled or self.is_fsdp_xla_enabled):
+            raise DataError(
+                "TrainingArguments(fsdp=...): accelerate does not shard on this device, so each process would hold the "
+                "whole model. Shard the base model before it is wrapped: torch.distributed.fsdp.fully_shard(block) for "
+                "its blocks, and leave fsdp out."
+            )
         loss = LOSS_MAPPING.get(str(getattr(base, "loss_type", None)))
         self._loss_shifts_labels = loss is ForCausalLMLoss and not getattr(base.config, "is_encoder_decoder", False)
         if self.label_smoother is not None:
@@ -136,7 +150,29 @@ class ReftTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The model's own loss, by a plan of the dataset where one can give it."""
+        """The model's own loss, by a plan of the dataset where one can give it; in training with the weighted penalty
+        of the graph's parts."""
+        parts = self._intervened.interventions
+        if not self._intervened.training or not penalised(parts):
+            return self._loss_of_labels(model, inputs, return_outputs, num_items_in_batch)
+        masks = [module for module in parts.modules() if isinstance(module, Mask)]
+        anneal(masks, self.state.global_step / max(self.state.max_steps - 1, 1))
+        with noting():
+            found = self._loss_of_labels(model, inputs, return_outputs, num_items_in_batch)
+            loss = found[0] if return_outputs else found
+            added = self.penalty * penalties(parts, loss)
+        if (self.model_accepts_loss_kwargs and num_items_in_batch is not None) or self.compute_loss_func is not None:
+            added = added / self.current_gradient_accumulation_steps  # `Trainer` divides all other losses itself
+        return (loss + added, found[1]) if return_outputs else loss + added
+
+    def _loss_of_labels(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> Any:
+        """What the labels, or the preferences, of a batch give."""
         inputs = self._with_prompt_lengths(inputs)
         why = "" if return_outputs else self._why_full(inputs)
         if not (return_outputs or why) and not self._checked:
@@ -179,7 +215,7 @@ class ReftTrainer(Trainer):
             "parts of the base model are trained": bool(self.trained_base),
             "compute_loss_func is the caller's": self.compute_loss_func is not None,
             "gradient checkpointing recomputes blocks": recomputes(self.args),
-            "parameters are sharded": self.is_fsdp_enabled or self.is_deepspeed_enabled,
+            "parameters are sharded": bool(self._sharded) or self.is_fsdp_enabled or self.is_deepspeed_enabled,
             "several devices share one process": self.args.n_gpu > 1,
             "the base model is in training mode": intervened.base_model.training,
             "the loss is not that of a causal language model": not self._loss_shifts_labels,

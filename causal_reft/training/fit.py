@@ -46,7 +46,7 @@ def fit(
         passes: how logits are computed; `plan` computes only what must be, `FullPasses` everything.
         interruptible: whether Ctrl-C ends the training early and returns what was learned; False lets it go up.
         settings: what differs from the recipe: its fields (epochs, batch_size, lr, schedule, warmup, weight_decay,
-            accumulate, clip, penalty on masks, patience in epochs, max_steps, batches at random or by length, seed of
+            accumulate, clip, penalty, patience in epochs, max_steps, batches at random or by length, seed of
             the data order).
 
     Returns:

@@ -19,7 +19,8 @@ class History:
     """The record of one `fit`.
 
     Attributes:
-        steps: one dict a step: step, epoch, loss, lr, and validation_loss, penalty, temperature where there are such.
+        steps: one dict a step: step, epoch, loss, lr, and validation_loss, penalty (without its
+            weight), temperature where there are such. The losses are without the penalty.
         stopped: "finished", "early" (no improvement for `patience` epochs) or "interrupted".
         settings: every argument and seed of the fit.
     """

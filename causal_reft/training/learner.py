@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from causal_reft.errors import DataError
 from causal_reft.execution import Examples, IntervenedModel, JointPlan, Passes, TargetLogits
 from causal_reft.execution.finite import check_finite_loss
-from causal_reft.featurizers import Mask, computed_once
+from causal_reft.featurizers import Mask, computed_once, noting, penalised, penalties
 from causal_reft.seeds import derive
 from causal_reft.tensors import Tensor
 from causal_reft.training.batches import batches_of
@@ -53,7 +53,8 @@ class Learner:
         self.optimizer = torch.optim.AdamW(_groups(model, recipe.lr), weight_decay=recipe.weight_decay)
         self.scheduler = learning_rate(recipe.schedule, self.optimizer, recipe.warmup, self.total)
         self.masks = [module for module in model.interventions.modules() if isinstance(module, Mask)]
-        self.best, self.best_state, self.waited, self.value = float("inf"), None, 0, 0.0
+        self.penalised = bool(penalised(model.interventions))
+        self.best, self.best_state, self.waited, self.value, self.penalty = float("inf"), None, 0, 0.0, 0.0
 
     @property
     def running(self) -> bool:
@@ -64,15 +65,18 @@ class Learner:
         """Before the batches of a step."""
         anneal(self.masks, len(self.history.steps) / max(self.total - 1, 1))
         self.optimizer.zero_grad(set_to_none=True)
-        self.value = 0.0
+        self.value = self.penalty = 0.0
 
     def objective(self, scored: TargetLogits, share: float) -> Tensor:
-        """What one batch, `share` of the step's reads, adds to what is minimised."""
+        """What one batch, `share` of the step's reads, adds to what is minimised: its loss and the weighted penalty."""
         value = self.loss(scored.logits, scored.targets).mean()
         check_finite_loss(number := float(value.detach()), f"step {len(self.history.steps)}")
         self.value += number * share
-        total = value + self.recipe.penalty * sum(mask.penalty() for mask in self.masks) if self.masks else value
-        return total * share
+        if not self.penalised:
+            return value * share
+        penalty = penalties(self.model.interventions, value)
+        self.penalty += float(penalty.detach()) * share
+        return (value + self.recipe.penalty * penalty) * share
 
     def end(self, epoch: int) -> None:
         """After the batches of a step."""
@@ -83,6 +87,7 @@ class Learner:
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         record: dict[str, Any] = {"step": len(self.history.steps), "epoch": epoch, "loss": self.value, "lr": lr}
+        record |= {"penalty": self.penalty} if self.penalised else {}
         self.history.steps.append(record | ({"temperature": self.masks[0].temperature} if self.masks else {}))
 
     def measured(self, validation_loss: float) -> None:
@@ -167,7 +172,7 @@ def _step(running: Mapping[int, Learner], data: Data, batches: Sequence[Tensor])
         learner.begin()
     counts = [data.examples.n_reads(rows) for rows in batches]
     for rows, count in zip(batches, counts, strict=True):
-        with computed_once():
+        with computed_once(), noting():
             scored = data.scored(rows)
             objectives = [learner.objective(scored[number], count / sum(counts)) for number, learner in running.items()]
             torch.stack(objectives).sum().backward()

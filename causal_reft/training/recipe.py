@@ -25,6 +25,9 @@ class Recipe:
     `epochs`, `batch_size`, `lr` and `schedule` that are left out (None) are those of what the recipe is given to:
     `FIT_RECIPE` of `fit`, `STUDY_RECIPE` of a study, `DEFAULT_RECIPE` of an alignment.
 
+    `penalty`: the weight of the terms that parts of the graph add to the loss: how much of the space a `Mask` takes,
+    open gates of `GatedScale`, small latents of `TopLatents`. Losses that are measured are without it.
+
     `batches`: "shuffled" rows, or rows "by length": each batch holds rows of similar length and so little padding, the
     batches come in random order. Other batches are other numbers, so this is a choice and no shortcut.
     """

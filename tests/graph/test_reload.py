@@ -44,6 +44,8 @@ PRESETS: dict[str, Build] = {
     "directions": lambda site, d: cr.ablate_directions(site, torch.linspace(-2, 1, d)[None]),
     "red": cr.red,
     "ia3": cr.ia3,
+    "reft_r1": lambda site, d: cr.reft_r1(site, d, k=2),
+    "jola": lambda site, d: cr.InterventionGraph(edit=cr.Interchange(site, cr.Identity(d), cr.GatedScale(d))),
 }
 LAYER = "transformer.h.1.mlp.c_proj"
 

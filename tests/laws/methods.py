@@ -284,6 +284,29 @@ def ia3(site: cr.Site) -> Method:
     return Method(graph, lambda h, s, i: h * learned.weight, leaves=leaves)
 
 
+def reft_r1(site: cr.Site) -> Method:
+    graph = doubled(cr.reft_r1(site, D, k=2, seed=3))
+    M = graph["edit"].featurizer.basis.master
+
+    def formula(h: Tensor, s: Tensor, i: Tensor) -> Tensor:
+        v = M[0] / M[0].norm()
+        rows = torch.tensor_split(h, (i == 0).nonzero()[1:, 0])  # a row's first token has number 0
+        return torch.cat([row + (row @ v).relu().topk(min(2, len(row))).values.mean() * v for row in rows])
+
+    return Method(graph, formula, leaves=(M,))
+
+
+def gated_scale(site: cr.Site) -> Method:
+    learned = cr.GatedScale(D)
+    graph, _, leaves = _started(interchange(site, cr.Identity(D), learned))
+
+    def formula(h: Tensor, s: Tensor, i: Tensor) -> Tensor:
+        g = 1.2 * torch.sigmoid(learned.logits) - 0.1
+        return (1 + g[0] * learned.weight) * h + g[1] * learned.bias
+
+    return Method(graph, formula, leaves=leaves)
+
+
 METHODS: dict[str, Callable[[cr.Site], Method]] = {
     "zero ablation": zero_ablation,
     "mean ablation": mean_ablation,
@@ -313,4 +336,6 @@ METHODS: dict[str, Callable[[cr.Site], Method]] = {
     "trained steering vector": trained_steering,
     "RED": red,
     "(IA)^3": ia3,
+    "ReFT-r1": reft_r1,
+    "JoLA's edit": gated_scale,
 }

@@ -73,6 +73,50 @@ def test_lofit_adds_to_the_selected_heads_only(family: str) -> None:
         assert_equal(mine, theirs)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("family", HEADS_OUT)
+def test_jola_scales_and_shifts_heads_by_hard_concrete_gates(family: str, training: bool, tmp_path: Path) -> None:
+    """Against the equations of Louizos et al. 2018, with the draws of the same seed; and the expected open gates."""
+    model, batch = ARCHITECTURES[family](), prompts([5, 7, 4], "left")
+    n_heads = model.config.num_attention_heads
+    d_head = D // n_heads
+    graph = cr.jola([(1, 0), (1, n_heads - 1)], d_head)
+    ours = cr.IntervenedModel(model, graph).train(training)
+    graph.modules.double()
+    plain = at_real_tokens(ours.with_graph(cr.InterventionGraph())(batch).logits, batch)
+    assert torch.equal(at_real_tokens(ours(batch).logits, batch), plain), "it starts at no edit"
+    parts = [graph[f"edit_{i}"].source for i in (0, 1)]
+    for number, part in enumerate(parts):
+        part.weight.data.copy_(torch.linspace(-0.5, number, d_head))
+        part.bias.data.copy_(torch.linspace(1, -1 - number, d_head))
+        part.logits.data.copy_(torch.tensor([0.3 - number, 0.4 * number]))
+    torch.manual_seed(4)
+    edited = at_real_tokens(ours(batch).logits, batch)
+    torch.manual_seed(4)
+    scale, shift = [], []
+    for part in parts:
+        u = torch.rand(2, dtype=torch.float64) * (1 - 2e-6) + 1e-6
+        x = (torch.log(u / (1 - u)) + part.logits) / 0.33 if training else part.logits
+        g = (1.2 / (1 + torch.exp(-x)) - 0.1).clamp(0, 1)
+        scale.append(1 + g[0] * part.weight)
+        shift.append(g[1] * part.bias)
+    middle = torch.ones((n_heads - 2) * d_head)
+    s, b = torch.cat([scale[0], middle, scale[1]]), torch.cat([shift[0], 0 * middle, shift[1]])
+    hook = model.get_submodule(HEADS_OUT[family]).register_forward_pre_hook(lambda module, args: (args[0] * s + b,))
+    formula = at_real_tokens(ours.with_graph(cr.InterventionGraph())(batch).logits, batch)
+    hook.remove()
+    assert_equal(edited, formula)
+    leaves = [p for part in parts for p in part.parameters()]
+    for mine, theirs in zip(*(gradients(logits, leaves) for logits in (edited, formula)), strict=True):
+        assert_equal(mine, theirs)
+    for part in parts:
+        x = part.logits - 0.33 * torch.log(torch.tensor(0.1 / 1.1, dtype=torch.float64))
+        assert_equal(part.penalty(), (1 / (1 + torch.exp(-x))).sum())
+    graph.save(tmp_path)
+    assert load_graph(tmp_path) == graph
+    assert graph.n_trainable_parameters == 2 * (2 * d_head + 2)
+
+
 @pytest.mark.parametrize(
     ("share", "sets", "nodes"), [("positions", 2, 2), ("layers", 2, 4), ("all", 1, 2), (None, 4, 4)]
 )

@@ -347,26 +347,40 @@ def test_a_training_killed_at_random_steps_ends_with_the_same_bits(tmp_path):
 
 WORKER = """
 import sys, torch
-from transformers import TrainingArguments
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 import causal_reft as cr
 from tests import words
 from tests.reft.test_trainer import PAIRS, arguments, reft_of
 torch.set_num_threads(1)
 out, size = sys.argv[1], int(sys.argv[2])
-tokenizer, model = words.tokenizer(), words.model()
-reft = reft_of(model, tokenizer)
+tokenizer = words.tokenizer()
 records = cr.completions(PAIRS * 4, tokenizer)
-changes = {"max_steps": 20, "per_device_train_batch_size": size, "ddp_backend": "gloo" if size == 2 else None}
-trainer = cr.ReftTrainer(reft, arguments(out, **changes), records)
-trainer.train()
-if trainer.is_world_process_zero():
-    reft.save_pretrained(out + "/saved", overwrite=True)
-    print("why_full=", repr(trainer.why_full))
+for kind in ("whole", "sharded"):
+    steps = 20 if kind == "whole" else 5
+    changes = {"max_steps": steps, "per_device_train_batch_size": size, "ddp_backend": "gloo" if size == 2 else None}
+    args, model = arguments(out, **changes), words.model()
+    if kind == "sharded" and size == 2:
+        for part in (*model.model.layers, model):
+            fully_shard(part, mesh=init_device_mesh("cpu", (2,)))
+        assert next(model.parameters()).to_local().numel() * 2 == next(model.parameters()).numel()
+    reft = reft_of(model, tokenizer)
+    trainer = cr.ReftTrainer(reft, args, records)
+    trainer.train()
+    if trainer.is_world_process_zero():
+        reft.save_pretrained(f"{out}/{kind}", overwrite=True)
+        print(f"{kind}: why_full={trainer.why_full!r}")
+if size == 2:
+    try:
+        cr.ReftTrainer(reft, arguments(out, fsdp=True), records)
+    except cr.CausalReftError as error:
+        print(error)
 """
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
+    """With the whole model in each, and with the base model's weights sharded over both by `fully_shard`."""
     root = Path(__file__).parents[2]
     script = tmp_path / "worker.py"
     script.write_text(WORKER, encoding="utf-8")
@@ -378,7 +392,10 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
             env=environment, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
-        assert "why_full= ''" in done.stdout
-    one, two = (cr.load_graph(tmp_path / size / "saved") for size in ("4", "2"))
-    for mine, theirs in zip(one.parameters(), two.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+        assert "whole: why_full=''" in done.stdout
+    assert "sharded: why_full='parameters are sharded'" in done.stdout
+    assert "accelerate does not shard on this device" in done.stdout
+    for kind in ("whole", "sharded"):
+        one, two = (cr.load_graph(tmp_path / size / kind) for size in ("4", "2"))
+        for mine, theirs in zip(one.parameters(), two.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)

@@ -22,7 +22,7 @@ from causal_reft.execution.locating import locate_graph
 from causal_reft.execution.planning.source_cache import why_not_cached
 from causal_reft.execution.planning.windows import Tables, TextData, TokenTable, Windows
 from causal_reft.execution.visit import PortWork
-from causal_reft.graph import InterventionGraph
+from causal_reft.graph import InterventionGraph, Shift, TopLatents
 from causal_reft.sites import Blocks, Location, find_blocks
 
 TOKEN_LOCAL_COMPONENTS = (
@@ -176,6 +176,9 @@ def enter(model: IntervenedModel, decoder: Decoder, data: TextData) -> JointGrap
     graph = model.graph
     if reason := why_not_cached(graph):
         return reason
+    for name, node in graph.edits.items():
+        if isinstance(node.source.source if isinstance(node.source, Shift) else node.source, TopLatents):
+            return f"node {name!r} compares all tokens of a row"
     edits = {name: node for name, node in graph.edits.items() if node.run == "base"}
     work = locate_graph(InterventionGraph(**edits), model.base_model)["base"] if edits else ()
     entries = []
