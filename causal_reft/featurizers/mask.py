@@ -2,8 +2,9 @@
 
 Two parametrisations of m. `boundary` keeps the first b * rank coordinates of a full rotation, m_i = sigmoid((b rank -
 i)/T) (Boundless DAS, Wu et al. 2023, arXiv 2305.08809; T 50 -> 0.1). `coordinates` has one logit each, m_i =
-sigmoid(l_i / T) (desiderata-based masking, DBM; T 1 -> 0.01). Training uses the soft mask; evaluation its limit T ->
-0, a hard 0/1 mask. The soft mask is not a lens (reading back gives a mixture), and says so.
+sigmoid(l_i / T) (desiderata-based masking, DBM; T 1 -> 0.01); `groups` of coordinates, such as heads, may share one.
+Training uses the soft mask; evaluation its limit T -> 0, a hard 0/1 mask. The soft mask is not a lens (reading back
+gives a mixture), and says so.
 """
 
 from __future__ import annotations
@@ -33,11 +34,22 @@ class Mask(Featurizer, Penalised):
         kind: "boundary" or "coordinates"; by default boundary over a `Subspace`, coordinates elsewhere.
         temperature: of the soft mask, a positive number; `fit` anneals it from `START_TEMPERATURE` to
             `END_TEMPERATURE` of the kind.
+        groups: of coordinates, equally many side by side, that share one logit; by default each has its own. With the
+            number of heads, over `Identity(d)` at "attention_head_output", a mask over heads.
+
+    Raises:
+        FeaturizerError: another kind; a temperature that is not positive; groups of a boundary, or not equally many.
     """
 
     is_lens = False
 
-    def __init__(self, inner: Featurizer, kind: Kind | None = None, temperature: float | None = None) -> None:
+    def __init__(
+        self,
+        inner: Featurizer,
+        kind: Kind | None = None,
+        temperature: float | None = None,
+        groups: int | None = None,
+    ) -> None:
         super().__init__()
         self.inner, self.d_model, self.rank = inner, inner.d_model, inner.rank
         self.kind: Kind = kind or ("boundary" if isinstance(inner, Subspace) else "coordinates")
@@ -46,7 +58,15 @@ class Mask(Featurizer, Penalised):
         self.temperature = START_TEMPERATURE[self.kind] if temperature is None else temperature
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise FeaturizerError(f"Mask(temperature={temperature}): a positive number, small for a sharp mask.")
-        start = torch.tensor([0.5]) if self.kind == "boundary" else torch.zeros(self.rank)
+        self.groups = groups
+        if groups is not None and (self.kind == "boundary" or groups not in range(1, self.rank + 1)):
+            raise FeaturizerError(
+                f"Mask(groups={groups}): a number of groups from 1 to {self.rank}, of kind='coordinates'. For heads: "
+                "Mask(Identity(n_heads * head_width), groups=n_heads)."
+            )
+        if self.rank % (groups or 1):
+            raise FeaturizerError(f"Mask(groups={groups}): {self.rank} coordinates cannot be cut into equal groups.")
+        start = torch.tensor([0.5]) if self.kind == "boundary" else torch.zeros(groups or self.rank)
         self.logits = nn.Parameter(start)
 
     def mask(self) -> Float[Tensor, " rank"]:
@@ -70,14 +90,17 @@ class Mask(Featurizer, Penalised):
         return self.inner.rows()
 
     def config(self) -> dict[str, object]:
-        return {"kind": self.kind, "temperature": self.temperature}
+        grouped = {} if self.groups is None else {"groups": self.groups}
+        return {"kind": self.kind, "temperature": self.temperature, **grouped}
 
     def extra_repr(self) -> str:
-        return f"{self.inner!r}, kind={self.kind!r}, temperature={self.temperature:g}"
+        return f"{self.inner!r}, kind={self.kind!r}, temperature={self.temperature:g}" + (
+            f", groups={self.groups}" if self.groups else ""
+        )
 
     def _distance(self) -> Float[Tensor, " rank"]:
         """Positive where a coordinate is inside the mask."""
         if self.kind == "coordinates":
-            return self.logits
+            return self.logits.repeat_interleave(self.rank // (self.groups or self.rank))
         boundary = self.logits.clamp(1e-3, 1)
         return boundary * self.rank - torch.arange(self.rank, device=boundary.device, dtype=boundary.dtype)

@@ -190,6 +190,7 @@ class _Reader:
         if kind not in SETTINGS and kind not in FEATURIZERS:
             known = [*SETTINGS, *FEATURIZERS]
             raise StorageError(f"graph.json: module {name!r} is of unknown kind {kind!r}. {nearest(kind, known)}")
+        config = {"groups": None, **config} if kind == "Mask" else config
         if kind in SETTINGS:
             checked(config, SETTINGS[kind], where)
         self._check_shapes(name, kind, shapes_of(kind, config, len(self.tensors)))

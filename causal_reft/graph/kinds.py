@@ -28,6 +28,7 @@ SETTINGS: dict[str, Mapping[str, Field]] = {
         "kind": one_of("boundary", "coordinates"),
         "temperature": number("a positive number", lambda value: value > 0),
         "inner": TEXT,
+        "groups": maybe(SIZE),
     },
     "Autoencoder": {**_PLACE, "activation": one_of(*ENCODER_ACTIVATIONS), "k": maybe(SIZE)},
     "Flow": {**_PLACE, "n_layers": SIZE, "width": SIZE, "seed": SEED},

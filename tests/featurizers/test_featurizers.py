@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor
 import causal_reft as cr
 from causal_reft.errors import FeaturizerError
 from causal_reft.featurizers import END_TEMPERATURE, START_TEMPERATURE
+from tests.models import ARCHITECTURES, D_MODEL, prompts
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -154,6 +156,37 @@ def test_boundary_mask_keeps_the_first_coordinates() -> None:
     assert mask.penalty() == 1 and bool(mask.mask().all())
     mask.logits.data.fill_(-1.0)
     assert mask.mask().sum() == 1, "the boundary stays above zero"
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_open_gates_of_a_mask_over_heads_are_interchanges_of_these_heads(family: str, side: str, tmp_path) -> None:
+    """And the gates are saved to the bit."""
+    model = ARCHITECTURES[family]()
+    n = model.config.num_attention_heads
+    mask = cr.Mask(cr.Identity(D_MODEL), temperature=0.7, groups=n)
+    assert mask.logits.shape == (n,)
+    mask.logits.data.copy_(torch.linspace(-1, 1, n))
+    site, base, source = cr.Site(1, "attention_head_output", "last"), prompts([3, 5], side), prompts([5, 4], side, 1)
+    gates = cr.InterventionGraph(edit=cr.Interchange(site, mask, cr.Collect("source")))
+    heads = cr.InterventionGraph(
+        **{
+            f"head{h}": cr.Interchange(replace(site, head=h), cr.Identity(D_MODEL // n), cr.Collect("source"))
+            for h in range(n // 2, n)
+        }
+    )
+    found, plain = (
+        cr.IntervenedModel(model, graph).eval()(base, source=source).logits[base["attention_mask"] != 0]
+        for graph in (gates, heads)
+    )
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-12)
+    gates.save(tmp_path / "graph")
+    loaded = cr.load_graph(tmp_path / "graph")
+    again = loaded.edits["edit"].featurizer
+    assert loaded == gates and torch.equal(again.logits, mask.logits) and again.groups == n
+    h, z = randn(2, D_MODEL), randn(2, D_MODEL, seed=1)
+    m = torch.sigmoid(mask.logits / 0.7).double().repeat_interleave(D_MODEL // n)
+    torch.testing.assert_close(again.train().write(h, z), (1 - m) * h + m * z)
 
 
 def test_mask_penalty_is_the_share_of_the_space_taken() -> None:

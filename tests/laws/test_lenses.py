@@ -34,6 +34,13 @@ def soft_mask(d_model: int, rank: int, seed: int) -> cr.Featurizer:
     return cr.Mask(cr.Subspace(d_model, rank, seed), temperature=2.0)
 
 
+def head_mask(d_model: int, rank: int, seed: int) -> cr.Featurizer:
+    """One gate for every `rank` coordinates, some of them open."""
+    mask = cr.Mask(cr.Identity(d_model * rank), groups=d_model)
+    mask.logits.data.normal_(generator=torch.Generator().manual_seed(seed))
+    return mask
+
+
 LENSES: dict[str, Build] = {
     "identity": lambda d, r, s: cr.Identity(d),
     "subspace": cr.Subspace,
@@ -51,6 +58,7 @@ OTHERS: dict[str, Build] = {
     "autoencoder": autoencoder,
     "soft mask": soft_mask,
     "hard mask": lambda d, r, s: soft_mask(d, r, s).eval(),
+    "mask over heads": head_mask,
 }
 sizes = st.integers(1, 9).flatmap(lambda d: st.tuples(st.just(d), st.integers(1, d)))
 

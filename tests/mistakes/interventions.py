@@ -57,6 +57,12 @@ FEATURIZERS = (
         untyped=True,
     ),
     Mistake(
+        e.FeaturizerError, "A mask over heads that do not fit",
+        "cr.Mask(cr.Identity(16), groups=3)", "cannot be cut into equal groups",
+        "Each group holds as many coordinates as every other: there are as many groups as heads.",
+        "cr.Mask(cr.Identity(16), groups=4)",
+    ),
+    Mistake(
         e.FeaturizerError, "A sparse autoencoder without its number",
         'cr.Autoencoder(torch.randn(32, 16), torch.randn(16, 32), activation="topk")', "goes with k=",
         "Each activation takes its own number: `topk` how many features stay on, `jumprelu` its thresholds.",
