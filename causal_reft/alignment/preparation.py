@@ -22,7 +22,16 @@ from causal_reft.alignment.encoding import Encoding, TextEncoding
 from causal_reft.alignment.metrics import Means
 from causal_reft.alignment.row_facts import clusters_of, factors_of, kinds_of, target_examples
 from causal_reft.alignment.row_scores import NO_EDIT, score_rows, states_at
-from causal_reft.causal import CausalModel, CounterfactualDataset, Splits, Task, keep_solved, shared, split_settings
+from causal_reft.causal import (
+    CAUSE,
+    CausalModel,
+    CounterfactualDataset,
+    Splits,
+    Task,
+    keep_solved,
+    shared,
+    split_settings,
+)
 from causal_reft.causal.counterfactuals import PROMPT, TEXT
 from causal_reft.errors import DataError, StudyError
 from causal_reft.execution import Examples
@@ -123,7 +132,8 @@ def prepare(
     """Filter and encode the three parts; `tick` is called after each.
 
     Raises:
-        StudyError: fewer than 8 rows are left in a part; selection or report cannot measure the metric.
+        StudyError: fewer than 8 rows are left in a part; selection or report cannot measure the metric; no answer of
+            the report rows changes.
     """
     kept, dropped = {}, {}
     for name, part in zip(PARTS, splits, strict=True):
@@ -159,6 +169,7 @@ def prepare(
     )
     for name, part in (("select", data.select), ("test", data.report)):
         _check_measurable(metric, name, part, task)
+    _check_that_answers_change(report, data.report, task)
     digest = _digest([data.train, data.select.examples, data.report.examples])
     records, training = (_records(kept[name], clusters_of(kept[name], how.unit), task) for name in ("test", "train"))
     return Prepared(data, records, training, dropped, _shared(kept, splits.by), digest)
@@ -200,6 +211,21 @@ def _check_measurable(metric: str, name: str, part: Part, task: Task | CausalMod
         f"metric={metric!r} cannot be measured on the {name!r} rows: {counts['cause']} must change their answer, "
         f"{counts['isolate']} must keep it where a leak would change it.{why} Draw other rows "
         "(Sampling(strategy='uniform')), or choose metric='iia'."
+    )
+
+
+def _check_that_answers_change(report: CounterfactualDataset, part: Part, task: Task | CausalModel | None) -> None:
+    """Where no answer changes, no edit at all scores highest, and a study finds nothing."""
+    if task is None or (part.kinds == CAUSE).any():
+        return
+    causal = task.causal_model if isinstance(task, Task) else task
+    named, used = ", ".join(report.variables), list(causal.outputs)
+    for name in used:
+        used += [parent for parent in causal.parents[name] if parent not in used]
+    raise StudyError(
+        f"Interchanging {named} changes no answer of the report rows, so that an edit which does nothing would score "
+        f"1. The answer depends on {', '.join(sorted(set(used) - set(causal.outputs)))}: Study(variable=...). If it "
+        f"depends on {named}, draw more rows: Sampling(rows=...)."
     )
 
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from causal_reft.alignment import COLUMNS, Controls, StudyResult
 from causal_reft.alignment.compute_cells import run_group, slices
 from causal_reft.alignment.row_facts import factors_of
 from causal_reft.alignment.statistics import mean_interval
+from causal_reft.causal import Splits
 from causal_reft.errors import StudyError
 from causal_reft.featurizers import Mask, Subspace
 from causal_reft.sites import Site
@@ -246,6 +248,14 @@ def test_a_factory_that_gives_other_weights_each_time_is_refused(tmp_path):
     assert "other weights" in str(found[0])
 
 
+def unread() -> Splits:
+    """Pairs that interchange the noise, on which no answer depends."""
+    data, model = planted.counterfactuals(100, 0), planted.causal_model()
+    noise = {"c": data.sources["left"]}
+    labels = model.interchange(data.base, **noise)[["answer"]]
+    return replace(data, sources=noise, labels=labels, variables=("c",)).split(0.4, 0.3, 0.3)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -258,6 +268,10 @@ def test_a_factory_that_gives_other_weights_each_time_is_refused(tmp_path):
         ({"data": None, "task": planted.causal_model()}, "Say which variable to look for"),
         ({"match": "choices"}, "for a Task on a language model"),
         ({"data": planted.counterfactuals(12, 0).split(0.4, 0.3, 0.3)}, "Only . of . rows are left"),
+        (
+            {"data": {"c": unread()}, "task": planted.causal_model()},
+            "changes no answer .* depends on a, b, left, right:",
+        ),
     ],
 )
 def test_mistakes_are_answered_by_letters(tmp_path, changes, message):
