@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NEXT = (
     "A model of your own, finetuned: python -m causal_reft demo --model <folder or hub id>",
     "A model of your own, aligned: docs/your_model.md, five minutes from from_pretrained to a heat map.",
+    "LoReFT beside LoRA and others, by its paper's recipes, one setting at a time: python -m causal_reft compare, "
+    "replicate, ablate.",
     "The same experiments at full size, with more seeds and controls: python -m causal_reft --help",
 )
 
