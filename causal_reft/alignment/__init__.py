@@ -3,6 +3,7 @@
 from causal_reft.alignment.alignment import Alignment, mixed
 from causal_reft.alignment.bases import read_directions, varied_directions
 from causal_reft.alignment.cells import Controls
+from causal_reft.alignment.columns import COLUMNS
 from causal_reft.alignment.controlled_score import Score
 from causal_reft.alignment.controls import random_scores
 from causal_reft.alignment.encoding import Encoding, TensorEncoding, TextEncoding
@@ -13,7 +14,6 @@ from causal_reft.alignment.results import StudyResult
 from causal_reft.alignment.row_scores import score_rows
 from causal_reft.alignment.statistics import SHARE, UNBOUNDED, Interval, mean_interval
 from causal_reft.alignment.study import Study
-from causal_reft.alignment.tables import COLUMNS
 
 __all__ = [
     "COLUMNS",

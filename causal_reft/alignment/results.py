@@ -32,7 +32,7 @@ KEYS = ("variable", "site", "positions", "featurizer")
 
 @dataclass(frozen=True, eq=False)
 class StudyResult:
-    """The result of a study. Columns are documented in `causal_reft.alignment.tables.COLUMNS`.
+    """The result of a study. Columns are documented in `causal_reft.alignment.COLUMNS`.
 
     Attributes:
         tables: the finished cells, from which everything else is read.

@@ -1,4 +1,4 @@
-"""From finished cells to tidy tables. The columns and what each means are `COLUMNS`; the documentation prints them."""
+"""From finished cells to tidy tables, whose columns are those of `COLUMNS`."""
 
 from __future__ import annotations
 
@@ -12,109 +12,19 @@ import numpy as np
 import pandas as pd
 
 from causal_reft.alignment.cells import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, TRUE, Cell, Grid
+from causal_reft.alignment.columns import COLUMNS, PLACE, ordered
+from causal_reft.alignment.comparison import Controlled, compared
 from causal_reft.alignment.found import graph_of, written_rows
 from causal_reft.alignment.illusion import IllusionReport
 from causal_reft.alignment.metrics import METRICS, SHARES, Means, summary
-from causal_reft.alignment.statistics import Interval, Separation, holm, mean_interval, percentile, separation
+from causal_reft.alignment.statistics import Interval, Separation, holm, mean_interval, separation
 from causal_reft.alignment.variance import Factors, SeedVariance
 from causal_reft.errors import StudyError, nearest
 from causal_reft.featurizers import principal_angles
 from causal_reft.graph import InterventionGraph
 from causal_reft.sweeps import Result, Store
 
-COLUMNS = {
-    "variable": "what was interchanged",
-    "layer": "layer of the site; missing for sites by path",
-    "component": "component of the site",
-    "positions": "positions of the site",
-    "site": "the site's short name",
-    "featurizer": "label of the featurizer",
-    "rank": "coordinates that were written (what a hard mask left of them)",
-    "seed": "of initialisation and data order (table only)",
-    "seeds": "how many seeds (grid only)",
-    "rows": "report rows that were scored",
-    "clusters": "different base/source pairs among them: the units of chance",
-    "iia": "interchange intervention accuracy: exact match over the full vocabulary",
-    "iia_low": "lower end of its 95 % interval (over other rows; in the grid over other seeds too)",
-    "iia_high": "upper end",
-    "cause": "iia over rows whose answer the interchange changes",
-    "cause_low": "lower end of its 95 % interval",
-    "cause_high": "upper end",
-    "isolate": "iia over rows whose answer it must leave although a leak would change it",
-    "isolate_low": "lower end of its 95 % interval",
-    "isolate_high": "upper end",
-    "disentangle": "mean of cause and isolate",
-    "disentangle_low": "lower end of its 95 % interval",
-    "disentangle_high": "upper end",
-    "log_odds": "mean log-odds of the expected answer",
-    "logit_difference": "mean logit of the expected answer minus that of the answer without the interchange",
-    "kl": "mean KL divergence from the target run, in nats",
-    "metric": "what the study chooses and compares by (`Study(metric=...)`): the score in all columns that follow",
-    "score_sd": "standard deviation of the score over seeds (grid only)",
-    "selection": "score on the selection rows, by which `best` chooses",
-    "no_edit": "score of the identity patch",
-    "random_mean": "mean score of random subspaces of the same rank",
-    "random_best": "score of the best of them",
-    "random_percentile": "percentage of them that the score beats",
-    "pca": "score of as many principal directions",
-    "permuted": "score of fits to permuted labels, on permuted labels",
-    "shuffled": "score of fits on networks with shuffled weights",
-    "full_patch": "score of the whole vector: a reference, not a control",
-    "whole_share": "cause of the whole vector as a share of the cause here; below .5 the subspace does more",
-    "best_control": "name of the best control",
-    "control": "score of the best control",
-    "separation": "score minus control: the headline",
-    "separation_low": "lower end of its 95 % interval",
-    "separation_high": "upper end",
-    "p": "one-sided paired p-value of the separation (grid: seeds too, their variance pooled over the cells)",
-    "p_corrected": "the same corrected for all cells of the variable (Holm; grid only)",
-    "seed_angle": "mean largest principal angle between the subspaces of two seeds, in degrees (grid only)",
-    "warning": "why the interval may be too short; empty: no reason known (grid only)",
-    "steps": "optimizer steps (table only)",
-    "final_loss": "last training loss (table only)",
-}
-
-
 HALF = 0.5
-_NAMES = list(COLUMNS)
-COMPARED = _NAMES[_NAMES.index("no_edit") : _NAMES.index("p") + 1]
-PLACE = ("variable", "layer", "component", "positions", "site", "featurizer", "seed")
-
-
-@dataclass(frozen=True, eq=False)
-class Controlled:
-    """What stands beside one cell of the grid, as row scores: the controls, name -> "draw rows"; and the whole vector's
-    ("rows"), which is none.
-    """
-
-    rivals: Mapping[str, np.ndarray]
-    full_patch: np.ndarray | None
-
-    def columns(self, scores: np.ndarray, means: Means, cause: Means) -> dict[str, float]:
-        """What a row of a table of "seed rows" says of the controls."""
-        score = float(means.value(scores).mean())
-        found = {name: means.value(rows) for name, rows in self.rivals.items()}
-        draws = found["random"]
-        named = {
-            name: float(found[name].mean()) if name in found else float("nan")
-            for name in ("no_edit", "pca", "permuted", "shuffled")
-        }
-        random = {
-            "random_mean": float(draws.mean()),
-            "random_best": float(draws.max()),
-            "random_percentile": percentile(score, draws),
-        }
-        whole = float("nan") if self.full_patch is None else float(means.value(self.full_patch))
-        changed = float(cause.value(scores).mean())
-        share = float("nan")
-        if self.full_patch is not None and changed > 0:
-            share = float(cause.value(self.full_patch)) / changed
-        return named | random | {"full_patch": whole, "whole_share": share}
-
-    @property
-    def series(self) -> dict[str, np.ndarray]:
-        """The controls and the whole vector: name -> "draw rows"."""
-        return {**self.rivals, **({} if self.full_patch is None else {"full_patch": self.full_patch[None]})}
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +86,7 @@ class StudyTables:
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row per fit of the grid."""
-        return _ordered(self.fit_row(cell) for cell in self.fits(role="study"))
+        return ordered(self.fit_row(cell) for cell in self.fits(role="study"))
 
     @cached_property
     def ladder(self) -> pd.DataFrame:
@@ -206,7 +116,7 @@ class StudyTables:
             )
             for variable in {key[0]: None for key in groups}
         }
-        table = _ordered(self._grid_row(cells, seeds[key[0]]) for key, cells in groups.items())
+        table = ordered(self._grid_row(cells, seeds[key[0]]) for key, cells in groups.items())
         table["p_corrected"] = table.groupby("variable", sort=False)["p"].transform(_corrected)
         return table[[name for name in COLUMNS if name in table]]
 
@@ -219,7 +129,7 @@ class StudyTables:
             **score,
             "metric": self.metric,
             "selection": found.facts["selection"][self.metric],
-            **_compared(found.arrays["report.iia"][None], *self._compared_by(cell.variable), controls, clusters),
+            **compared(found.arrays["report.iia"][None], *self._compared_by(cell.variable), controls, clusters),
             "steps": found.facts["steps"],
             "final_loss": found.facts["final_loss"],
         }
@@ -439,7 +349,7 @@ class StudyTables:
             "metric": self.metric,
             "score_sd": float(means.value(scores).std(ddof=1)) if len(cells) > 1 else float("nan"),
             "selection": self._selection(cells),
-            **_compared(scores, *self._compared_by(variable), controls, clusters, seeds),
+            **compared(scores, *self._compared_by(variable), controls, clusters, seeds),
             "seed_angle": self._seed_angle(cells),
             "warning": warning,
         }
@@ -480,30 +390,3 @@ def _corrected(p: pd.Series) -> pd.Series:
     """The p-values of one variable's cells by Holm; cells without controls have none."""
     known = p.dropna()
     return pd.Series(holm(known.to_numpy()), known.index).reindex(p.index) if len(known) else p
-
-
-def _compared(
-    scores: np.ndarray,
-    means: Means,
-    cause: Means,
-    controls: Controlled | None,
-    clusters: Factors,
-    seeds: SeedVariance | None = None,
-) -> dict[str, Any]:
-    """The columns of the controls and of the separation from the best of them; empty where there are none yet."""
-    if controls is None:
-        return dict.fromkeys(COMPARED, float("nan"))
-    found = separation(scores, controls.rivals, clusters, seeds=seeds, means=means)
-    return controls.columns(scores, means, cause) | {
-        "best_control": found.best_control,
-        "control": float(means.value(scores).mean()) - found.value,
-        "separation": found.value,
-        "separation_low": found.low,
-        "separation_high": found.high,
-        "p": found.p,
-    }
-
-
-def _ordered(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    table = pd.DataFrame(list(rows))
-    return table[[name for name in COLUMNS if name in table]]
