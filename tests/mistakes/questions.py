@@ -223,7 +223,7 @@ STUDIES = (
         result = cr.Study(network, encoding, sites=[site], data=splits, **settings).run(progress=False)
         result.report("report.pdf")
         """,
-        "Write result.report('report.html')",
+        r"Write result\.report\('report\.html'\)",
         "The page is one file of HTML; a browser prints it as PDF.",
         """
         result = cr.Study(network, encoding, sites=[site], data=splits, **settings).run(progress=False)
