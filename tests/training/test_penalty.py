@@ -257,3 +257,19 @@ def test_steering_adds_alpha_times_the_largest_latent(tmp_path: Path) -> None:
         cr.steer_latents(again.with_graph(graph), texts, node="steer")
     with pytest.raises(GraphError, match="from 1 on"):
         cr.reft_r1(cr.Site(1), d, k=0)
+
+
+def test_gates_are_drawn_as_hard_concrete() -> None:
+    """With torch's own draws, against the formula of Louizos et al. 2018; without training nothing is drawn."""
+    source = cr.GatedScale(3).double()
+    logits = torch.tensor([0.3, -0.8], dtype=torch.float64)
+    source.logits.data.copy_(logits)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        found = source.gates(training=True)
+        torch.manual_seed(seed)
+        u = torch.rand(2, dtype=torch.float64)
+        s = torch.sigmoid((torch.log(u) - torch.log(1 - u) + logits) / 0.33)
+        torch.testing.assert_close(found.detach(), (1.2 * s - 0.1).clamp(0, 1), rtol=0, atol=1e-4)
+    wanted = (1.2 * torch.sigmoid(logits) - 0.1).clamp(0, 1)
+    torch.testing.assert_close(source.gates(training=False).detach(), wanted)
