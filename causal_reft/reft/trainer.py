@@ -320,10 +320,9 @@ class ReftTrainer(Trainer):
         pad = pad_token_id(self.processing_class)
         batch = {key: value.to(ids.device) for key, value in token_batch(prompts, pad, side="left").items()}
         options: dict[str, Any] = {"do_sample": False, "pad_token_id": pad}
-        if getattr(self.args, "generation_max_length", None) is not None:
-            options["max_new_tokens"] = self.args.generation_max_length  # type: ignore[attr-defined]
-        if getattr(self.args, "generation_num_beams", None) is not None:
-            options["num_beams"] = self.args.generation_num_beams  # type: ignore[attr-defined]
+        for option, name in (("max_new_tokens", "generation_max_length"), ("num_beams", "generation_num_beams")):
+            if (value := getattr(self.args, name, None)) is not None:
+                options[option] = value
         out = self._intervened.generate(batch, **options)
         return out[:, batch["input_ids"].shape[1] :]
 
