@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from html import escape
+from importlib import import_module
 from typing import Any
 
 CELL = "text-align:left;vertical-align:top;padding:2px 10px 2px 0;border-bottom:1px solid rgba(128,128,128,.35)"
@@ -40,6 +41,13 @@ def html_fields(value: Any) -> str:
     return html_table(type(value).__name__, (), [(one.name, repr(getattr(value, one.name))) for one in fields(value)])
 
 
+def treescope_repr(value: Any, path: str | None, subtree_renderer: object) -> Any:
+    """`__treescope_repr__` of a value: its `repr`, folded to the first line. Only treescope calls it."""
+    first, *lines = repr(value).splitlines()
+    folded = import_module("treescope.rendering_parts").build_foldable_tree_node_from_children
+    return folded(first, lines, "", path=path)
+
+
 class Listed(ABC):
     """A value that shows itself as a title over lines of (what, which), in a terminal and in a notebook.
 
@@ -57,6 +65,8 @@ class Listed(ABC):
 
     def _repr_html_(self) -> str:
         return html_table(self._listed()[0], (), self._listed()[1])
+
+    __treescope_repr__ = treescope_repr
 
 
 def _cell(kind: str, value: object) -> str:

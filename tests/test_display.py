@@ -63,6 +63,11 @@ VALUES: Mapping[str, Callable[[], Any]] = {
     "Subspace": lambda: cr.Subspace(512, 64),
     "Constant": lambda: cr.Constant(torch.randn(64)),
     "PerRow": lambda: cr.PerRow(torch.randn(50, 64)),
+    "LearnedSource": lambda: cr.LearnedSource(2, 16),
+    "LearnedScale": lambda: cr.LearnedScale(16),
+    "GatedScale": lambda: cr.GatedScale(16),
+    "TopLatents": lambda: cr.TopLatents(2),
+    "Interchange": lambda: graph()["edit"],
     "InterventionGraph": graph,
     "IntervenedModel": lambda: cr.IntervenedModel(words.model(), graph()),
     "Plan": plan,
@@ -103,6 +108,15 @@ def test_the_html_can_be_read_in_every_theme(name: str) -> None:
     for style in re.findall(r"style='([^']*)'", html):
         rules = dict(rule.split(":", 1) for rule in style.split(";") if rule)
         assert ("color" in rules) == ("background" in rules), style
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_treescope_shows_the_text(name: str) -> None:
+    """Tensors and modules are not walked: treescope 0.1.10 fails on every tensor of torch 2.13 (it reads `.names`)."""
+    treescope = pytest.importorskip("treescope")
+    value = VALUES[name]()
+    shown = treescope.render_to_text(value, ignore_exceptions=False)
+    assert type(value).__name__ in shown or repr(value).splitlines()[0] in shown
 
 
 def test_each_mechanism_shows_its_own_text() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from causal_reft.display import html_text
+from causal_reft.display import html_text, treescope_repr
 from causal_reft.errors import GraphError, RunError, nearest
 from causal_reft.execution import storage
 from causal_reft.execution.backend import Backend, HookBackend
@@ -250,6 +250,8 @@ class IntervenedModel(nn.Module):
 
     def __repr__(self) -> str:
         return f"IntervenedModel({type(self.base_model).__name__}, backend={self.backend_name!r})\n{self.graph!r}"
+
+    __treescope_repr__ = treescope_repr
 
     def _repr_html_(self) -> str:
         return html_text(repr(self).splitlines()[0]) + self.graph._repr_html_()

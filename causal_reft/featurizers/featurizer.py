@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from causal_reft.display import treescope_repr
 from causal_reft.errors import FeaturizerError
 from causal_reft.tensors import Coordinates, Float, Hidden, Int, Rows, Tensor
 
@@ -65,6 +66,8 @@ class Featurizer(nn.Module, ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+    __treescope_repr__ = treescope_repr
 
 
 def computing(h: Tensor, *masters: Tensor) -> torch.dtype:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
+from causal_reft.display import treescope_repr
 from causal_reft.errors import GraphError
 from causal_reft.featurizers import Featurizer
 from causal_reft.sites import Site
@@ -56,6 +57,8 @@ class Collect:
         if self.featurizer is not None:
             parts.append(f"featurizer={self.featurizer!r}")
         return f"Collect({', '.join(parts)})"
+
+    __treescope_repr__ = treescope_repr
 
 
 class EditContext(ABC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from causal_reft.display import treescope_repr
 from causal_reft.errors import GraphError
 from causal_reft.featurizers import Featurizer, Subspace
 from causal_reft.graph.sources import Collect, GatedScale, LearnedScale, LearnedSource, Shift, Source
@@ -102,6 +103,8 @@ class Interchange:
         dropout = f", dropout={self.dropout:g}" if self.dropout else ""
         scale = "" if self.scale == 1 else f", scale={self.scale:g}"
         return f"Interchange({self.site!r}, {self.featurizer!r}, source={self.source!r}{run}{dropout}{scale})"
+
+    __treescope_repr__ = treescope_repr
 
 
 Node = Collect | Interchange

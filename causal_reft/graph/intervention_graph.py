@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from causal_reft.display import counted, html_table
+from causal_reft.display import counted, html_table, treescope_repr
 from causal_reft.errors import GraphError, nearest
 from causal_reft.graph.interchange import Interchange, Node
 from causal_reft.graph.sources import Collect, Shift
@@ -159,6 +159,8 @@ class InterventionGraph:
         )
         width = max((len(name) for name in self._nodes), default=0)
         return "\n".join([head, *(f"  {name:<{width}}  {node!r}" for name, node in self._nodes.items())])
+
+    __treescope_repr__ = treescope_repr
 
     def _repr_html_(self) -> str:
         rows = [(name, *describe(node)) for name, node in self._nodes.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from causal_reft.display import treescope_repr
 from causal_reft.errors import GraphError, nearest
 from causal_reft.featurizers import Featurizer
 from causal_reft.featurizers.featurizer import computing
@@ -140,6 +141,8 @@ class LearnedSource(nn.Module):
     def __repr__(self) -> str:
         return f"LearnedSource({self.extra_repr()})"
 
+    __treescope_repr__ = treescope_repr
+
 
 class LearnedScale(nn.Module):
     """z = s * F.read(h) + b, elementwise and trained; starts at s = 1 and b = 0, which is no edit.
@@ -171,3 +174,5 @@ class LearnedScale(nn.Module):
 
     def __repr__(self) -> str:
         return f"LearnedScale(rank={self.rank}{'' if self.bias is not None else ', bias=False'})"
+
+    __treescope_repr__ = treescope_repr

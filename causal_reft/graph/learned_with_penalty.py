@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from causal_reft.display import treescope_repr
 from causal_reft.errors import GraphError
 from causal_reft.featurizers import Featurizer, Penalised, note, noted
 from causal_reft.featurizers.featurizer import computing
@@ -65,6 +66,8 @@ class GatedScale(nn.Module, Penalised):
     def __repr__(self) -> str:
         return f"GatedScale(rank={self.rank})"
 
+    __treescope_repr__ = treescope_repr
+
 
 class TopLatents(nn.Module, Penalised):
     """z = the mean of the k largest latents ReLU(F.read(h)) among the named tokens of a row, the same at all of them.
@@ -119,3 +122,5 @@ class TopLatents(nn.Module, Penalised):
 
     def __repr__(self) -> str:
         return f"TopLatents(k={self.k})"
+
+    __treescope_repr__ = treescope_repr

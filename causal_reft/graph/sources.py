@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
+from causal_reft.display import treescope_repr
 from causal_reft.errors import GraphError
 from causal_reft.featurizers import Featurizer
 from causal_reft.featurizers.featurizer import computing
@@ -85,6 +86,8 @@ class Constant:
 
     def __repr__(self) -> str:
         return f"Constant({self.tensor.item():g})" if self.tensor.ndim == 0 else f"Constant({list(self.tensor.shape)})"
+
+    __treescope_repr__ = treescope_repr
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,8 @@ class PerRow:
 
     def __repr__(self) -> str:
         return f"PerRow({list(self.tensor.shape)})"
+
+    __treescope_repr__ = treescope_repr
 
 
 class RowSource(ABC):

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import product
 
+from causal_reft.display import treescope_repr
 from causal_reft.errors import SiteError, nearest
 from causal_reft.sites.positions import Positions, PositionsLike, parse_positions
 
@@ -138,6 +139,8 @@ class Site:
         if self.head is not None:
             parts.append(f"head={self.head}")
         return f"Site({', '.join(parts)})"
+
+    __treescope_repr__ = treescope_repr
 
 
 def site_grid(
