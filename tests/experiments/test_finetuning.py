@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from causal_reft.experiments.command_line import main
 from causal_reft.experiments.finetuning import BENCHMARKS, METHODS, Bench, FinetuningCell, Item, compare, replicate
 from causal_reft.experiments.finetuning.methods import Shape
 from causal_reft.experiments.finetuning.setting import one_answer, over_seeds
+from causal_reft.experiments.finetuning.step_cost import StepCell, _TensorBytes, step_cost
 from tests.experiments.small import reviews
 
 
@@ -160,9 +162,34 @@ def test_losses_of_held_out_answers_are_the_model_s_own(bench: Bench) -> None:
     assert found["metric"] == "loss" and found["texts"] == []
 
 
+def test_bytes_of_tensors_are_counted_once_and_until_they_are_freed() -> None:
+    weight = torch.zeros(100, requires_grad=True)
+    with _TensorBytes() as memory:
+        square = weight * weight  # 400 bytes
+        view = square[:50].view(5, 10)
+        weight.detach()[:3].data.add_(0)  # nothing new
+        assert memory.held == memory.peak == 400
+        del square
+        assert memory.held == 400
+        view.sum().backward()
+        del view
+        assert memory.held == 400 and weight.grad is not None  # the gradient
+        memory.restart()
+        assert memory.peak == 400
+        weight.grad = None
+        assert memory.held == 0
+
+
+def test_a_step_of_full_finetuning_holds_gradients_and_adam_s_state_and_its_time_is_a_ratio(bench: Bench) -> None:
+    found = step_cost(bench, StepCell("SST-2", "full finetuning", rank=2)).facts
+    weights = 4 * sum(p.numel() for p in bench.model.parameters())
+    assert 3 * weights < found["peak_bytes"] < 5 * weights
+    assert 0 < found["step_time_low"] <= found["step_time"] <= found["step_time_high"]
+
+
 def test_scores_over_seeds_have_an_interval_over_seeds_and_items_that_is_never_a_point() -> None:
     one = {"method": "a", "metric": "accuracy", "score": 0.0, "items": [0.0] * 8}
-    costs = {"trainable": 1, "share_trained": 0.1, "saved_bytes": 4, "step_flops": 1.0, "seconds": 1.0}
+    costs = {"trainable": 1, "share_trained": 0.1, "saved_bytes": 4, "step_flops": 1.0}
     agreed = over_seeds(pd.DataFrame([one | costs] * 2), ["method"]).iloc[0]
     assert (agreed.score, agreed.score_low) == (0, 0) and agreed.score_high == pytest.approx(1 - 0.025 ** (1 / 8))
     single = over_seeds(pd.DataFrame([one | costs | {"items": [0.0, 1.0] * 20}]), ["method"]).iloc[0]
@@ -194,9 +221,9 @@ def test_a_comparison_says_where_the_largest_rate_is_the_best_and_draws_no_bar_o
         ),
         ("ablate --ranks 1 2 --positions l1 f1+l1 --shares positions --seeds 1", "ablate_rank.csv", "accuracy,2,"),
         (
-            "compare --methods LoReFT LoRA BitFit --benchmarks SST-2 --rates 1 --seeds 2",
+            "compare --methods LoReFT LoRA BitFit --benchmarks SST-2 --rates 1 --seeds 1",
             "compare_SST-2.csv",
-            "LoRA,0.001,",
+            ",step_time,step_time_low,step_time_high,peak_bytes\n(.*\n)?LoRA,0.001,",
         ),
     ],
 )
@@ -209,7 +236,7 @@ def test_a_command_says_its_cost_writes_its_page_and_computes_nothing_twice(
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "hours on this machine" in said and f"Results: {tmp_path / 'run' / 'index.html'}" in said
-    assert holds in (tmp_path / "run" / file).read_text(encoding="utf-8")
+    assert re.search(holds, (tmp_path / "run" / file).read_text(encoding="utf-8"))
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").iterdir()}
     assert main(command) == 0
     assert cells == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").iterdir()}

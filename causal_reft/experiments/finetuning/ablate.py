@@ -11,19 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from causal_reft.experiments.finetuning import setting
 from causal_reft.experiments.finetuning.benchmarks import BENCHMARKS
 from causal_reft.experiments.finetuning.cell import FinetuningCell
 from causal_reft.experiments.finetuning.methods import METHODS
-from causal_reft.experiments.finetuning.setting import (
-    add_bench_options,
-    add_lr_option,
-    bench_of,
-    cost,
-    over_seeds,
-    readable,
-    scores,
-    versions,
-)
 from causal_reft.experiments.options import at_least
 from causal_reft.experiments.page import Page
 
@@ -32,8 +23,8 @@ VARIED = ("positions", "rank", "layers", "share")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    add_bench_options(parser)
-    add_lr_option(parser, METHODS["LoReFT"].rates[1])
+    setting.add_bench_options(parser)
+    setting.add_lr_option(parser, METHODS["LoReFT"].rates[1])
     parser.add_argument("--benchmark", choices=list(BENCHMARKS), default="SST-2", help="of records")
     parser.add_argument(
         "--positions", nargs="+", default=["f1", "l1", "f1+l1", "f5+l5", "all"], help="the first is the usual one"
@@ -52,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> Path:
     """Train every variation, and write the page."""
-    bench = bench_of(options)
+    bench = setting.bench_of(options)
     usual = FinetuningCell(
         options.benchmark, "LoReFT", options.lr, 0, "test", options.ranks[0], options.layers[0],
         options.positions[0], options.shares[0],
@@ -65,20 +56,20 @@ def run_command(options: argparse.Namespace) -> Path:
         for seed in range(options.seeds)
     ]
     store = bench.store(options.folder, [options.benchmark])
-    print(cost(bench, cells), flush=True)
-    found = over_seeds(scores(bench.run(cells, store, "variations")), ["metric", *VARIED])
+    print(setting.cost(bench, cells), flush=True)
+    found = setting.over_seeds(setting.scores(bench.run(cells, store, "variations")), ["metric", *VARIED])
     page = Page(options.folder, options.command)
     parts = bench.parts(options.benchmark)
     page.heading(f"LoReFT on {options.benchmark}")
     page.text(
         f"{len(parts['train'])} records, {bench.epochs} epochs, learning rate {options.lr:g}; {len(parts['test'])} "
         f"scored ({bench.source(options.benchmark)}); {options.seeds} seeds, 95 % intervals over seeds and items. One "
-        f"setting varies at a time around {usual.shape}. {versions(bench)}."
+        f"setting varies at a time around {usual.shape}. {setting.versions(bench)}."
     )
     for name, given in values.items():
         if len(given) > 1:
             mine = _varied(found, usual, name)
-            page.table(f"ablate_{name}", readable(mine))
+            page.table(f"ablate_{name}", setting.readable(mine))
             page.figure(f"ablate_{name}", _figure(mine, name), f"{mine.metric.iloc[0]} by {name}.")
     return page.write("LoReFT, one setting at a time", ["Beside other methods: python -m causal_reft compare --help"])
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import causal_reft as cr
 from causal_reft.errors import DataError, nearest
@@ -118,17 +120,15 @@ class Bench:
             raise DataError(f"There is no method {cell.method!r}. {nearest(cell.method, METHODS)}")
         module = METHODS[cell.method].build(self.model, self.tokenizer, cell.shape, cell.seed)
         trainable = [p for p in _trained(module) if p.requires_grad]
-        if self.model.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.model.device)
-        flops = self._train(module, cell)
-        peak = torch.cuda.max_memory_allocated(self.model.device) if self.model.device.type == "cuda" else None
+        meter, items = _Meter(), self.parts(cell.benchmark)["train"]
+        with self.trainer(module, items, meter, learning_rate=cell.lr, seed=cell.seed) as trainer:
+            trainer.train()
         count = sum(p.numel() for p in trainable)
         facts = {
             "trainable": count,
             "share_trained": count / sum(p.numel() for p in self.model.parameters()),
             "saved_bytes": sum(p.numel() * p.element_size() for p in trainable),
-            "step_flops": flops,
-            "peak_bytes": peak,
+            "step_flops": meter.counter.get_total_flops(),
         }
         return Result(facts={**facts, **self.score(module, cell.benchmark, cell.part, cell.writes)})
 
@@ -156,41 +156,46 @@ class Bench:
             return module
         return cr.IntervenedModel(module, cr.InterventionGraph(), self.tokenizer)
 
-    def _train(self, module: nn.Module, cell: FinetuningCell) -> int:
-        """Train, and return the FLOPs of the last step."""
-        from transformers import Trainer, TrainerCallback, TrainingArguments
+    def batch(self, items: Sequence[Item]) -> dict[str, torch.Tensor]:
+        """Items as one padded batch, where the model computes."""
+        made = cr.ReftCollator(pad_token_id(self.tokenizer))(self.records(items))
+        return {key: value.to(self.model.device) for key, value in made.items()}
 
-        class Meter(TrainerCallback):
-            """Counts the FLOPs of the last step, and moves the bar."""
-
-            def __init__(self) -> None:
-                self.counter = FlopCounterMode(display=False)
-
-            def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                if state.global_step == state.max_steps - 1:
-                    self.counter.__enter__()
-
-            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                if state.global_step == state.max_steps:
-                    self.counter.__exit__(None, None, None)
-                tick(state.global_step / state.max_steps)
-
-        records, meter = self.records(self.parts(cell.benchmark)["train"]), Meter()
+    @contextmanager
+    def trainer(
+        self, module: nn.Module, items: Sequence[Item], callback: TrainerCallback, **options: Any
+    ) -> Iterator[Trainer]:
+        """A trainer of a module on items, `ReftTrainer` where it has interventions; `options`: training arguments."""
+        records = self.records(items)
         with tempfile.TemporaryDirectory() as scratch:
             args = TrainingArguments(
                 scratch, num_train_epochs=self.epochs, per_device_train_batch_size=self.batch_size,
-                learning_rate=cell.lr, warmup_steps=self.warmup, seed=cell.seed, save_strategy="no",
-                logging_strategy="no", report_to="none", disable_tqdm=True, use_cpu=self.model.device.type == "cpu",
-                remove_unused_columns=False, weight_decay=0.0, train_sampling_strategy="group_by_length",
+                warmup_steps=self.warmup, save_strategy="no", logging_strategy="no", report_to="none",
+                disable_tqdm=True, use_cpu=self.model.device.type == "cpu", remove_unused_columns=False,
+                weight_decay=0.0, train_sampling_strategy="group_by_length", **options,
             )  # fmt: skip
-            made: dict[str, Any] = {"model": module, "args": args, "train_dataset": records, "callbacks": [meter]}
+            made: dict[str, Any] = {"model": module, "args": args, "callbacks": [callback]}
             if isinstance(module, cr.IntervenedModel):
-                cr.ReftTrainer(**made).train()
+                yield cr.ReftTrainer(**made, train_dataset=records)
             else:
-                collate = cr.ReftCollator(pad_token_id(self.tokenizer))
-                without = [{key: entry[key] for key in ("input_ids", "labels")} for entry in records]
-                Trainer(**{**made, "train_dataset": without}, data_collator=collate).train()
-        return meter.counter.get_total_flops()
+                made["train_dataset"] = [{key: entry[key] for key in ("input_ids", "labels")} for entry in records]
+                yield Trainer(**made, data_collator=cr.ReftCollator(pad_token_id(self.tokenizer)))
+
+
+class _Meter(TrainerCallback):
+    """Counts the FLOPs of the last step, and moves the bar."""
+
+    def __init__(self) -> None:
+        self.counter = FlopCounterMode(display=False)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == state.max_steps - 1:
+            self.counter.__enter__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == state.max_steps:
+            self.counter.__exit__(None, None, None)
+        tick(state.global_step / state.max_steps)
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:

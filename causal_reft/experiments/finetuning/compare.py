@@ -2,38 +2,33 @@
 
 Every method tries the same number of learning rates on selection items; the best one is then trained with each seed and
 scored on test items. One table, and one figure: score against the share of parameters that is trained.
+What a step of each costs is measured after the grid.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from causal_reft.experiments.finetuning import setting
 from causal_reft.experiments.finetuning.benchmarks import ACCURACY, BENCHMARKS
 from causal_reft.experiments.finetuning.cell import Bench, FinetuningCell
 from causal_reft.experiments.finetuning.methods import METHODS
-from causal_reft.experiments.finetuning.setting import (
-    add_bench_options,
-    bench_of,
-    cost,
-    one_answer,
-    over_seeds,
-    readable,
-    scores,
-    versions,
-)
+from causal_reft.experiments.finetuning.step_cost import COLUMNS, STEPS, StepCell, step_cost
 from causal_reft.experiments.page import Page
+from causal_reft.sweeps import run
 
 BENCHMARKED = ("SST-2", "openbookqa", "instruct")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    add_bench_options(parser)
+    setting.add_bench_options(parser)
     parser.add_argument(
         "--benchmarks", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKED), help="of records"
     )
@@ -46,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> Path:
     """Search, train, and write the page."""
-    bench = bench_of(options)
+    bench = setting.bench_of(options)
     methods = [name for name in options.methods if name != "BitFit" or _has_biases(bench)]
     search = [
         FinetuningCell(benchmark, method, lr, 0, "selection", options.rank)
@@ -58,14 +53,16 @@ def run_command(options: argparse.Namespace) -> Path:
         replace(cell, seed=seed, part="test") for cell in search[:: options.rates] for seed in range(options.seeds)
     ]
     store = bench.store(options.folder, options.benchmarks)
-    print(cost(bench, [*search, *final]), flush=True)
-    tried = scores(bench.run(search, store, "learning rates"))
-    table = scores(bench.run(_chosen(tried, search, options.seeds), store, "seeds"))
+    print(setting.cost(bench, [*search, *final], STEPS * len(methods)), flush=True)
+    tried = setting.scores(bench.run(search, store, "learning rates"))
+    table = setting.scores(bench.run(_chosen(tried, search, options.seeds), store, "seeds"))
+    steps = [StepCell(benchmark, method, options.rank) for benchmark in options.benchmarks for method in methods]
+    costs = setting.scores(run(steps, partial(step_cost, bench), store, name="step costs")).drop(columns="rank")
     page = Page(options.folder, options.command)
     left_out = "" if len(methods) == len(options.methods) else " BitFit is left out: the model has no biases."
-    _write(page, bench, table, options, left_out)
+    _write(page, bench, table, costs, options, left_out)
     page.heading("Learning rates tried, on selection items (seed 0)")
-    page.table("learning_rates", readable(tried[["benchmark", "method", "lr", "score"]]))
+    page.table("learning_rates", setting.readable(tried[["benchmark", "method", "lr", "score"]]))
     page.text(_at_the_edge(tried, table))
     return page.write(
         "Ways of finetuning", ["Other positions, ranks and layers of LoReFT: python -m causal_reft ablate --help"]
@@ -91,8 +88,10 @@ def _at_the_edge(tried: pd.DataFrame, table: pd.DataFrame) -> str:
     return f"The best rate is the largest that was tried for: {', '.join(edge) or 'none'}."
 
 
-def _write(page: Page, bench: Bench, table: pd.DataFrame, options: argparse.Namespace, left_out: str) -> None:
-    found = over_seeds(table, ["benchmark", "metric", "method", "lr"])
+def _write(
+    page: Page, bench: Bench, table: pd.DataFrame, costs: pd.DataFrame, options: argparse.Namespace, left_out: str
+) -> None:
+    found = setting.over_seeds(table, ["benchmark", "metric", "method", "lr"]).merge(costs, on=["benchmark", "method"])
     base = {name: bench.score(bench.model, name)["score"] for name in options.benchmarks}
     for name in options.benchmarks:
         mine = found[found.benchmark == name].drop(columns="benchmark")
@@ -101,12 +100,13 @@ def _write(page: Page, bench: Bench, table: pd.DataFrame, options: argparse.Name
         page.text(
             f"{len(bench.parts(name)['train'])} records, {bench.epochs} epochs, batch {bench.batch_size}; "
             f"{len(bench.parts(name)['test'])} scored ({bench.source(name)}). Without training: {base[name]:.3f}."
-            f"{one_answer(bench, name, table[table.benchmark == name].texts.tolist())} "
-            f"{options.seeds} seeds, 95 % intervals over seeds and items. {versions(bench)}.{left_out}"
+            f"{setting.one_answer(bench, name, table[table.benchmark == name].texts.tolist())} "
+            f"{options.seeds} seeds, 95 % intervals over seeds and items. {setting.versions(bench)}.{left_out}"
         )
         mine = mine.sort_values("score", ascending=not better)
-        page.table(f"compare_{name}", readable(mine.drop(columns="metric")))
+        page.table(f"compare_{name}", setting.readable(mine.drop(columns="metric")))
         page.text(_reading(mine, better))
+        page.text(COLUMNS)
         page.figure(
             f"compare_{name}",
             _figure(mine, name, metric, base[name]),

@@ -13,19 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from causal_reft.errors import DataError
+from causal_reft.experiments.finetuning import setting
 from causal_reft.experiments.finetuning.benchmarks import BENCHMARKS, GROUPS
 from causal_reft.experiments.finetuning.cell import Bench, FinetuningCell
-from causal_reft.experiments.finetuning.setting import (
-    add_bench_options,
-    add_lr_option,
-    bench_of,
-    cost,
-    one_answer,
-    over_seeds,
-    readable,
-    scores,
-    versions,
-)
 from causal_reft.experiments.page import Page
 
 
@@ -67,9 +57,9 @@ RECIPES = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("group", choices=GROUPS, help="of benchmarks")
-    add_bench_options(parser, seeds=1)
+    setting.add_bench_options(parser, seeds=1)
     parser.set_defaults(epochs=None, rank=None)
-    add_lr_option(parser, LR)
+    setting.add_lr_option(parser, LR)
     parser.add_argument("--benchmarks", nargs="+", choices=list(BENCHMARKS), help="of the group (default: all)")
 
 
@@ -77,7 +67,7 @@ def run_command(options: argparse.Namespace) -> Path:
     """Train on each benchmark of the group, and write the page."""
     recipe = RECIPES[options.group]
     options.epochs, options.rank = options.epochs or recipe.epochs, options.rank or recipe.rank
-    bench = bench_of(options)
+    bench = setting.bench_of(options)
     names, left_out = _names(bench, options)
     layers = _layers(recipe.layers, bench)
     cells = [
@@ -86,9 +76,9 @@ def run_command(options: argparse.Namespace) -> Path:
         for seed in range(options.seeds)
     ]
     store = bench.store(options.folder, names)
-    print(cost(bench, cells), flush=True)
+    print(setting.cost(bench, cells), flush=True)
     results = bench.run(cells, store, options.group)
-    table = over_seeds(scores(results), ["benchmark", "metric"])
+    table = setting.over_seeds(setting.scores(results), ["benchmark", "metric"])
     table["without_training"] = [bench.score(bench.model, name)["score"] for name in table.benchmark]
     page = Page(options.folder, options.command)
     page.heading(
@@ -96,14 +86,15 @@ def run_command(options: argparse.Namespace) -> Path:
     )
     for name in names:
         parts = bench.parts(name)
+        texts = [found.facts["texts"] for cell, found in results.items() if cell.benchmark == name]
         page.text(
             f"{name}: {len(parts['train'])} records of {bench.source(name)}; {len(parts['test'])} scored."
-            + one_answer(bench, name, [results[cell].facts["texts"] for cell in cells if cell.benchmark == name])
+            f"{setting.one_answer(bench, name, texts)}"
         )
     for why in left_out:
         page.text(f"Left out: {why}")
-    page.text(f"{bench.epochs} epochs, batch {bench.batch_size}, {options.seeds} seeds. {versions(bench)}.")
-    page.table(f"replicate_{options.group}", readable(table))
+    page.text(f"{bench.epochs} epochs, batch {bench.batch_size}, {options.seeds} seeds. {setting.versions(bench)}.")
+    page.table(f"replicate_{options.group}", setting.readable(table))
     page.text(f"The paper: {recipe.reported}. Other models and other data than here: no comparison, a reference.")
     if options.group == "instruct":
         texts = results[cells[0]].facts["texts"]

@@ -22,9 +22,8 @@ from causal_reft.experiments.finetuning.methods import METHODS
 from causal_reft.experiments.models import load_model
 from causal_reft.experiments.options import above_zero, at_least
 from causal_reft.sweeps import Result
-from causal_reft.texts import pad_token_id
 
-COSTS = ("trainable", "share_trained", "saved_bytes", "step_flops", "seconds")
+COSTS = ("trainable", "share_trained", "saved_bytes", "step_flops")
 
 
 def add_bench_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
@@ -55,17 +54,18 @@ def bench_of(options: argparse.Namespace) -> Bench:
     )
 
 
-def cost(bench: Bench, cells: Sequence[FinetuningCell]) -> str:
-    """What the cells will take, from the time of one step and one scored batch of each benchmark with LoReFT."""
+def cost(bench: Bench, cells: Sequence[FinetuningCell], more_steps: int = 0) -> str:
+    """What the cells will take, and some more steps on each benchmark, from the time of one step and one scored batch
+    with LoReFT."""
     seconds, counted = 0.0, {}
     for name in dict.fromkeys(cell.benchmark for cell in cells):
         items, chosen = bench.parts(name), BENCHMARKS[name]
         shape = next(cell.shape for cell in cells if cell.benchmark == name)
         reft: Any = METHODS["LoReFT"].build(bench.model, bench.tokenizer, shape, 0)
         batch = items["train"][: bench.batch_size]
-        inputs = cr.ReftCollator(pad_token_id(bench.tokenizer))(bench.records(batch))
+        inputs = bench.batch(batch)
         begun = time.perf_counter()
-        reft(**{key: value.to(bench.model.device) for key, value in inputs.items()}).loss.backward()
+        reft(**inputs).loss.backward()
         step = time.perf_counter() - begun
         if chosen.metric == ACCURACY:
             cr.generate_texts(
@@ -75,18 +75,14 @@ def cost(bench: Bench, cells: Sequence[FinetuningCell]) -> str:
         steps = bench.epochs * math.ceil(len(items["train"]) / bench.batch_size)
         mine = [cell for cell in cells if cell.benchmark == name]
         each = {part: steps * step + math.ceil(len(items[part]) / len(batch)) * max(scored, step / 3) for part in items}
-        seconds += sum(each[cell.part] for cell in mine)
+        seconds += sum(each[cell.part] for cell in mine) + more_steps * step
         counted[name] = f"{len(mine)} x {steps} steps on {name}"
     return f"{len(cells)} trainings ({', '.join(counted.values())}): about {seconds / 3600:.2g} hours on this machine."
 
 
-def scores(results: Mapping[FinetuningCell, Result]) -> pd.DataFrame:
-    """One row for each cell: its fields, `score` and `metric`, the `items` it is the mean of, what training it took."""
-    rows = []
-    for cell, found in results.items():
-        facts = {key: found.facts[key] for key in ("metric", "score", "items", "texts", *COSTS[:-1], "peak_bytes")}
-        rows.append({**vars(cell), **facts, "seconds": found.seconds})
-    return pd.DataFrame(rows)
+def scores(results: Mapping[Any, Result]) -> pd.DataFrame:
+    """One row for each cell: its fields and what was found."""
+    return pd.DataFrame([{**vars(cell), **found.facts} for cell, found in results.items()])
 
 
 def over_seeds(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -119,7 +115,8 @@ def one_answer(bench: Bench, name: str, texts: Sequence[Sequence[str]]) -> str:
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table with some numbers as text: three decimals would show a learning rate of 9e-4 as 0.001."""
     forms = dict.fromkeys(("lr", "share_trained", "step_flops"), "{:.3g}")
-    forms |= dict.fromkeys(("trainable", "saved_bytes"), "{:.0f}")
+    forms |= dict.fromkeys(("step_time", "step_time_low", "step_time_high"), "{:.2f}")
+    forms |= dict.fromkeys(("trainable", "saved_bytes", "peak_bytes"), "{:.0f}")
     return table.assign(**{name: table[name].map(form.format) for name, form in forms.items() if name in table})
 
 
