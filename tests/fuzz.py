@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 import causal_reft as cr
 from causal_reft.errors import CausalReftError
 from causal_reft.graph.loading import graph_from_data, graph_to_data
@@ -52,10 +54,11 @@ def fuzzed(name: str, inputs: int, seed: int = 0) -> tuple[Counter[str], str]:
     found, first, parse = Counter(taken=0, refused=0, raw=0), "", PARSERS[name]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for number in range(inputs):
+        for number in (bar := tqdm(range(inputs), name, mininterval=5)):
             outcome, error = _outcome(parse, random.Random(f"{seed} {number}"))
             found[outcome] += 1
             first = first or error
+            bar.set_postfix(found, refresh=False)
     return found, first
 
 

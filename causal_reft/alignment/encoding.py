@@ -156,8 +156,9 @@ class TextEncoding(Encoding):
         tokens = [self._answers(frame, pd.Series([choice] * len(frame))) for choice in self.choices]
         if any(len(answer) != 1 for column in (*tokens, answers) for answer in column):
             raise DataError(
-                f"The choices {self.choices} are not single tokens here; leave choices= out to compare whole "
-                "answers with the full vocabulary."
+                f"The choices {self.choices} are not single tokens here, which match='choices' needs. Other answers or "
+                "another end of the prompt may be (task.preview(tokenizer) shows how it is cut); or compare whole "
+                "answers with the full vocabulary: match='vocabulary', or an encoding without choices=."
             )
         return {CHOICES: [tuple(answer[0] for answer in row) for row in zip(*tokens, strict=True)]}
 

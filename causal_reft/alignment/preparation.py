@@ -21,7 +21,7 @@ from causal_reft.alignment.compute_cells import Part, VariableData
 from causal_reft.alignment.encoding import Encoding, TextEncoding
 from causal_reft.alignment.metrics import Means
 from causal_reft.alignment.row_facts import clusters_of, factors_of, kinds_of, target_examples
-from causal_reft.alignment.row_scores import NO_EDIT, score_rows, states_at
+from causal_reft.alignment.row_scores import NO_EDIT, preferred, score_rows, states_at
 from causal_reft.causal import (
     CAUSE,
     CausalModel,
@@ -138,7 +138,8 @@ def prepare(
     kept, dropped = {}, {}
     for name, part in zip(PARTS, splits, strict=True):
         paired = part[encoding.equal_token_counts(part, [site.where for site in sites])]
-        solved = _solved(network, encoding, paired, batch_size) if how.solved and len(paired) else paired
+        right = _right(network, encoding, paired, batch_size) if how.solved and len(paired) else {}
+        solved = keep_solved(paired, right).data if right else paired
         kept[name] = solved if name == "train" else _different(solved)
         tick()
         counts = {
@@ -153,7 +154,7 @@ def prepare(
                 f"unequal numbers of tokens in base and source, the network fails {counts['not solved']} without any "
                 f"edit, and {counts['repeated prompts']} repeat the prompts of another row. Draw more "
                 "(Sampling(rows=...)), give the part more settings (Sampling(fractions=...)), choose other prompts, or "
-                "Sampling(solved=False)."
+                f"Sampling(solved=False).{_a_failure(network, encoding, paired, right)}"
             )
     report = kept["test"]
     data = VariableData(
@@ -193,13 +194,27 @@ def _columns(split_by: str | tuple[str, ...] | None, causal: CausalModel) -> tup
     return tuple(causal.inputs) if split_by is None else (split_by,) if isinstance(split_by, str) else tuple(split_by)
 
 
-def _solved(
+def _right(
     network: nn.Module, encoding: Encoding, data: CounterfactualDataset, batch_size: int
-) -> CounterfactualDataset:
-    right = {
+) -> dict[str, np.ndarray]:
+    """For each run, which rows the network answers rightly without any edit."""
+    return {
         run: score_rows(network, NO_EDIT, encoding.clean_run(data, run), batch_size)["iia"] == 1 for run in data.runs
     }
-    return keep_solved(data, right).data
+
+
+def _a_failure(
+    network: nn.Module, encoding: Encoding, data: CounterfactualDataset, right: Mapping[str, np.ndarray]
+) -> str:
+    """A prompt that the network fails, the right answer, and what it would rather say."""
+    failed = [(run, int(row)) for run, rows in right.items() for row in np.flatnonzero(~rows)[:1]]
+    if not failed or not isinstance(encoding, TextEncoding):
+        return ""
+    run, row = failed[0]
+    one = data[np.array([row])]
+    says = encoding.tokenizer.decode(preferred(network, encoding.clean_run(one, run)).tolist())
+    asked = one.runs[run].iloc[0]
+    return f" For example {asked[PROMPT]!r} goes on with {asked[TEXT]!r}; the network prefers {says!r}."
 
 
 def _check_measurable(metric: str, name: str, part: Part, task: Task | CausalModel | None) -> None:

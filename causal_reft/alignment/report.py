@@ -88,25 +88,39 @@ def name_of(row: pd.Series) -> str:
 
 def _headline(study: StudyTables, variable: str) -> list[str]:
     grid, best = _of(study, variable), study.best(variable)
-    apart = grid[separates(grid)]
+    apart, compared = grid[separates(grid)], int(grid["control"].notna().sum())
     by = "" if study.metric == "iia" else f" by {study.metric}"
     if apart.empty:
         found = [
-            f"{variable}: nothing separates from the controls{by}, at none of {len(grid)} cells (p corrected for all "
-            f"of them; alpha {ALPHA}).",
-            f"  The best on the selection rows{by}, {name_of(best)}, has {_named(best)} {_score(best)}, its best "
-            f"control ({best.best_control}) {best.control:.3f}.",
+            f"{variable}: nothing separates from the controls{by} at any of {counted(compared, 'cell')} (p corrected "
+            f"for all of them; alpha {ALPHA})."
+            if compared
+            else f"{variable}: nothing is compared yet, as no cell has its controls.",
+            f"  The best on the selection rows{by}, {name_of(best)}, has {_named(best)} {_score(best)}, "
+            f"{_best_control(best)}.",
         ]
     else:
         found = [
             f"{variable}: {len(apart)} of {len(grid)} cells separate from their best control{by} (p corrected for all "
             f"of them; alpha {ALPHA}){_beyond_whole(apart)}.",
-            f"  Chosen on the selection rows{by}: {name_of(best)}. On the report rows: separation "
-            f"{best.separation:+.3f} [{best.separation_low:+.3f}, {best.separation_high:+.3f}] from "
-            f"{best.best_control}, p = {best.p_corrected:.2g}; {_named(best)} {_score(best)} over "
-            f"{counted(int(best.seeds), 'seed')}.",
+            f"  Chosen on the selection rows{by}: {name_of(best)}. On the report rows: {_separation(best)}; "
+            f"{_named(best)} {_score(best)} over {counted(int(best.seeds), 'seed')}.",
         ]
     return [*found, *_references(study, variable), *_without_cause(best), *_not_new(study, variable)]
+
+
+def _best_control(row: pd.Series) -> str:
+    missing = pd.isna(row.control)
+    return "its controls missing" if missing else f"its best control ({row.best_control}) {row.control:.3f}"
+
+
+def _separation(row: pd.Series) -> str:
+    if pd.isna(row.control):
+        return "its controls missing"
+    return (
+        f"separation {row.separation:+.3f} [{row.separation_low:+.3f}, {row.separation_high:+.3f}] from "
+        f"{row.best_control}, p = {row.p_corrected:.2g}"
+    )
 
 
 def _references(study: StudyTables, variable: str) -> list[str]:
@@ -181,9 +195,10 @@ def _where(study: StudyTables, variable: str) -> list[str]:
         place = _place(part, positions, component) + (f" with {featurizer}" if grid["featurizer"].nunique() > 1 else "")
         if apart.empty:
             highest = part.iloc[int(part[study.metric].to_numpy().argmax())]
+            found = "no effect beyond the controls" if part["control"].notna().any() else "no controls yet"
             lines.append(
-                f"At {place}: no effect beyond the controls at any of {len(part)} sites (highest {_named(highest)} "
-                f"{_score(highest)}, control {highest.control:.3f})."
+                f"At {place}: {found} at any of {counted(len(part), 'site')} (highest {_named(highest)} "
+                f"{_score(highest)}, control {_measured(highest.control)})."
             )
             continue
         listed = "; ".join(
@@ -213,19 +228,25 @@ def _controls(study: StudyTables, variable: str) -> list[str]:
         else f" Subspaces of different seeds differ by {best.seed_angle:.0f} degrees (mean largest angle)."
     )
     return [
-        f"At {name_of(best)}: identity patch {best.no_edit:.3f}; random subspaces of rank {best['rank']:g} mean "
-        f"{best.random_mean:.3f}, best {best.random_best:.3f} (the score is {_above(study, best)}); PCA "
+        f"At {name_of(best)}: identity patch {_measured(best.no_edit)}; random subspaces of rank {best['rank']:g} "
+        f"{_random(study, best)}; PCA "
         f"{_measured(best.pca)}; permuted labels {_measured(best.permuted)}; shuffled weights {_shuffled(study, best)};"
         f" whole vector {_measured(best.full_patch)}." + over_seeds + angle,
         f"{shown({name: float(best[name]) for name in SHARES}).capitalize()}.",
     ]
 
 
-def _above(study: StudyTables, best: pd.Series) -> str:
+def _random(study: StudyTables, best: pd.Series) -> str:
+    """Scores of the random subspaces, and how many of them the score is above."""
+    if pd.isna(best.random_mean):
+        return "not measured"
+    share = "all" if best.random_percentile == 100 else f"{best.random_percentile:.0f} % of"
+    ties = "" if best.random_percentile == 100 else ", ties counted half"
     draws = study.description["controls"]["random"]
-    if best.random_percentile == 100:
-        return f"above all {draws} random subspaces"
-    return f"above {best.random_percentile:.0f} % of {draws} random subspaces, ties counted half"
+    return (
+        f"mean {best.random_mean:.3f}, best {best.random_best:.3f} (the score is above {share} {draws} random "
+        f"subspaces{ties})"
+    )
 
 
 def _shuffled(study: StudyTables, best: pd.Series) -> str:

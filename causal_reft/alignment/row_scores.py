@@ -15,7 +15,7 @@ from causal_reft.execution import Examples, IntervenedModel, TargetLogits, plan,
 from causal_reft.featurizers import computed_once
 from causal_reft.graph import Collect, InterventionGraph
 from causal_reft.sites import Site
-from causal_reft.tensors import Float, Tensor
+from causal_reft.tensors import Float, Num, Tensor
 from causal_reft.training import frozen
 
 NO_EDIT = InterventionGraph()
@@ -52,6 +52,13 @@ def score_each(
             aimed = None if aim is None else aim.scored(rows)
             parts.append([_measured(scored, aimed, examples, rows) for scored in joint.scored(rows)])
     return [_joined(of_graph, target) for of_graph in zip(*parts, strict=True)]
+
+
+@torch.no_grad()
+def preferred(network: nn.Module, examples: Examples) -> Num[Tensor, " read"]:
+    """The most likely of all tokens where each token of an answer is read, without any edit."""
+    with frozen(network), plan(evaluated(network, NO_EDIT), examples) as passes:
+        return torch.cat([passes.scored(rows).logits.argmax(-1) for rows in examples.batches(64)])
 
 
 def evaluated(network: nn.Module, graph: InterventionGraph) -> IntervenedModel:

@@ -173,4 +173,4 @@ def _duration(seconds: float) -> str:
     for size, word in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {word}"
-    return f"{max(seconds, 1):.0f} seconds"
+    return counted(max(round(seconds), 1), "second")

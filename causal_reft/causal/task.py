@@ -91,8 +91,9 @@ class Task:
         """The texts of all answers, where `answers` is a mapping: what a network chooses among."""
         if not isinstance(self.answers, Mapping):
             raise CausalModelError(
-                f"Task {self.name!r} writes its answers by a function, so they cannot be listed. "
-                "Give a mapping to have choices: Task(..., answers={True: ' Yes', False: ' No'})."
+                f"Task {self.name!r} writes its answers by a function, so they cannot be listed. Give a mapping to "
+                "have choices, Task(..., answers={True: ' Yes', False: ' No'}), or compare with the full vocabulary: "
+                "match='vocabulary'."
             )
         return tuple(dict.fromkeys(self.answers.values()))
 

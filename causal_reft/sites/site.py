@@ -144,24 +144,31 @@ class Site:
 
 
 def site_grid(
-    layers: Iterable[int],
-    positions: Iterable[PositionsLike] | PositionsLike = ("all",),
-    components: Iterable[str] = ("block_output",),
-    heads: Iterable[int | None] = (None,),
+    layers: Iterable[int] | int,
+    positions: Iterable[PositionsLike] | PositionsLike = "all",
+    components: Iterable[str] | str = "block_output",
+    heads: Iterable[int | None] | int | None = None,
+    **others: object,
 ) -> list[Site]:
     """All sites of layers x components x heads x positions, in that order.
 
+    Each argument is a list of alternatives, one site each, or a single one: `positions=["gender", "last"]`.
+
     Args:
         layers: numbers of layers, from 0.
-        positions: a list of alternatives, one site each: `["gender", "last"]`; a single string is one alternative.
-        components: names of components; with heads `["attention_head_output"]`.
+        positions: as `Site` takes them.
+        components: names of components; with heads "attention_head_output".
         heads: numbers of heads, each a site of its own; None is the whole of a component.
+        others: refused by name.
 
     Raises:
-        SiteError: a component that does not exist, or has no heads.
+        SiteError: a component that does not exist, or has no heads; an argument by another name.
     """
-    alternatives = [positions] if isinstance(positions, (str, int, slice)) else list(positions)
-    return [
-        Site(layer, component=component, positions=where, head=head)
-        for layer, component, head, where in product(layers, components, heads, alternatives)
-    ]
+    for name in others:
+        raise SiteError(
+            f"site_grid takes no {name!r}. {nearest(name, ('layers', 'positions', 'components', 'heads'))} They are "
+            "plural, as each takes all alternatives: site_grid([1, 2], components=['mlp_output'], positions=['last'])."
+        )
+    given = (layers, components, heads, positions)
+    grid = product(*([one] if one is None or isinstance(one, str | int | slice) else list(one) for one in given))
+    return [Site(layer, component, where, head) for layer, component, head, where in grid]  # type: ignore[arg-type]

@@ -4,18 +4,19 @@ run.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from causal_reft.alignment import Alignment, TensorEncoding, TextEncoding, mixed
+from causal_reft.alignment import Alignment, Sampling, Study, TensorEncoding, TextEncoding, mixed
 from causal_reft.alignment.encoding import CHOICES, as_encoding
 from causal_reft.alignment.row_facts import target_settings
 from causal_reft.alignment.row_scores import score_rows
 from causal_reft.causal import CausalModel, Task, Template
-from causal_reft.errors import CausalReftWarning, DataError, GraphError
+from causal_reft.errors import CausalReftWarning, DataError, GraphError, StudyError
 from causal_reft.featurizers import Flow, Identity, Mask, Subspace
 from causal_reft.graph import Collect, Constant, Interchange, InterventionGraph
 from causal_reft.sites import Site, parse_positions
@@ -179,6 +180,19 @@ def test_answers_of_several_tokens_are_what_greedy_decoding_writes(stories):
     assert len(examples) == 9
     with pytest.raises(DataError, match="not single tokens"):
         TextEncoding(tokenizer, choices=tuple(tail)).examples(data)
+
+
+def test_a_study_of_what_a_network_fails_says_what_it_would_rather_say(stories):
+    model, tokenizer = stories
+    task = replace(pronouns(), answers={"girl": " cat", "boy": " dog"})
+    how = Sampling(rows=(16, 16, 16))
+    study = Study(model, tokenizer, task=task, sites=[Site(1)], featurizer=Subspace.of_rank(2), sampling=how)
+    with pytest.raises(StudyError, match="are left for 'train'") as refused:
+        study.prepare(progress=False)
+    found = re.search(r"For example '(.*)' goes on with '(.*)'; the network prefers '(.*)'\.$", str(refused.value))
+    assert found and found[2] in (" cat", " dog")
+    most_likely = model(**tokenizer(found[1], return_tensors="pt")).logits[0, -1].argmax()
+    assert found[3].startswith(tokenizer.decode(most_likely))
 
 
 def test_choices_are_the_tokens_that_continue_each_prompt(stories):

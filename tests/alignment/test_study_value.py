@@ -114,7 +114,8 @@ def test_a_partial_result_says_what_is_missing(interrupted):
     assert len(result.table) == 2 and result.table["separation"].isna().all()
     assert len(result.missing) == 6 and set(result.missing["kind"]) == {"fit"}
     assert "PARTIAL: 2 cells are finished; 6 fit cells are missing" in result.report()
-    assert "PARTIAL" in repr(result)
+    assert "PARTIAL" in repr(result) and "nothing is compared yet, as no cell has its controls" in repr(result)
+    assert "nan" not in result.report() and "no effect" not in result.report()
     with pytest.raises(StudyError, match="2 of 4 fits; 6 fit cells are missing"):
         StudyResult.load(interrupted)
 

@@ -13,6 +13,12 @@ SITES = (
         'cr.Site(1, "block_output")',
     ),
     Mistake(
+        e.SiteError, "A grid with the names of one site",
+        'cr.site_grid([0, 1], component="mlp_output")', r"no 'component'. Did you mean 'components'",
+        "A grid takes all alternatives of each: layers, positions, components, heads.",
+        'cr.site_grid([0, 1], components="mlp_output")',
+    ),
+    Mistake(
         e.SiteError, "A layer that the model does not have",
         "cr.IntervenedModel(model, cr.patch(cr.Site(7), 16))", "layers 0 to 2",
         "Layers count from 0. The graph is checked against the model as soon as the two meet.",

@@ -78,9 +78,11 @@ def test_a_grid_is_layers_by_components_by_alternatives() -> None:
     assert [(s.layer, s.component, str(s.where)) for s in sites[:3]] == [
         (0, "block_output", "'gender'"), (0, "block_output", "-1"), (0, "mlp_output", "'gender'"),
     ]  # fmt: skip
-    assert len(sites) == 8 and cr.site_grid([1], "last") == [cr.Site(1, positions="last")] == cr.site_grid(
-        [1], ["last"]
-    )
+    assert len(sites) == 8
+    assert cr.site_grid(1, "last") == [cr.Site(1, positions="last")] == cr.site_grid([1], ["last"])
+    assert cr.site_grid(1, components="attention_query", heads=0) == [cr.Site(1, "attention_query", head=0)]
+    with pytest.raises(SiteError, match=r"no 'component'. Did you mean 'components'.*components=\['mlp_output'\]"):
+        cr.site_grid([1], component="mlp_output")
 
 
 def test_a_grid_of_heads_has_a_site_for_each() -> None:
