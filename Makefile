@@ -19,16 +19,18 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt
 
 export CAUSAL_REFT_SHARED ?= $(abspath ../shared)
+export CAUSAL_REFT_SMOLLM2 ?= $(abspath runs/smollm2)
 
 SOURCES   := $(shell find causal_reft -name '*.py' -o -name '*.pyi')
 TUTORIALS := $(wildcard tutorials/*.ipynb)
 EXECUTED  := build/tutorials/.executed
 
 # Tutorials run on a copy in build/tutorials, which is also what the site shows: they run once and the sources stay clean.
-# A tutorial on the shared model is left out where that model is not.
+# A tutorial on the shared model, or on the pretrained one of `make real`, is left out where that model is not.
 COPY_TUTORIALS := rm -rf build/tutorials && mkdir -p build/tutorials && cp -R tutorials/. build/tutorials && \
-	if [ ! -d "$(CAUSAL_REFT_SHARED)/models" ]; then for book in $$(grep -l CAUSAL_REFT_SHARED build/tutorials/*.ipynb); do \
-	echo "left out, needs $(CAUSAL_REFT_SHARED): $$book"; rm $$book; done; fi
+	for needed in SHARED SMOLLM2; do folder=$$(printenv CAUSAL_REFT_$$needed); [ -d "$$folder" ] || \
+	for book in $$(grep -l CAUSAL_REFT_$$needed build/tutorials/*.ipynb); do \
+	echo "left out, needs $$folder: $$book"; rm $$book; done; done
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --overwrite --nbmake-timeout=600
 
 

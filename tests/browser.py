@@ -21,7 +21,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
-WIDTH, SECONDS = 390, 60  # of a phone; for one page
+WIDTH, SECONDS = 390, 180  # of a phone; for one page
 THEMES = {"light": 1, "dark": 0}
 LOOK = Path(__file__).with_name("browser.js")
 WATCH = """<script>

@@ -299,18 +299,18 @@ def _records(data: CounterfactualDataset, clusters: np.ndarray, task: Task | Cau
         else:
             settings = frame[list(data.inputs)]
             columns[f"{run}_setting"] = [
-                str({k: _told(v) for k, v in row.items()}) for row in settings.to_dict("records")
+                str({k: _as_json(v) for k, v in row.items()}) for row in settings.to_dict("records")
             ]
-    columns |= {f"expected_{name}": [_told(value) for value in data.labels[name]] for name in data.labels}
+    columns |= {f"expected_{name}": [_as_json(value) for value in data.labels[name]] for name in data.labels}
     columns |= {
-        f"base_{name}": [_told(value) for value in data.base[name]]
+        f"base_{name}": [_as_json(value) for value in data.base[name]]
         for name in data.labels
         if name in data.base and name != TEXT
     }
     return pd.DataFrame(columns)
 
 
-def _told(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """A value as JSON can hold it."""
     if isinstance(value, np.ndarray):
         return [round(float(x), 4) for x in value]

@@ -53,11 +53,11 @@ def _heatmaps(study: StudyTables, variable: str, failing: int) -> Iterator[str]:
 
     records = dict(list(study.records.groupby(CELL, sort=False)))
     for _, grid in marked(study, variable).groupby("featurizer", sort=False):
-        told = [_told(row, records[tuple(row[CELL])], failing) for _, row in grid.iterrows()]
-        yield site_heatmap_html(grid, told, study.metric)
+        details = [_details(row, records[tuple(row[CELL])], failing) for _, row in grid.iterrows()]
+        yield site_heatmap_html(grid, details, study.metric)
 
 
-def _told(row: pd.Series, records: pd.DataFrame, failing: int) -> str:
+def _details(row: pd.Series, records: pd.DataFrame, failing: int) -> str:
     """What a cell answers: score, separation, controls, warning, and rows that fail."""
     score = f"{NAMES.get(row.metric, row.metric)} {_interval(row, row.metric)}"
     lines = [f"{score} over {counted(row.clusters, 'pair')} and {counted(row.seeds, 'seed')}"]
@@ -69,8 +69,8 @@ def _told(row: pd.Series, records: pd.DataFrame, failing: int) -> str:
         )
         lines.append("; ".join(f"{words} {_number(row[name])}" for name, words in BESIDE.items()))
     lines += [row.warning] if row.warning else []
-    told = "".join(f"<div>{escape(line)}</div>" for line in lines)
-    return f"<div><b>{escape(name_of(row))}</b></div>{told}{_failing(records, failing)}"
+    shown = "".join(f"<div>{escape(line)}</div>" for line in lines)
+    return f"<div><b>{escape(name_of(row))}</b></div>{shown}{_failing(records, failing)}"
 
 
 def _failing(records: pd.DataFrame, most: int) -> str:
@@ -173,16 +173,16 @@ def _probe(study: StudyTables, variable: str, projections: pd.DataFrame) -> Iter
 
 
 def _provenance(study: StudyTables) -> str:
-    told, model = study.description, study.description["model"]
+    described, model = study.description, study.description["model"]
     machines = dict.fromkeys(json.dumps(result.provenance, sort_keys=True) for result in study.cells.values())
     seconds = sum(result.seconds for result in study.cells.values())
     rows = [
         ("model", f"{model['class']}, weights {model['weights']}, fingerprint {model['digest']}"),
-        ("rows", "; ".join(f"{name}: digest {digest}" for name, digest in told["rows"].items())),
+        ("rows", "; ".join(f"{name}: digest {digest}" for name, digest in described["rows"].items())),
         ("dropped", "; ".join(f"{name}: {dict(counts)}" for name, counts in study.dropped.items())),
-        ("seeds", ", ".join(map(str, told["seeds"]))),
+        ("seeds", ", ".join(map(str, described["seeds"]))),
         ("cells", f"{len(study.cells):,}, together {seconds:,.0f} s"),
-        ("causal_reft", told["causal_reft"]),
+        ("causal_reft", described["causal_reft"]),
         *(("machine", machine) for machine in machines),
     ]
     return html_table("", (), rows)
@@ -190,22 +190,26 @@ def _provenance(study: StudyTables) -> str:
 
 def _call(study: StudyTables) -> str:
     """The call with what the folder knows of it."""
-    told = study.description
-    sites = "; ".join(f"{site['name']} at {site['positions']}" for site in told["sites"])
-    shown = dict(zip(told["labels"][: told["n_main"]], (one["shown"] for one in told["featurizers"]), strict=False))
-    settings = [f"    {name}=cr.{name.capitalize()}({_arguments(told[name])})," for name in SETTINGS]
+    described = study.description
+    sites = "; ".join(f"{site['name']} at {site['positions']}" for site in described["sites"])
+    shown = dict(
+        zip(
+            described["labels"][: described["n_main"]], (one["shown"] for one in described["featurizers"]), strict=False
+        )
+    )
+    settings = [f"    {name}=cr.{name.capitalize()}({_arguments(described[name])})," for name in SETTINGS]
     lines = [
         "# model, tokenizer, task (or data), sites and featurizer are yours; everything else is as it was",
         "study = cr.Study(",
-        f"    model,  # {told['model']['class']}",
+        f"    model,  # {described['model']['class']}",
         "    tokenizer,",
         "    task=task,",
-        f"    variable={list(told['variables'])},",
+        f"    variable={list(described['variables'])},",
         f"    sites=sites,  # {sites}",
         f"    featurizer=featurizer,  # {'; '.join(f'{name}: {one}' for name, one in shown.items())}",
-        f"    seeds={told['seeds']},",
+        f"    seeds={described['seeds']},",
         *settings,
-        *(f"    {name}={told[name]!r}," for name in ("metric", "match", "batch_size")),
+        *(f"    {name}={described[name]!r}," for name in ("metric", "match", "batch_size")),
         ")",
         "result = study.run()",
     ]

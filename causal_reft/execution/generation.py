@@ -60,7 +60,7 @@ def check_generation(model: nn.Module, options: Mapping[str, Any]) -> None:
             "it holds. Use a model that decodes with keys and values, or with a recurrent state."
         )
     if "labels" in options:
-        raise RunError("generate takes no labels; pass the prompt alone.")
+        raise RunError("generate takes no labels; pass only the prompt.")
     if "inputs" in options:
         raise RunError("generate takes the prompt as its first argument, not as inputs=. Write generate(batch).")
     refuse_filled_caches(options, "generate")

@@ -1,4 +1,4 @@
-"""Heat maps that do not let a number stand alone: its interval, its control, and what is not separated from it."""
+"""Heat maps that show beside each number its interval and its control, and mark what does not separate."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def site_heatmap(
     beside = _controls(table, keys, control, (len(up.names), len(across.names)))
     grid = _grid(made, up.names, across.names, beside)
     ax = new_axes(ax, *natural_size(grid))
-    image, told = draw_grid(ax, grid, limits_of(grid.values, limits))
+    image, has_small = draw_grid(ax, grid, limits_of(grid.values, limits))
     least = np.zeros(grid.values.shape) if value == "separation" else beside
     marks = _hatch(ax, made, _flags(table, keys, "separated", grid), least, value)
     best = _mark_best(ax, grid, x, y, _flags(table, keys, "chosen", grid))
-    controls = "ctrl: best control" if control and told else ""
-    heading(ax, title or f"{subject(table, value)}{best}", _joined(_note(made, told), controls, marks))
+    controls = "ctrl: best control" if control and has_small else ""
+    heading(ax, title or f"{subject(table, value)}{best}", _joined(_note(made, has_small), controls, marks))
     axis_labels(ax, label(x), label(y))
     colour_bar(ax, image, label(value))
     return ax
@@ -92,8 +92,8 @@ def behaviour_table(
     made = cells(table, "behaviour_table", {"row": down, "column": across}, value, low, high)
     grid = _grid(made, down.names, across.names, None)
     ax = new_axes(ax, *natural_size(grid))
-    image, told = draw_grid(ax, grid, limits_of(grid.values, limits))
-    heading(ax, title, _note(made, told))
+    image, has_small = draw_grid(ax, grid, limits_of(grid.values, limits))
+    heading(ax, title, _note(made, has_small))
     axis_labels(ax, "", "")
     colour_bar(ax, image, "share of prompts" if value == "value" else label(value))
     return ax
@@ -132,14 +132,14 @@ def angle_matrix(
     made = cells(both, "angle_matrix", {"row": down, "column": across}, "angle")
     grid = _grid(made, down.names, across.names, None)
     ax = new_axes(ax, *natural_size(grid))
-    image, told = draw_grid(ax, grid, (0.0, 90.0), f"{SEQUENTIAL}_r")
+    image, has_small = draw_grid(ax, grid, (0.0, 90.0), f"{SEQUENTIAL}_r")
     bar = colour_bar(ax, image, label("angle"))
     if random is not None:
         bar.axhline(random, color="black", linewidth=1.5)
     known = made.table["value"].dropna()
     reach = f"{number(known.min())}° to {number(known.max())}°" if len(known) else "unknown size"
     line = "" if random is None else f"black line: random subspaces, {number(random)}°"
-    note = _note(made, told).replace("rows", "angles")
+    note = _note(made, has_small).replace("rows", "angles")
     heading(ax, title or f"Mean principal angles of {reach}", _joined(note, line))
     axis_labels(ax, "", "")
     return ax
@@ -158,9 +158,9 @@ def _grid(made: Cells, rows: tuple[str, ...], columns: tuple[str, ...], control:
     return Grid(values, numbers, small, rows, columns)
 
 
-def _note(made: Cells, told: bool) -> str:
+def _note(made: Cells, has_small: bool) -> str:
     """What the small lines are, or that there was no room for them."""
-    if told or not made.has_intervals:
+    if has_small or not made.has_intervals:
         return made.note
     return f"{made.note.replace(' in brackets', '').replace('[range]', 'range')} (not shown: too many cells)"
 

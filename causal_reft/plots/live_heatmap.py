@@ -31,16 +31,16 @@ STYLE = f"""<style>
 .live-heatmap button.chosen {{ box-shadow: inset 0 0 0 3px {HIGHLIGHT} }}
 .live-heatmap button.unclear {{ background-image: {HATCH} !important }}
 .live-heatmap button.shown {{ outline: 3px solid gray; position: relative; z-index: 1 }}
-.live-heatmap .told {{ display: grid; margin-top: 8px }}
+.live-heatmap .details {{ display: grid; margin-top: 8px }}
 .live-heatmap section {{ grid-area: 1 / 1; min-width: 0; overflow-wrap: break-word }}
 .live-heatmap section:not(.shown) {{ visibility: hidden }}
 </style>"""
 SCRIPT = """<script>
 for (const heatmap of document.querySelectorAll(".live-heatmap:not(.ready)")) {
   heatmap.classList.add("ready");
-  const cells = [...heatmap.querySelectorAll("button")], told = [...heatmap.querySelectorAll("section")];
+  const cells = [...heatmap.querySelectorAll("button")], details = [...heatmap.querySelectorAll("section")];
   const show = (cell) => {
-    cells.forEach((one, i) => [one, told[i]].forEach((part) => part.classList.toggle("shown", one === cell)));
+    cells.forEach((one, i) => [one, details[i]].forEach((part) => part.classList.toggle("shown", one === cell)));
   };
   let kept = heatmap.querySelector("button.shown");
   for (const cell of cells) {
@@ -105,7 +105,7 @@ def site_heatmap_html(
         for name, line in zip(up.names, numbers, strict=True)
     ]
     in_order = numbers[numbers >= 0].tolist()  # as the script finds the buttons
-    told = (f"<section{' class=shown' * (n == shown)}>{details[n]}</section>" for n in in_order)
+    sections = (f"<section{' class=shown' * (n == shown)}>{details[n]}</section>" for n in in_order)
     marks = {"separated": "hatched: does not separate (the report's rule)", "chosen": "framed: chosen"}
     note = "; ".join([*(words for name, words in marks.items() if name in table.columns), "point at a cell"])
     corner = f"{escape(label(y))} \\ {escape(label(x))}"
@@ -113,7 +113,7 @@ def site_heatmap_html(
     return Html(
         f"<div class='live-heatmap'>{STYLE}<div><b>{escape(title or subject(table, value))}</b></div><div>{note}</div>"
         f"<div class='map'><table><tbody>{''.join(rows)}</tbody>{foot}</table></div>"
-        f"<div class='told' aria-live='polite'>{''.join(told)}</div>{SCRIPT}</div>"
+        f"<div class='details' aria-live='polite'>{''.join(sections)}</div>{SCRIPT}</div>"
     )
 
 

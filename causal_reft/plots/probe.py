@@ -87,14 +87,14 @@ def subspace_probe(
     tidy(ax)
     (_strip if len(drawn) == 1 else _scatter)(ax, points)
     right = held_out_accuracy(z, of.codes, len(of.names))
-    told = "" if np.isnan(right) else f": {100 * right:.1f} % right on held-out fifths"
+    accuracy = "" if np.isnan(right) else f": {100 * right:.1f} % right on held-out fifths"
     others, wrong = [name for name in _all_coordinates(table) if name not in drawn], int(points.wrong.sum())
     notes = [
         f"{wrong} of {len(z)} points on the wrong side (crossed)" if wrong else f"all {len(z)} points on their side",
         f"{len(drawn)} of {len(drawn) + len(others)} coordinates" if others else "",
         f"{(~complete).sum()} incomplete rows left out" if not complete.all() else "",
     ]
-    heading(ax, title or f"{variable} in {', '.join(drawn)}{told}", " · ".join(filter(None, notes)))
+    heading(ax, title or f"{variable} in {', '.join(drawn)}{accuracy}", " · ".join(filter(None, notes)))
     legend(ax, len(of.names), variable if len(of.names) > 4 else None)
     return ax
 
