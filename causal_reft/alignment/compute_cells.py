@@ -103,8 +103,9 @@ def run_group(work: Work, group: Group) -> list[Result]:
     return [Result(*found) for found in outcomes]
 
 
-def explained(work: Work, group: Group) -> tuple[str, dict[Cell, str]]:
-    """How a group of fits is computed, as text; and why cells are left out, whose edit changes no logit that is read.
+def explained(work: Work, group: Group) -> tuple[str, dict[Cell, float]]:
+    """How a group of fits is computed, as text; and for each cell the FLOPs of one row in one training step, 0 where
+    its edit changes no logit that is read and nothing is trained.
 
     Nothing is recorded for it.
     """
@@ -112,9 +113,10 @@ def explained(work: Work, group: Group) -> tuple[str, dict[Cell, str]]:
     models = [IntervenedModel(network, build_graph(work, cell)) for cell in group]
     with frozen(network):
         ineffective = _ineffective(plan_all(models, data.train, memory=work.memory))
-        alive = [model for number, model in enumerate(models) if number not in ineffective] or models
-        text = plan_all(alive, data.train, memory=work.memory).explain()
-    return text, {group[number]: why for number, why in ineffective.items()}
+        alive = [number for number in range(len(models)) if number not in ineffective] or list(range(len(models)))
+        plan = plan_all([models[number] for number in alive], data.train, memory=work.memory)
+        sizes = dict(zip((group[number] for number in alive), plan.row_flops, strict=True))
+        return plan.explain(), {cell: 0.0 if n in ineffective else sizes[cell] for n, cell in enumerate(group)}
 
 
 def build_graph(work: Work, cell: Cell) -> InterventionGraph:

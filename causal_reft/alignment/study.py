@@ -12,6 +12,7 @@ of cells, computed in groups that share passes.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -144,14 +145,17 @@ class Study:
             StorageError: the folder cannot be written, or is damaged.
         """
         if self._prepared is None:
+            began = time.process_time()
             with with_threads(self.threads):
-                self._prepared = _prepared(self, progress)
+                prepared = _prepared(self, progress)
+            self._prepared = replace(prepared, seconds=time.process_time() - began)
         return self._prepared
 
     def plan(self) -> StudyPlan:
-        """What `run` will compute and cost with its shortcuts: FLOPs counted and time taken on a few real steps."""
+        """What `run` will compute and cost with its shortcuts: FLOPs counted and processor time taken on a few real
+        steps of a few cells."""
         prepared = self.prepare()
-        return plan_of(prepared.work, prepared.grid, self.cells_at_once)
+        return plan_of(prepared.work, prepared.grid, self.cells_at_once, prepared.seconds)
 
     def run(self, executor: Any = None, progress: bool = True) -> StudyResult:
         """Compute what is missing, and return the result.
@@ -222,6 +226,7 @@ class PreparedStudy:
     Attributes:
         parts: for each variable its rows; `parts["gender"].records` are the report rows, `.dropped` what was left out.
         work: what workers are sent.
+        seconds: of processor time that this took.
     """
 
     parts: Mapping[str, Prepared]
@@ -229,6 +234,7 @@ class PreparedStudy:
     grid: Grid
     store: Store
     cells_at_once: int
+    seconds: float = 0.0
 
     def stages(self) -> Iterator[list[Cell]]:
         """The cells of each stage; those of a later one depend on what the earlier ones found."""

@@ -17,7 +17,7 @@ The experiment's description holds all that determines the numbers; the fields o
 """
 
 from causal_reft.sweeps.cell import Result, digest_of, table_of
-from causal_reft.sweeps.runner import going_on, run, tick
+from causal_reft.sweeps.runner import going_on, run, tick, ticking
 from causal_reft.sweeps.store import Store
 
-__all__ = ["Result", "Store", "digest_of", "going_on", "run", "table_of", "tick"]
+__all__ = ["Result", "Store", "digest_of", "going_on", "run", "table_of", "tick", "ticking"]

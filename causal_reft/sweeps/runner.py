@@ -69,6 +69,16 @@ def tick(share: int | float) -> None:
 
 
 @contextmanager
+def ticking(report: Callable[[int | float], None]) -> Iterator[None]:
+    """Inside, `tick` calls `report`."""
+    token = _tick.set(report)
+    try:
+        yield
+    finally:
+        _tick.reset(token)
+
+
+@contextmanager
 def going_on(store: Store) -> Iterator[None]:
     """At Ctrl-C or an error inside, say what is kept and how to go on; only the outermost of several says it.
 
@@ -105,11 +115,8 @@ def _computed(
         if not todo:
             continue
         start, width = bar.n, len(_members(todo))
-        token = _tick.set(lambda share, start=start, width=width: _move(bar, start + share * width))
-        try:
+        with ticking(lambda share, start=start, width=width: _move(bar, start + share * width)):
             results = _timed(compute, todo)
-        finally:
-            _tick.reset(token)
         _move(bar, start)
         yield results
 

@@ -66,12 +66,8 @@ def _recorded_row(joint: JointPasses, how_often: str) -> tuple[str, ...]:
 
 
 def _group_row(joint: JointPasses, group: Group) -> tuple[str, ...]:
-    windows = group.windows if joint.uses_prefix else group.windows.without_prefix()
-    tokens = float((windows.stop - windows.start).double().mean())
+    tokens, reads = _tokens(joint, group), float(joint.data.scored.counts.double().mean())
     entries, n_blocks = [graph.entry for graph in group.graphs], joint.decoder.n_blocks
-    blocks = sum(_weights(joint, block) for entry in entries for block in range(entry + 1, n_blocks))
-    reads = float(joint.data.scored.counts.double().mean())
-    head = sum(p.numel() for p in joint.decoder.head.parameters()) * reads * len(entries)
     first = f"{min(entries) + 1}-{n_blocks - 1}" if min(entries) + 1 < n_blocks else "none"
     shape = " as a staircase" if len(set(entries)) > 1 else " stacked" if len(entries) > 1 else ""
     where = f"{tokens:.1f} of {_text(joint):.1f}, head {reads:.1f}"
@@ -80,9 +76,34 @@ def _group_row(joint: JointPasses, group: Group) -> tuple[str, ...]:
         "every batch",
         first,
         where,
-        _number(4 * (blocks * tokens + head)),
+        _number(sum(_flops(joint, group))),
         "",
     )
+
+
+def row_flops(plan: ChosenPasses) -> list[float]:
+    """FLOPs of one row in one training step of each graph; 1 for each where the plan does not know."""
+    found = [1.0] * len(plan.models)
+    if plan.joint_passes is not None:
+        numbers = list(plan.graphs)  # of the joint passes' graphs among all
+        for group in plan.joint_passes.groups:
+            for number, flops in zip(group.numbers, _flops(plan.joint_passes, group), strict=True):
+                found[numbers[number]] = flops
+    return found
+
+
+def _flops(joint: JointPasses, group: Group) -> list[float]:
+    """Of one row of each graph of a group in one step."""
+    tokens, reads = _tokens(joint, group), float(joint.data.scored.counts.double().mean())
+    weights = [_weights(joint, block) for block in range(joint.decoder.n_blocks)]
+    head = sum(p.numel() for p in joint.decoder.head.parameters()) * reads
+    return [4 * (sum(weights[graph.entry + 1 :]) * tokens + head) for graph in group.graphs]
+
+
+def _tokens(joint: JointPasses, group: Group) -> float:
+    """Tokens of a row that every step computes, on average."""
+    windows = group.windows if joint.uses_prefix else group.windows.without_prefix()
+    return float((windows.stop - windows.start).double().mean())
 
 
 def _text(joint: JointPasses) -> float:

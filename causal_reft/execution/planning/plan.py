@@ -26,7 +26,7 @@ from causal_reft.execution.examples import Examples
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.passes import Passes, TargetLogits, check_dataset
 from causal_reft.execution.planning.chosen_passes import ChosenPasses, Options
-from causal_reft.execution.planning.explain import explanation
+from causal_reft.execution.planning.explain import explanation, row_flops
 from causal_reft.execution.threads import one_at_a_time
 from causal_reft.tensors import Int, Tensor
 
@@ -94,6 +94,11 @@ class JointPlan:
     def explain(self) -> str:
         """What is run, how often, what it costs, and why a shortcut is not taken."""
         return explanation(self.chosen)
+
+    @property
+    def row_flops(self) -> list[float]:
+        """FLOPs of one row in one training step of each graph, from the sizes of the weights; 1 where not known."""
+        return row_flops(self.chosen)
 
     __repr__ = __str__ = explain
 
