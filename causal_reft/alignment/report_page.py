@@ -181,7 +181,7 @@ def _provenance(study: StudyTables) -> str:
         ("rows", "; ".join(f"{name}: digest {digest}" for name, digest in described["rows"].items())),
         ("dropped", "; ".join(f"{name}: {dict(counts)}" for name, counts in study.dropped.items())),
         ("seeds", ", ".join(map(str, described["seeds"]))),
-        ("cells", f"{len(study.cells):,}, together {seconds:,.0f} s"),
+        ("cells", f"{len(study.cells):,}, together {seconds:,.0f} s of processor time"),
         ("causal_reft", described["causal_reft"]),
         *(("machine", machine) for machine in machines),
     ]

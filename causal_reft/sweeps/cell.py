@@ -27,7 +27,7 @@ class Result:
     Attributes:
         arrays: numbers by name, e.g. one score for each row.
         facts: JSON values by name; `facts["rows"]`, a list of table rows, is what `table_of` reads.
-        seconds: how long the cell took; the runner measures it where it is 0.
+        seconds: of processor time that the cell took; the runner measures it where it is 0.
         provenance: the machine that computed it (set by the store).
     """
 

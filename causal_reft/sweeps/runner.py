@@ -150,7 +150,7 @@ def _members(group: Any) -> tuple[Any, ...]:
 
 
 def _timed(compute: Callable[[Any], Any], group: Any) -> dict[Any, Result]:
-    start, cells = time.perf_counter(), _members(group)
+    start, cells = time.process_time(), _members(group)
     found = compute(group)
     results = list(found.values() if isinstance(found, Mapping) else found) if isinstance(group, tuple) else [found]
     if len(results) != len(cells) or not all(isinstance(one, Result) for one in results):
@@ -158,7 +158,7 @@ def _timed(compute: Callable[[Any], Any], group: Any) -> dict[Any, Result]:
             f"compute gave {[type(one).__name__ for one in results]} for {len(cells)} cells; it gives one "
             "sweeps.Result for each."
         )
-    each = (time.perf_counter() - start) / len(cells)
+    each = (time.process_time() - start) / len(cells)
     timed = [one if one.seconds else replace(one, seconds=each) for one in results]
     return dict(zip(cells, timed, strict=True))
 

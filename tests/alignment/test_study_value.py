@@ -10,8 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from causal_reft.alignment import Controls, Sampling, StudyResult
-from causal_reft.alignment.cells import Cell
+from causal_reft.alignment.cells import CONTROLS, Cell
 from causal_reft.alignment.report import _beyond_whole
+from causal_reft.alignment.study_plan import _runs, extrapolated, terms
 from causal_reft.errors import CausalReftWarning, StudyError
 from causal_reft.sweeps import Store
 from causal_reft.training import Recipe
@@ -145,9 +146,26 @@ def test_the_plan_says_what_the_run_costs(tmp_path):
     with FlopCounterMode(display=False) as counter:
         study.run(progress=False)
     assert plan.flops == pytest.approx(counter.get_total_flops(), rel=0.3)
-    assert plan.hours > 0
+    assert plan.hours > plan.construction / 3600 > 0
     assert [stage.cells for stage in plan.stages] == [8, 2, len(study.prepare().cells) - 10]
-    assert "for one worker on this machine" in repr(plan)
+    assert "processor-hours" in repr(plan)
+
+
+def test_what_groups_cost_follows_from_a_few_cells():
+    sizes = {("v", site): float(size) for site, size in enumerate([1, 2, 3, 10, 20, 40])}
+    grid = [tuple(Cell(CONTROLS, "v", site) for site in sites) for sites in ((0, 1, 2), (3, 4, 5))]
+
+    def cost(group, draws):
+        found = [sizes["v", cell.site] for cell in group]
+        return 5 + 0.1 * max(found) + 2 * len(group) + 0.3 * sum(found) + 0.01 * draws * sum(found)
+
+    runs = list(_runs(grid, sizes, 100))
+    assert [([cell.site for cell in run], draws) for run, draws in runs] == [
+        ([0], 13), ([0, 1], 13), ([5], 13), ([4, 5], 13), ([4, 5], 39),
+    ]  # fmt: skip
+    known = [terms(run, sizes, draws) for run, draws in runs]
+    found = extrapolated(known, [cost(*run) for run in runs], sum(terms(group, sizes, 100) for group in grid))
+    assert found == pytest.approx(sum(cost(group, 100) for group in grid))
 
 
 def test_the_table_says_what_the_whole_vector_does_of_the_gain(tmp_path):

@@ -79,7 +79,7 @@ def show_study(page: Page, name: str, question: Question, model: Any, tokenizer:
         page.figure(f"{name}_{value}", _map(result, value, bool(effort.heads)), _caption(value, effort))
     page.block(result.report())
     steps = ", ".join(map(str, sorted(result.table["steps"].unique())))
-    page.text(f"Each fit took {steps} optimizer steps; all cells together {result.seconds:.0f} s.")
+    page.text(f"Each fit took {steps} optimizer steps; all cells together {result.seconds:.0f} s of processor time.")
     return result
 
 
