@@ -79,7 +79,7 @@ class StudyResult:
 
     @property
     def seconds(self) -> float:
-        """What all cells took together."""
+        """Processor time that all cells took together."""
         return sum(result.seconds for result in self.tables.cells.values())
 
     @property
