@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import nn
 
 from causal_reft.display import treescope_repr
-from causal_reft.errors import GraphError
+from causal_reft.errors import CausalReftWarning, GraphError
 from causal_reft.featurizers import Featurizer, Penalised, note, noted
 from causal_reft.featurizers.featurizer import computing
 from causal_reft.graph.collect import Collect, EditContext
@@ -16,6 +17,7 @@ from causal_reft.tensors import Coordinates, Float, Hidden, Tensor
 
 TEMPERATURE, LOW, HIGH = 0.33, -0.1, 1.1  # of the gates, as in JoLA's code
 FURTHEST = 1e-6  # draws stay as far from 0 and 1
+SILENT = 3  # forwards in training without a latent above zero, after which a direction is taken to learn nothing
 
 
 class GatedScale(nn.Module, Penalised):
@@ -74,7 +76,8 @@ class TopLatents(nn.Module, Penalised):
 
     Under `Shift` in one direction v it is the training edit of ReFT-r1, h + mean(top-k ReLU(h v)) v (Wu et al. 2025,
     arXiv 2501.17148). A row that names fewer than k tokens has the mean of all. The penalty is the L1 norm of the
-    other latents, divided by the row's tokens and averaged over rows.
+    other latents, divided by the row's tokens and averaged over rows. A direction whose latents are all zero has no
+    gradient; where those of the first forwards in training are, a warning says so.
 
     Since every token's edit depends on all of them, also on later ones, it is for training: `steer_latents` makes the
     edit that generates.
@@ -91,7 +94,7 @@ class TopLatents(nn.Module, Penalised):
         super().__init__()
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise GraphError(f"TopLatents(k={k!r}): a whole number from 1 on.")
-        self.k = k
+        self.k, self._silent = k, 0
 
     def penalty(self) -> Float[Tensor, ""]:
         """That of the forwards of this step, summed."""
@@ -109,10 +112,24 @@ class TopLatents(nn.Module, Penalised):
         ordered = table.index_put((rows, context.ordinal), latents).sort(1, descending=True).values
         top, others = (part.clamp_min(0).sum(1) for part in (ordered[:, : self.k], ordered[:, self.k :]))
         if context.training:
+            self._watch(top)
             used = n > 0
             term = (others[used] / n[used, None]).sum(1).mean()
             note(self, term, trained=any(p.requires_grad for p in featurizer.parameters()))
         return (top / n.clamp(1, self.k)[:, None])[rows]
+
+    def _watch(self, top: Tensor) -> None:
+        """Warn where the first forwards in training see no latent above zero."""
+        if self._silent >= SILENT:
+            return
+        self._silent = SILENT + 1 if bool((top > 0).any()) else self._silent + 1
+        if self._silent == SILENT:
+            warnings.warn(
+                f"{self!r}: every latent of the first {SILENT} batches is zero, and so is the gradient of the "
+                "direction: it learns nothing. Start from another one, as with reft_r1(..., seed=1).",
+                CausalReftWarning,
+                stacklevel=2,
+            )
 
     def needs(self) -> tuple[Collect, ...]:
         return ()

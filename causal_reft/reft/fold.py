@@ -3,7 +3,7 @@
 An affine edit of what a linear layer gives, or takes, makes another linear layer:
 
     h = W x + b  edited to  M h + c       W' = M W    b' = M b + c       LoReFT, LoRA, RED, ablation at its output
-    x  edited to  M x + c                 W' = W M    b' = b + W c       (IA)^3 at MLP activations, LoFiT at heads
+    x  edited to  M x + c                 W' = W M    b' = b + W c       (IA)^3 at MLP activations, LoFiT, JoLA at heads
     a block's output shifted by c         b' = b + c of its last layer   steering, LobiReFT
 
 What an edit means is not said again here: the layer and its edits run on the zero vector and the unit vectors, in
@@ -29,12 +29,14 @@ from causal_reft.featurizers import Featurizer, Identity, Projection, Subspace
 from causal_reft.graph import (
     Collect,
     Constant,
+    GatedScale,
     Interchange,
     InterventionGraph,
     LearnedScale,
     LearnedSource,
     Node,
     Shift,
+    TopLatents,
 )
 from causal_reft.sites import Tokens, find_blocks, locate, model_config, unwrapped
 from causal_reft.tensors import Float, Tensor
@@ -101,9 +103,9 @@ def _why_not(name: str, node: Node, model: nn.Module) -> str:
         f"dropout={node.dropout:g} is for training. Write fold(model, graph.replace({name}="
         f"dataclasses.replace(graph[{name!r}], dropout=0.0)))": node.dropout > 0,
         f"{node.featurizer!r} is not linear": not _is_affine(node.featurizer),
-        f"{source!r} is not linear": isinstance(source, LearnedSource) and source.activation is not None,
+        f"{source!r} is not linear": isinstance(source, TopLatents) or bool(getattr(source, "activation", None)),
         f"{source!r} differs from token to token": differs
-        or not isinstance(source, (Collect, Constant, LearnedScale, LearnedSource)),
+        or not isinstance(source, (Collect, Constant, GatedScale, LearnedScale, LearnedSource)),
     }
     return next((why for why, holds in reasons.items() if holds), "") or _why_not_here(node, model)
 

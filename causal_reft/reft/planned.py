@@ -34,6 +34,7 @@ class PlannedDataset:
 
     def __init__(self, model: IntervenedModel, batch: Batch | None, memory: int) -> None:
         self.model, self.memory = model, memory
+        self._agreed: set[bool] = set()  # with and without gradients, as a plan of a dataset compares its first batch
         self.examples = None if batch is None else as_examples(batch)
         self.numbers: dict[bytes, int] = {}
         if batch is not None and self.examples is not None:
@@ -54,9 +55,13 @@ class PlannedDataset:
         rows = self._rows(batch)
         if rows is not None:
             return self.plan.scored(rows)
-        examples = as_examples(batch)
+        examples, graded = as_examples(batch), torch.is_grad_enabled()
         assert examples is not None
-        return plan(self.model, examples, memory=self.memory, check=check).scored(torch.arange(len(examples)))
+        with plan(self.model, examples, memory=self.memory, check=check and graded not in self._agreed) as passes:
+            found = passes.scored(torch.arange(len(examples)))
+            if (checks := passes.joint.chosen.checks) and all(one.passed for one in checks.values()):
+                self._agreed.add(graded)
+        return found
 
     def _rows(self, batch: Batch) -> Int[Tensor, " row"] | None:
         """The rows' numbers in the dataset, where every row is one of its records."""

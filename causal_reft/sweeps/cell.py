@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -117,7 +117,8 @@ def _identity(cell: Any) -> dict[str, Any]:
 
 
 def _check(cell: Any) -> None:
-    if isinstance(cell, type) or not is_dataclass(cell) or not type(cell).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    options = getattr(type(cell), "__dataclass_params__", None)  # of a dataclass; the stubs lack it
+    if options is None or not options.frozen:
         raise StudyError(
             f"{cell!r} is no cell: a cell is a frozen dataclass of JSON values, @dataclass(frozen=True) class Cell: ..."
         )

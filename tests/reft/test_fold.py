@@ -54,6 +54,9 @@ def everything(model: nn.Module, stack: str = "") -> cr.InterventionGraph:
     nodes["query"] = cr.noreft(*query, rank=2)
     nodes["head"] = cr.ia3(*head)
     nodes["out"] = cr.loreft(*out, rank=3).scaled(0.7)
+    if has_bias(model, out[0]):
+        site, d = at("attention_head_output", 1)
+        nodes["gated"] = cr.InterventionGraph(edit=cr.Interchange(site, cr.Identity(d), cr.GatedScale(d)))
     for name in ("query", "out"):
         if not has_bias(model, nodes[name]["edit"].site):
             node = nodes[name]["edit"]
@@ -102,7 +105,7 @@ def test_every_family(name: str, tmp_path: Path) -> None:
     model, inputs = model_of(name), inputs_of(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     graph = everything(model, stack)
-    edited, folded = cr.IntervenedModel(model, graph), cr.fold(model, graph)
+    edited, folded = cr.IntervenedModel(model, graph).eval(), cr.fold(model, graph)
     folded.save_pretrained(tmp_path)
     experts = {"experts_implementation": "eager"} if name in ("mixtral", "qwen2_moe", "qwen3_moe") else {}
     again = type(model).from_pretrained(tmp_path, dtype=torch.float64, **experts).eval()
@@ -165,6 +168,7 @@ REFUSED: dict[str, tuple[cr.InterventionGraph, str]] = {
     "the prompt only": (cr.loreft(S.moved(positions="all"), D, 2), "positions='all' are some of the tokens"),
     "dropout": (cr.loreft(S, D, 2, dropout=0.1), r"dropout=0\.1 is for training.*dropout=0\.0"),
     "an activation": (cr.loreft(S, D, 2, init="random", activation="gelu"), "activation='gelu'\\) is not linear"),
+    "latents": (cr.reft_r1(S, D), r"TopLatents\(k=8\) is not linear"),
     "a mask": (edit(cr.Constant(0.0), cr.Mask(cr.Identity(D))), r"Mask\(.* is not linear"),
     "another run": (cr.patch(S, D), "values come from another run"),
     "a run that is not the base": (edit(cr.Constant(0.0), run="mid"), "it edits run 'mid'"),

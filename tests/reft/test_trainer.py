@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 
 import causal_reft as cr
 from causal_reft.errors import DataError, StorageError
+from causal_reft.execution.planning.selfcheck import TOLERANCE
 
 PAIRS = [("who is it", "the cat"), ("a dog sees", "the old grey owl"), ("what", "it is a dog")]
 
@@ -119,6 +121,28 @@ def test_steps_cost_what_must_be_computed_and_learn_the_same(tokenizer, model, t
     handle.remove()
     for one, other in zip(graphs[0].parameters(), graphs[1].parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The fast path gave other numbers")
+@pytest.mark.parametrize(("allowed", "passes"), [(1e-3, 4 + 4), (-1.0, 2 + 4 * 3)])
+def test_a_stream_is_checked_until_a_batch_agrees(tokenizer, model, tmp_path, monkeypatch, allowed, passes):
+    """Two passes for the loss and two of the self-check before the first step, and one a step from then on."""
+    records, heads = cr.completions(PAIRS, tokenizer), []
+    monkeypatch.setitem(TOLERANCE, torch.float32, allowed)
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(records)
+
+    model.lm_head.register_forward_hook(lambda module, args, out: heads.append(out.shape))
+    trained = []
+    for data in (records, Stream()):
+        heads.clear()
+        trained.append(reft_of(model, tokenizer))
+        cr.ReftTrainer(trained[-1], arguments(tmp_path, max_steps=4), data).train()
+    assert len(heads) == passes
+    for one, other in zip(*(reft.trainable_parameters() for reft in trained), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_loss_with_another_term_is_left_to_the_model(tokenizer, model, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,22 @@ single = {
     "reft_r1": partial(cr.reft_r1, cr.Site(1, "mlp_output"), 16, 1, 7),
     "jola": partial(cr.jola, [(0, 1), (1, 0)], 4),
 }
+
+
+def test_a_direction_that_sees_no_latent_learns_nothing_and_says_so() -> None:
+    """One row that names one token has a latent of zero for half of all directions."""
+    network, batch = llama(), prompts((5,), "left")
+    labels = batch["input_ids"].index_fill(1, torch.tensor(0), -100)
+    examples = cr.Examples({"base": batch}, labels)
+    for seed, silent in ((1, True), (4, False)):
+        reft = cr.IntervenedModel(network, cr.reft_r1(cr.Site(1, positions="first"), D, seed=seed))
+        before = reft.graph["edit"].featurizer.rows().detach().clone()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            cr.fit(reft, examples, epochs=4, lr=0.1, progress=False)
+        after = reft.graph["edit"].featurizer.rows().detach()
+        assert torch.equal(before, after) is silent
+        assert ["it learns nothing" in str(one.message) for one in said] == [True] * silent
 
 
 @pytest.mark.parametrize("name", single)
