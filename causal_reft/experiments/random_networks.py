@@ -49,7 +49,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=at_least(1), default=usual.steps, help="of every DAS fit")
     parser.add_argument("--batch-size", type=at_least(1), default=usual.batch_size, help="rows of each step")
     parser.add_argument("--lr", type=above_zero, default=usual.lr, help="learning rate of every DAS fit")
-    parser.add_argument("--hours", type=above_zero, default=1.0, help="a width whose fits take longer is not run")
+    parser.add_argument(
+        "--hours", type=above_zero, default=1.0, help="processor-hours; a width whose fits take more is not run"
+    )
 
 
 def run_command(options: argparse.Namespace) -> Path:
@@ -74,7 +76,8 @@ def random_networks(
         widths: of the three hidden layers; each relation has half of the first one's coordinates.
         seeds: how many networks of each width; each has one DAS fit.
         effort: of every fit.
-        hours: a width whose fits would take longer, by the time of its first steps, is not run; its row says how long.
+        hours: of processor time; a width whose fits would take more, by its first steps, is not run, and its row says
+            how many.
         folder: where finished fits are kept; the same call goes on there.
 
     Columns: `width`, `k` (coordinates of each relation), `iia` with its interval over networks, `lowest`,
@@ -90,7 +93,7 @@ def random_networks(
         needed = missing * _seconds(width, effort) / 3600 if missing else 0.0
         row = {"width": width, "k": width // 2, "paper": PAPER.get(width, float("nan"))}
         if needed > hours:
-            rows.append({**row, "cost": f"not run: about {needed:.1f} h"})
+            rows.append({**row, "cost": f"not run: about {needed:.1f} processor-hours"})
             continue
         found = run(cells, partial(_compute, effort=effort), store, name=f"width {width}")
         table = pd.DataFrame([result.facts for result in found.values()])
@@ -101,17 +104,17 @@ def random_networks(
                 "lowest": table["iia"].min(),
                 "highest": table["iia"].max(),
                 "random_subspaces_95": float(table["random_subspaces_95"].mean()),
-                "cost": f"{table['seconds'].mean():.0f} s a fit",
+                "cost": f"{table['seconds'].mean():.0f} processor-seconds a fit",
             }
         )
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
 
 def _compute(cell: RandomNetworkCell, effort: Effort) -> Result:
-    started = time.perf_counter()
+    started = time.process_time()
     network = EqualityNetwork(cell.width, seed=derive(cell.seed, "random weights"))
     found = align(network, hypothesis("both relations"), 1, cell.width // 2, cell.seed, effort)
-    return Result(facts={**found, "seconds": time.perf_counter() - started})
+    return Result(facts={**found, "seconds": time.process_time() - started})
 
 
 def _seconds(width: int, effort: Effort) -> float:

@@ -30,6 +30,6 @@ def test_a_row_for_each_width_is_kept(tmp_path, monkeypatch):
 
 def test_a_width_that_takes_too_long_is_not_run(tmp_path):
     table = random_networks([16, 4], 2, EFFORT, hours=1e-9, folder=tmp_path)
-    assert table["cost"].str.startswith("not run: about 0.0 h").all()
+    assert table["cost"].str.startswith("not run: about 0.0 processor-hours").all()
     assert table["iia"].isna().all()
     assert table["paper"].tolist()[0] == 0.5
