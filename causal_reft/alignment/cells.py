@@ -18,7 +18,7 @@ import numpy as np
 
 from causal_reft.display import html_fields
 from causal_reft.errors import CausalReftWarning
-from causal_reft.featurizers import Featurizer, Flow, Subspace
+from causal_reft.featurizers import Featurizer, Flow, Identity, Subspace
 from causal_reft.sweeps import Result
 
 FeaturizerRecipe = Callable[[int, int], Featurizer]
@@ -102,6 +102,8 @@ class Grid:
         variables: each variable alternative, with the number of variables in it.
         positions: of each site.
         is_linear, ranks: of each featurizer.
+        trains: of each featurizer, whether it has anything to train; one that has not (`Identity`) is scored once, and
+            has no twins.
         n_main: how many of the featurizers are fitted everywhere; the others are the ladder's.
         metric: by which the best site is chosen.
         shuffles: whether fits on networks with shuffled weights say anything.
@@ -111,6 +113,7 @@ class Grid:
     positions: Sequence[str]
     is_linear: Sequence[bool]
     ranks: Sequence[int]
+    trains: Sequence[bool]
     n_main: int
     seeds: Sequence[int]
     controls: Controls
@@ -126,6 +129,7 @@ class Grid:
             positions=[site["positions"] for site in description["sites"]],
             is_linear=[one["is_linear"] for one in maps],
             ranks=[one["rank"] for one in maps],
+            trains=[one.get("trains", True) for one in maps],
             n_main=description["n_main"],
             seeds=description["seeds"],
             controls=Controls(**description["controls"]),
@@ -141,10 +145,11 @@ class Grid:
         """
         sites = sorted(range(len(self.positions)), key=lambda number: self.positions.index(self.positions[number]))
         grid = [(v, s, f) for v in self.variables for f in range(self.n_main) for s in sites]
-        main = [Cell(FIT, v, s, f, seed=seed) for v, s, f in grid for seed in self.seeds]
+        main = [Cell(FIT, v, s, f, seed=n) for v, s, f in grid for n in self.seeds[: None if self.trains[f] else 1]]
         twins = [
             Cell(FIT, v, s, f, seed=seed, role="control")
             for v, s, f in grid
+            if self.trains[f]
             for seed in self.seeds[: self.controls.seeds]
         ]
         return (
@@ -168,7 +173,8 @@ class Grid:
         cells: list[Cell] = []
         for number in range(self.n_main, len(self.ranks)):
             cells += self._ladder_fits(variable, site, number)
-        if self.controls.illusion and self.variables[variable] == 1 and self.is_linear[featurizer]:
+        has_subspace = self.is_linear[featurizer] and self.trains[featurizer]
+        if self.controls.illusion and self.variables[variable] == 1 and has_subspace:
             cells.append(Cell(ILLUSION, variable, site, featurizer, seed=self.seeds[0], role="follow-up"))
         return cells
 
@@ -189,6 +195,11 @@ class Grid:
                 score = found[cell].facts["selection"][self.metric]
                 scores.setdefault((cell.site, cell.featurizer), []).append(score)
         return max(scores, key=lambda key: float(np.mean(scores[key])))
+
+
+def whole_vector(d_model: int, seed: int = 0) -> Featurizer:
+    """`Identity` as a recipe."""
+    return Identity(d_model)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Controlled:
         """What a row of a table of "seed rows" says of the controls."""
         score = float(means.value(scores).mean())
         found = {name: means.value(rows) for name, rows in self.rivals.items()}
-        draws = found["random"]
+        draws = found.get("random", np.array([np.nan]))
         named = {
             name: float(found[name].mean()) if name in found else float("nan")
             for name in ("no_edit", "pca", "permuted", "shuffled")
@@ -35,7 +35,7 @@ class Controlled:
         random = {
             "random_mean": float(draws.mean()),
             "random_best": float(draws.max()),
-            "random_percentile": percentile(score, draws),
+            "random_percentile": percentile(score, draws) if "random" in found else float("nan"),
         }
         whole = float("nan") if self.full_patch is None else float(means.value(self.full_patch))
         changed = float(cause.value(scores).mean())

@@ -180,16 +180,18 @@ def _trained(
 ) -> list[tuple[History, str]]:
     """For each graph its history, and why there was nothing to train: its edit changes no logit that is read.
 
-    Such a site stays in the grid with its first random subspace, which scores what no edit scores.
+    Such a site stays in the grid with its first random subspace, which scores what no edit scores. Whole vectors have
+    nothing to train either.
     """
     models = [IntervenedModel(network, graph) for graph in graphs]
     passes = partial(plan_all, memory=work.memory)
     ineffective = _ineffective(passes(models, train))
-    alive = [model for number, model in enumerate(models) if number not in ineffective]
+    given = {number for number, graph in enumerate(graphs) if not graph.n_trainable_parameters}
+    alive = [model for number, model in enumerate(models) if number not in {*ineffective, *given}]
     settings = {"progress": _tick_training, "passes": passes, "interruptible": False}
     found = iter(fit_many(alive, train, recipe=replace(work.recipe, seed=seed), **settings) if alive else [])
     return [
-        (History(), ineffective[number]) if number in ineffective else (next(found), "")
+        (History(), ineffective.get(number, "")) if number in {*ineffective, *given} else (next(found), "")
         for number in range(len(graphs))
     ]
 
@@ -205,17 +207,20 @@ def _ineffective(joint: JointPlan) -> dict[int, str]:
 def _controls(work: Work, group: Group) -> list[Outcome]:
     data, network = work.data[group[0].variable], _network(work, group)
     examples, graphs = data.report.examples, [_any_subspace(work, cell) for cell in group]
-    rivals = [
-        {"pca": pca, "full_patch": full_patch(graph)}
-        for graph, pca in zip(graphs, pca_graphs(network, graphs, data.train), strict=True)
-    ]
+    rivals = [{"full_patch": full_patch(graph)} for graph in graphs]
+    narrow = [number for number, cell in enumerate(group) if cell.rank < work.widths[cell.site]]
+    some = [graphs[number] for number in narrow]  # a whole vector has no rivals of its rank
+    for number, pca in zip(narrow, pca_graphs(network, some, data.train) if some else (), strict=True):
+        rivals[number] = {"pca": pca, **rivals[number]}
     patches = [NO_EDIT, *(patch for named in rivals for patch in named.values() if patch is not None)]
     no_edit, *scores = score_each(network, patches, examples, work.batch_size, memory=work.memory)
-    random = random_scores_each(network, graphs, examples, work.draws, group[0].seed, memory=work.memory)
+    options = {"draws": work.draws, "seed": group[0].seed, "memory": work.memory}
+    random = random_scores_each(network, some, examples, **options) if some else []
+    drawn = {number: {"random": {"iia": one["iia"]}} for number, one in zip(narrow, random, strict=True)}
     found, outcomes = iter(scores), []
-    for named, drawn in zip(rivals, random, strict=True):
+    for number, named in enumerate(rivals):
         patched = {name: next(found) for name, patch in named.items() if patch is not None}
-        outcomes.append((_flat({"no_edit": no_edit, **patched, "random": {"iia": drawn["iia"]}}), {}))
+        outcomes.append((_flat({"no_edit": no_edit, **patched, **drawn.get(number, {})}), {}))
     return outcomes
 
 

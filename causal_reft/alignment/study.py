@@ -23,7 +23,17 @@ import torch
 from tqdm.auto import tqdm
 
 import causal_reft
-from causal_reft.alignment.cells import LEFT_OUT, Cell, Controls, FeaturizerRecipe, Grid, Group, grouped, ladder_recipes
+from causal_reft.alignment.cells import (
+    LEFT_OUT,
+    Cell,
+    Controls,
+    FeaturizerRecipe,
+    Grid,
+    Group,
+    grouped,
+    ladder_recipes,
+    whole_vector,
+)
 from causal_reft.alignment.compute_cells import Work, build_graph, run_group, with_threads
 from causal_reft.alignment.encoding import CHOICES, Encoding, TextEncoding, as_encoding
 from causal_reft.alignment.metrics import CHOSEN_BY
@@ -36,6 +46,7 @@ from causal_reft.alignment.tables import StudyTables
 from causal_reft.causal import CausalModel, Splits, Task
 from causal_reft.display import counted, html_text
 from causal_reft.errors import StudyError, nearest
+from causal_reft.featurizers import Identity
 from causal_reft.seeds import SEEDS_ARE, is_seed
 from causal_reft.sites import Site
 from causal_reft.sweeps import Store, going_on, run
@@ -56,6 +67,8 @@ class Study:
             orthogonal slices of one rotation); or a list of such alternatives. By default the task's, or all of `data`.
         sites: where to look.
         featurizer: `Subspace.of_rank(4)` or any function (d_model, seed) -> Featurizer; or a mapping label -> such.
+            `Identity` makes it a patching sweep: the whole vector at every site, nothing trained, and no edit the only
+            control.
         seeds: of initialisation and data order; integers.
         folder: where finished cells are kept; by default a temporary one.
         data: ready rows for each variable alternative, instead of a task: `data.split(0.6, 0.2, 0.2)`, or a mapping.
@@ -121,7 +134,7 @@ class Study:
         self.source = NetworkSource(model, device, dtype, device_map)
         self.encoding = _matching(as_encoding(tokenizer), match, task)
         self.variables = _alternatives(task, data, variable)
-        self.featurizer, self.sampling, self.controls = featurizer, sampling, controls
+        self.featurizer, self.sampling, self.controls = _recipes(featurizer), sampling, controls
         self.metric, self.match = metric, match
         self.recipe = Recipe.of(recipe, STUDY_RECIPE)
         self.folder, self.batch_size, self.cells_at_once = folder, batch_size, cells_at_once
@@ -197,7 +210,8 @@ class Study:
 
     def __repr__(self) -> str:
         sites, seeds, variables = len(self.sites), len(self.seeds), len(self.variables)
-        n = len(self.featurizer) if isinstance(self.featurizer, Mapping) else 1
+        recipes = list(self.featurizer.values()) if isinstance(self.featurizer, Mapping) else [self.featurizer]
+        n = sum(recipe is not whole_vector for recipe in recipes)
         twins = (1 + (self.shuffled != LEFT_OUT)) * sites * n * variables * min(self.controls.seeds, seeds)
         lines = [
             f"Study of {', '.join(self.variables)}: {counted(sites, 'site')} x {counted(n, 'featurizer')} x "
@@ -208,6 +222,7 @@ class Study:
             f"  controls: {self.controls.random} random subspaces, PCA, identity patch and whole vector at every site; "
             f"{twins} more fits to permuted labels"
             + (" and on shuffled weights" if self.shuffled != LEFT_OUT else "")
+            + ("; the whole vector scored once, with no edit as its only control" if n < len(recipes) else "")
             + ("; a capacity ladder at the best site" if self.controls.ladder else "")
             + ("; an illusion report there" if self.controls.illusion else ""),
         ]
@@ -380,7 +395,17 @@ def _described(build: FeaturizerRecipe, widths: Sequence[int], seeds: Sequence[i
     digests = {
         f"{width}, seed {seed}": rounded_digest(build(width, seed)) for width in sorted(set(widths)) for seed in seeds
     }
-    return {"shown": repr(first), "rank": first.rank, "is_linear": first.rows() is not None, "built": digests}
+    found = {"shown": repr(first), "rank": first.rank, "is_linear": first.rows() is not None, "built": digests}
+    return found if any(p.requires_grad for p in first.parameters()) else {**found, "trains": False}
+
+
+def _recipes(
+    given: FeaturizerRecipe | Mapping[str, FeaturizerRecipe],
+) -> FeaturizerRecipe | Mapping[str, FeaturizerRecipe]:
+    """The same, where `Identity` itself is none: it takes no seed."""
+    if isinstance(given, Mapping):
+        return {label: whole_vector if build is Identity else build for label, build in given.items()}
+    return whole_vector if given is Identity else given
 
 
 def _labelled(

@@ -145,7 +145,8 @@ class StudyTables:
         if controls is None:
             return None
         arrays = controls.arrays
-        rivals = {"no_edit": arrays["no_edit.iia"][None], "random": arrays["random.iia"]}
+        rivals = {"no_edit": arrays["no_edit.iia"][None]}
+        rivals |= {"random": arrays["random.iia"]} if "random.iia" in arrays else {}
         rivals |= {"pca": arrays["pca.iia"][None]} if "pca.iia" in arrays else {}
         for name in (PERMUTED, SHUFFLED):
             twins = self._twins.get((cell.variable, cell.site, cell.featurizer, name))

@@ -157,12 +157,12 @@ class SeedVariance:
 
     @staticmethod
     def pooled(scores: Iterable[np.ndarray], clusters: Clusters) -> SeedVariance:
-        """The mean over scores, each "seed rows". One seed has no variance."""
+        """The mean over scores, each "seed rows". One seed has no variance, and is left out."""
         factors, tables = Factors.of(clusters), list(scores)
         df = float(sum(len(table) - 1 for table in tables))
         if df == 0 or factors.unit.n_levels == 1:
             return SeedVariance(0.0, 1.0)
-        found = [_seeds(table, factors.unit) for table in tables]
+        found = [_seeds(table, factors.unit) for table in tables if len(table) > 1]
         return SeedVariance(max(0.0, float(np.mean([seeds - residual for seeds, residual in found]))), df)
 
 

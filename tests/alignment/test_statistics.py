@@ -271,3 +271,9 @@ def test_the_correction_holds_over_seeds_that_differ():
 
 def test_a_percentile_counts_ties_half():
     assert percentile(2.0, np.array([1, 2, 2, 3])) == 50
+
+
+def test_cells_of_one_seed_do_not_thin_out_the_variance_between_seeds():
+    rows = np.arange(20)
+    scores = (np.random.default_rng(0).random((3, 20)) < np.array([[0.2], [0.5], [0.9]])).astype(float)
+    assert SeedVariance.pooled([scores, scores[:1]], rows) == SeedVariance.pooled([scores], rows)

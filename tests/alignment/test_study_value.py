@@ -11,9 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from causal_reft.alignment import Controls, Sampling, StudyResult
 from causal_reft.alignment.cells import CONTROLS, Cell
+from causal_reft.alignment.controls import full_patch
 from causal_reft.alignment.report import _beyond_whole
+from causal_reft.alignment.row_scores import score_rows
 from causal_reft.alignment.study_plan import _runs, extrapolated, terms
 from causal_reft.errors import CausalReftWarning, StudyError
+from causal_reft.featurizers import Identity, Subspace
 from causal_reft.sweeps import Store
 from causal_reft.training import Recipe
 from tests.alignment import planted
@@ -184,3 +187,21 @@ def test_the_headline_says_where_the_whole_vector_does_less_than_half(shares, sa
 
     text = _beyond_whole(pd.DataFrame({"whole_share": shares}))
     assert (said in text and "less than half" in text) if said else text == ""
+
+
+def test_identity_is_a_patching_sweep_without_fits_and_random_subspaces(tmp_path):
+    both = {"whole": Identity, "two": Subspace.of_rank(2)}
+    few = Controls(random=5, seeds=1, ladder=False, illusion=False)
+    study = small_study(tmp_path / "s", controls=few, featurizer=both)
+    assert "no edit as its only control" in repr(study)
+    result = study.run(progress=False)
+    whole, two = (result.table[result.table["featurizer"] == label] for label in both)
+    assert len(whole) == 2 and len(two) == 4 and not whole["steps"].any()
+    assert set(whole["best_control"]) == {"no_edit"} and set(result.control_fits["featurizer"]) == {"two"}
+    assert whole[["random_mean", "random_percentile", "pca", "permuted", "shuffled"]].isna().all(None)
+    assert (two["random_best"] >= 0).all()
+    np.testing.assert_array_equal(whole["iia"], whole["full_patch"])
+    patch = full_patch(result.graph(featurizer="two", site=two["site"].iloc[0]))
+    scores = score_rows(study.source.load()[0], patch, study.prepare().work.data["left"].report.examples)
+    assert whole.loc[whole["site"] == two["site"].iloc[0], "iia"].item() == pytest.approx(scores["iia"].mean())
+    assert "random subspaces of rank" in result.report()
