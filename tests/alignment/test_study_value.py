@@ -201,7 +201,9 @@ def test_identity_is_a_patching_sweep_without_fits_and_random_subspaces(tmp_path
     assert whole[["random_mean", "random_percentile", "pca", "permuted", "shuffled"]].isna().all(None)
     assert (two["random_best"] >= 0).all()
     np.testing.assert_array_equal(whole["iia"], whole["full_patch"])
-    patch = full_patch(result.graph(featurizer="two", site=two["site"].iloc[0]))
+    site = two["site"].iloc[0]
+    patch = full_patch(result.graph(featurizer="two", site=site))
+    assert patch is not None
     scores = score_rows(study.source.load()[0], patch, study.prepare().work.data["left"].report.examples)
-    assert whole.loc[whole["site"] == two["site"].iloc[0], "iia"].item() == pytest.approx(scores["iia"].mean())
+    assert whole.set_index("site")["iia"].to_dict()[site] == pytest.approx(scores["iia"].mean())
     assert "random subspaces of rank" in result.report()
