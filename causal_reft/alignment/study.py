@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,31 +23,19 @@ import torch
 from tqdm.auto import tqdm
 
 import causal_reft
-from causal_reft.alignment.cells import (
-    LEFT_OUT,
-    Cell,
-    Controls,
-    FeaturizerRecipe,
-    Grid,
-    Group,
-    grouped,
-    ladder_recipes,
-    whole_vector,
-)
+from causal_reft.alignment.cells import LEFT_OUT, Controls, FeaturizerRecipe, Grid, Group, ladder_recipes, whole_vector
 from causal_reft.alignment.compute_cells import Work, build_graph, run_group, with_threads
-from causal_reft.alignment.encoding import CHOICES, Encoding, TextEncoding, as_encoding
+from causal_reft.alignment.encoding import CHOICES, TextEncoding, as_encoding
 from causal_reft.alignment.metrics import CHOSEN_BY
 from causal_reft.alignment.network import NetworkSource, Source, fingerprint, place_of, rounded_digest
 from causal_reft.alignment.preparation import Prepared, Sampling, lists_answers, prepare, sampled, width_at
-from causal_reft.alignment.report import so_far
+from causal_reft.alignment.prepared_study import PreparedStudy
 from causal_reft.alignment.results import StudyResult
+from causal_reft.alignment.study_arguments import alternatives, checked_seeds, held_data, matching, recipes_of
 from causal_reft.alignment.study_plan import StudyPlan, plan_of
-from causal_reft.alignment.tables import StudyTables
 from causal_reft.causal import CausalModel, Splits, Task
 from causal_reft.display import counted, html_text
 from causal_reft.errors import StudyError, nearest
-from causal_reft.featurizers import Identity
-from causal_reft.seeds import SEEDS_ARE, is_seed
 from causal_reft.sites import Site
 from causal_reft.sweeps import Store, going_on, run
 from causal_reft.training import Recipe
@@ -122,7 +110,7 @@ class Study:
         dtype: str | torch.dtype | None = None,
         device_map: str | dict[str, Any] | None = None,
     ) -> None:
-        self.task, self.data, self.sites, self.seeds = task, data, tuple(sites), _checked_seeds(seeds)
+        self.task, self.data, self.sites, self.seeds = task, data, tuple(sites), checked_seeds(seeds)
         if not self.sites or not self.seeds:
             raise StudyError(f"A study needs sites and seeds; given: {len(self.sites)} sites, {len(self.seeds)} seeds.")
         if len(set(self.sites)) < len(self.sites) or len(set(self.seeds)) < len(self.seeds):
@@ -132,9 +120,9 @@ class Study:
         if cells_at_once < 1:
             raise StudyError(f"cells_at_once={cells_at_once}: at least one cell is computed at a time.")
         self.source = NetworkSource(model, device, dtype, device_map)
-        self.encoding = _matching(as_encoding(tokenizer), match, task)
-        self.variables = _alternatives(task, data, variable)
-        self.featurizer, self.sampling, self.controls = _recipes(featurizer), sampling, controls
+        self.encoding = matching(as_encoding(tokenizer), match, task)
+        self.variables = alternatives(task, data, variable)
+        self.featurizer, self.sampling, self.controls = recipes_of(featurizer), sampling, controls
         self.metric, self.match = metric, match
         self.recipe = Recipe.of(recipe, STUDY_RECIPE)
         self.folder, self.batch_size, self.cells_at_once = folder, batch_size, cells_at_once
@@ -232,69 +220,6 @@ class Study:
 
     def _repr_html_(self) -> str:
         return html_text(repr(self))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class PreparedStudy:
-    """A study whose rows are drawn and whose folder is claimed.
-
-    Attributes:
-        parts: for each variable its rows; `parts["gender"].records` are the report rows, `.dropped` what was left out.
-        work: what workers are sent.
-        seconds: of processor time that this took.
-    """
-
-    parts: Mapping[str, Prepared]
-    work: Work
-    grid: Grid
-    store: Store
-    cells_at_once: int
-    seconds: float = 0.0
-
-    def stages(self) -> Iterator[list[Cell]]:
-        """The cells of each stage; those of a later one depend on what the earlier ones found."""
-        yield self.grid.fits
-        found = self.store.results(Cell)
-        yield self.grid.controls_of(found)
-        yield self.grid.follow_ups(found)
-
-    def groups_of(self, cells: Sequence[Cell]) -> list[Group]:
-        """The cells in groups that share their passes."""
-        return grouped(cells, self.cells_at_once)
-
-    @property
-    def groups(self) -> list[Group]:
-        """The groups of the first stage and, as far as they are known, of the later ones."""
-        known: list[Group] = []
-        for cells in self.stages():
-            known += self.groups_of(cells)
-            if len(self.store.get(cells)) < len(cells):
-                break
-        return known
-
-    @property
-    def cells(self) -> list[Cell]:
-        """The cells of these groups."""
-        return [cell for group in self.groups for cell in group]
-
-    @property
-    def finished(self) -> int:
-        """How many of them are finished."""
-        return len(self.store.get(self.cells))
-
-    def so_far(self) -> dict[str, str]:
-        """For each variable the best of the finished fits, in words."""
-        return so_far(replace(self._tables, cells=self.store.results(Cell)))
-
-    @cached_property
-    def _tables(self) -> StudyTables:
-        return StudyTables.of(self.store)
-
-    def __repr__(self) -> str:
-        rows = [f"{name}: {part.counts}" for name, part in self.parts.items()]
-        return "\n".join(
-            [*rows, f"folder {self.store.folder}: {self.finished} of {len(self.cells)} known cells finished"]
-        )
 
 
 def _compute(work: Work, is_sent: bool, group: Group) -> Any:
@@ -399,15 +324,6 @@ def _described(build: FeaturizerRecipe, widths: Sequence[int], seeds: Sequence[i
     return found if any(p.requires_grad for p in first.parameters()) else {**found, "trains": False}
 
 
-def _recipes(
-    given: FeaturizerRecipe | Mapping[str, FeaturizerRecipe],
-) -> FeaturizerRecipe | Mapping[str, FeaturizerRecipe]:
-    """The same, where `Identity` itself is none: it takes no seed."""
-    if isinstance(given, Mapping):
-        return {label: whole_vector if build is Identity else build for label, build in given.items()}
-    return whole_vector if given is Identity else given
-
-
 def _labelled(
     featurizer: FeaturizerRecipe | Mapping[str, FeaturizerRecipe], width: int
 ) -> Mapping[str, FeaturizerRecipe]:
@@ -417,59 +333,9 @@ def _labelled(
     return {f"{type(built).__name__} of rank {built.rank}": featurizer}
 
 
-def _checked_seeds(seeds: Iterable[Any]) -> tuple[int, ...]:
-    given = tuple(seeds)
-    for seed in given:
-        if not is_seed(seed):
-            raise StudyError(f"seeds: {seed!r} is none; {SEEDS_ARE}")
-    return tuple(int(seed) for seed in given)
-
-
-def _alternatives(
-    task: Task | CausalModel | None, data: Splits | Mapping[str, Splits] | None, variable: str | Sequence[str] | None
-) -> tuple[str, ...]:
-    """The variable alternatives of a study.
-
-    Raises:
-        StudyError: neither task nor data; no variable, or one that they do not have.
-    """
-    if task is None and data is None:
-        raise StudyError(
-            "A study needs task=... (a Task or a CausalModel) or data=... (counterfactuals, split in three)."
-        )
-    asked = (variable,) if isinstance(variable, str) else None if variable is None else tuple(variable)
-    if data is not None:
-        held = _held(data)
-        for name in asked or ():
-            if name not in held:
-                raise StudyError(
-                    f"variable={name!r}, but the data hold rows for {', '.join(held)}. {nearest(name, held)}"
-                )
-        return tuple(held) if asked is None else asked
-    causal = task.causal_model if isinstance(task, Task) else task
-    assert causal is not None
-    found = (task.variables if isinstance(task, Task) else ()) if asked is None else asked
-    if not found:
-        raise StudyError(f"Say which variable to look for: variable='...'. {nearest('', causal.variables)}")
-    return tuple(found)
-
-
-def _held(data: Splits | Mapping[str, Splits]) -> Mapping[str, Splits]:
-    return {"+".join(data.train.variables): data} if isinstance(data, Splits) else data
-
-
 def _splits(study: Study) -> dict[str, Splits]:
     if study.data is not None:
-        held = _held(study.data)
+        held = held_data(study.data)
         return {name: held[name] for name in study.variables}
     assert study.task is not None
     return {name: sampled(study.task, name.split("+"), study.sampling) for name in study.variables}
-
-
-def _matching(encoding: Encoding, match: str, task: Task | CausalModel | None) -> Encoding:
-    """The encoding, with the answers among which the network chooses if that is asked."""
-    if match == "vocabulary":
-        return encoding
-    if match != "choices" or not isinstance(encoding, TextEncoding) or not isinstance(task, Task):
-        raise StudyError(f"match={match!r}: allowed are 'vocabulary' and, for a Task on a language model, 'choices'.")
-    return replace(encoding, choices=task.choices)
