@@ -3,10 +3,11 @@
 """
 
 from causal_reft.reft.context import check_context, context_length
-from causal_reft.reft.data import ReftCollator, as_examples, classification, completions, preferences, regression
+from causal_reft.reft.data import ReftCollator, as_examples, completions, preferences
 from causal_reft.reft.fold import fold
 from causal_reft.reft.formats import alpaca_prompt
 from causal_reft.reft.generate import generate_texts
+from causal_reft.reft.labels import classification, regression
 from causal_reft.reft.losses import completion_losses
 from causal_reft.reft.preference import DPO, RePS
 from causal_reft.reft.trainer import ReftTrainer

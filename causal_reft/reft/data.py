@@ -1,7 +1,6 @@
-"""Records for training from data sets: prompts and completions, conversations, instructions, classes, preferences.
+"""Records for training from data sets: prompts and completions, conversations, instructions, preferences.
 
 completions("alpaca.json", tokenizer)                    instruction, input, output; or prompt and completion, messages
-classification(rows, tokenizer, classes=2)               a class for each text
 preferences(rows, tokenizer)                             prompt, chosen, rejected
 
 A prompt has the same tokens here as in `generate_texts`; only what follows it is scored.
@@ -9,9 +8,8 @@ A prompt has the same tokens here as in `generate_texts`; only what follows it i
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +17,9 @@ from torch import nn
 
 from causal_reft.errors import CausalReftWarning, DataError
 from causal_reft.execution import Examples
-from causal_reft.reft.context import context_length
+from causal_reft.reft.context import Limit
 from causal_reft.reft.formats import PAIR, Written, written
-from causal_reft.reft.rows import read_rows, text_of, value_of
+from causal_reft.reft.rows import read_rows
 from causal_reft.texts import (
     Record,
     check_tokenizer,
@@ -30,7 +28,6 @@ from causal_reft.texts import (
     labelled_batch,
     pad_token_id,
     record,
-    whole_tokens,
 )
 
 PREFERENCE = ("prompt", "chosen", "rejected")
@@ -86,7 +83,7 @@ def completions(
     tokenizer = _checked(tokenizer, end)
     rows = read_rows(data, fields if fields is not None and len(fields) == 2 else PAIR)
     texts = written(rows, tokenizer, fields, chat, turns)
-    return _records(texts, tokenizer, end, _Limit.of(max_length, model, truncate))
+    return _records(texts, tokenizer, end, Limit.of(max_length, model, truncate))
 
 
 def preferences(
@@ -109,7 +106,7 @@ def preferences(
     Raises:
         DataError: as `completions`; equal completions.
     """
-    tokenizer, limit = _checked(tokenizer, end), _Limit.of(max_length, model, False)
+    tokenizer, limit = _checked(tokenizer, end), Limit.of(max_length, model, False)
     rows = read_rows(data, fields)
     sides = {
         name: _records(written(rows, tokenizer, (fields[0], field), chat), tokenizer, end, limit)
@@ -122,55 +119,6 @@ def preferences(
                 f"Record {number}: {fields[1]!r} and {fields[2]!r} are the same, so there is no preference."
             )
     return pairs
-
-
-def classification(
-    data: Any,
-    tokenizer: Any,
-    classes: int | Sequence[str] | None = None,
-    max_length: int | None = None,
-    *,
-    fields: Sequence[str] = ("text", "label"),
-    model: nn.Module | None = None,
-) -> list[Record]:
-    """Records of texts with a class each, for a model with a classification head.
-
-    Args:
-        data: (text, label) pairs, or rows as for `completions`.
-        tokenizer: one with a pad token, by which classifiers find the end of a text.
-        classes: how many, or their names in the order of the head's outputs; by default what `model` has.
-        max_length: longest text in tokens; longer ones are refused.
-        fields: the names of the text's field and of the label's; of two texts and the label for pairs of texts.
-        model: the classifier, for its number of classes and its context.
-
-    Returns:
-        Records with `input_ids` and `labels` (the number of the class).
-
-    Raises:
-        DataError: naming the record: a missing or empty text, a label out of range or of another type; no pad token.
-    """
-    found = classes if classes is not None else getattr(getattr(model, "config", None), "num_labels", None)
-    if found is None:
-        raise DataError(
-            "How many classes are there? Write classes=2, classes=['negative', 'positive'], or model=model."
-        )
-    rows = read_rows(data, fields)
-    labels = [_class(number, value_of(number, row, fields[-1]), found) for number, row in enumerate(rows)]
-    return _finished(rows, labels, tokenizer, fields, _Limit.of(max_length, model, False), model)
-
-
-def regression(
-    data: Any,
-    tokenizer: Any,
-    max_length: int | None = None,
-    *,
-    fields: Sequence[str] = ("text", "label"),
-    model: nn.Module | None = None,
-) -> list[Record]:
-    """Records of texts with a number each; arguments and errors as for `classification`."""
-    rows = read_rows(data, fields)
-    labels = [_score(number, value_of(number, row, fields[-1])) for number, row in enumerate(rows)]
-    return _finished(rows, labels, tokenizer, fields, _Limit.of(max_length, model, False), model)
 
 
 @dataclass(frozen=True)
@@ -205,33 +153,7 @@ def as_examples(records: Sequence[Record], tokenizer: Any) -> Examples:
     return Examples({"base": batch}, labels)
 
 
-# What is checked of every record ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Limit:
-    """The longest record, why, and whether completions beyond it are cut."""
-
-    length: int | None
-    reason: str
-    cut: bool
-
-    @staticmethod
-    def of(max_length: int | None, model: nn.Module | None, cut: bool) -> _Limit:
-        context = None if model is None else context_length(getattr(model, "base_model", model))
-        if max_length is not None and (type(max_length) is not int or max_length < 1):
-            raise DataError(f"max_length={max_length!r} is no number of tokens. Give a whole number such as 512.")
-        if cut and max_length is None and context is None:
-            raise DataError("truncate=True needs max_length=..., or model=... with a context in its config.")
-        if max_length is not None and (context is None or max_length <= context):
-            return _Limit(max_length, f"max_length={max_length}", cut)
-        return _Limit(context, f"the model's context of {context}", cut)
-
-    def beyond(self, length: int) -> bool:
-        return self.length is not None and length > self.length
-
-
-def _records(texts: Sequence[Written], tokenizer: Any, end: bool, limit: _Limit) -> list[Record]:
+def _records(texts: Sequence[Written], tokenizer: Any, end: bool, limit: Limit) -> list[Record]:
     framed = texts[0].framed
     prompts, answers = [text.prompt for text in texts], [text.completion for text in texts]
     names = [text.record for text in texts]
@@ -253,7 +175,7 @@ def _records(texts: Sequence[Written], tokenizer: Any, end: bool, limit: _Limit)
     return records
 
 
-def _shortened(number: int, made: Record, limit: _Limit) -> Record:
+def _shortened(number: int, made: Record, limit: Limit) -> Record:
     length, prompt = len(made["input_ids"]), made["prompt_lengths"]
     assert limit.length is not None
     if not limit.cut:
@@ -274,73 +196,3 @@ def _checked(tokenizer: Any, end: bool) -> Any:
     if end and check_tokenizer(tokenizer).eos_token_id is None:
         raise DataError("This tokenizer has no end-of-text token. Pass end=False, or set tokenizer.eos_token.")
     return tokenizer
-
-
-def _finished(
-    rows: Sequence[Mapping[str, Any]],
-    labels: Sequence[Any],
-    tokenizer: Any,
-    fields: Sequence[str],
-    limit: _Limit,
-    model: nn.Module | None,
-) -> list[Record]:
-    """Records of finished texts, which a head reads at their end."""
-    config = getattr(model, "config", None)
-    if check_tokenizer(tokenizer).pad_token_id is None or (config is not None and config.pad_token_id is None):
-        raise DataError(
-            "Classifiers find the end of a text by the pad token, and there is none. Write tokenizer.pad_token = "
-            "tokenizer.eos_token and model.config.pad_token_id = tokenizer.pad_token_id."
-        )
-    texts = [[text_of(number, row, field) for field in fields[:-1]] for number, row in enumerate(rows)]
-    encoded = _encoded(texts, tokenizer)
-    for number, (text, entry) in enumerate(zip(texts, encoded, strict=True)):
-        if not all(part.strip() for part in text) or not entry["input_ids"]:
-            raise DataError(f"Record {number} has an empty text: {text!r}.")
-        if limit.beyond(len(entry["input_ids"])):
-            raise DataError(f"Record {number} has {len(entry['input_ids'])} tokens, more than {limit.reason}.")
-    return [{**entry, "labels": label} for entry, label in zip(encoded, labels, strict=True)]
-
-
-def _encoded(texts: Sequence[Sequence[str]], tokenizer: Any) -> list[Record]:
-    if len(texts[0]) == 1:
-        return [{"input_ids": ids} for ids in whole_tokens([text[0] for text in texts], tokenizer)]
-    found = tokenizer(*map(list, zip(*texts, strict=True)), verbose=False)
-    kept = [key for key in ("input_ids", "token_type_ids") if key in found]
-    return [{key: list(found[key][number]) for key in kept} for number in range(len(texts))]
-
-
-def _class(number: int, label: Any, classes: int | Sequence[str]) -> int:
-    names = None if isinstance(classes, int) else list(classes)
-    if names is not None and isinstance(label, str):
-        if label not in names:
-            raise DataError(
-                f"Record {number} has the label {label!r}, which is none of the classes {', '.join(names)}."
-            )
-        return names.index(label)
-    count = classes if isinstance(classes, int) else len(classes)
-    whole = _number(label)
-    if whole is None or not whole.is_integer():
-        raise DataError(
-            f"Record {number} has the label {label!r}, a {type(label).__name__}. Labels are numbers 0 to {count - 1}, "
-            "or names with classes=[...]."
-        )
-    if not 0 <= whole < count:
-        raise DataError(f"Record {number} has the label {label!r}, outside 0 to {count - 1}.")
-    return int(whole)
-
-
-def _score(number: int, label: Any) -> float:
-    score = _number(label)
-    if score is None or not math.isfinite(score):
-        raise DataError(
-            f"Record {number} has the label {label!r}, a {type(label).__name__}; it must be a finite number."
-        )
-    return score
-
-
-def _number(label: Any) -> float | None:
-    """A number, also one that a file holds as text."""
-    try:
-        return float(label)
-    except (TypeError, ValueError, OverflowError):
-        return None

@@ -18,7 +18,7 @@ from causal_reft.errors import DataError
 from causal_reft.experiments.command_line import main
 from causal_reft.experiments.finetuning import BENCHMARKS, METHODS, Bench, FinetuningCell, Item, compare, replicate
 from causal_reft.experiments.finetuning.methods import Shape
-from causal_reft.experiments.finetuning.setting import one_answer, over_seeds
+from causal_reft.experiments.finetuning.setting import one_answer, over_seeds, side_by_side
 from causal_reft.experiments.finetuning.step_cost import StepCell, _TensorBytes, step_cost
 from tests.experiments.small import reviews
 
@@ -208,7 +208,7 @@ def test_a_comparison_says_where_the_largest_rate_is_the_best_and_draws_no_bar_o
     tried = pd.DataFrame({"benchmark": "SST-2", "method": ["a", "a", "b", "b"], "lr": [1.0, 3.0, 1.0, 3.0]})
     best = pd.DataFrame({"benchmark": "SST-2", "method": ["a", "a", "b"], "lr": [3.0, 3.0, 1.0]})
     assert compare._at_the_edge(tried, best).endswith("for: a on SST-2.")
-    assert compare._side_by_side(pd.Series([1.0, 0.1, 0.1, 0.3])).tolist() == pytest.approx([1.0, 0.1, 0.115, 0.3])
+    assert side_by_side(pd.Series([1.0, 0.1, 0.1, 0.3])).tolist() == pytest.approx([1.0, 0.1, 0.115, 0.3])
 
 
 @pytest.mark.parametrize(

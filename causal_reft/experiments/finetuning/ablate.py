@@ -70,7 +70,11 @@ def run_command(options: argparse.Namespace) -> Path:
         if len(given) > 1:
             mine = _varied(found, usual, name)
             page.table(f"ablate_{name}", setting.readable(mine))
-            page.figure(f"ablate_{name}", _figure(mine, name), f"{mine.metric.iloc[0]} by {name}.")
+            page.figure(
+                f"ablate_{name}",
+                _figure(mine, name),
+                f"{mine.metric.iloc[0]} by {name}; where shares are equal, points stand side by side.",
+            )
     return page.write("LoReFT, one setting at a time", ["Beside other methods: python -m causal_reft compare --help"])
 
 
@@ -84,7 +88,8 @@ def _varied(found: pd.DataFrame, usual: FinetuningCell, name: str) -> pd.DataFra
 def _figure(mine: pd.DataFrame, name: str):
     from causal_reft.plots import points_with_intervals
 
-    shown = mine.assign(setting=[f"{name} {value}" for value in mine[name]])
+    shares = setting.side_by_side(mine.share_trained)
+    shown = mine.assign(setting=[f"{name} {value}" for value in mine[name]], share_trained=shares)
     return points_with_intervals(
         shown, "share_trained", "score", "setting", log=True, title=f"{mine.metric.iloc[0]} by {name}"
     )
