@@ -201,18 +201,23 @@ class Study:
         recipes = list(self.featurizer.values()) if isinstance(self.featurizer, Mapping) else [self.featurizer]
         n = sum(recipe is not whole_vector for recipe in recipes)
         twins = (1 + (self.shuffled != LEFT_OUT)) * sites * n * variables * min(self.controls.seeds, seeds)
+        whole = "the whole vector scored once, with no edit as its only control" if n < len(recipes) else ""
+        fits = [
+            f"{self.controls.random} random subspaces, PCA, identity patch and whole vector at every site",
+            f"{twins} more fits to permuted labels" + " and on shuffled weights" * (self.shuffled != LEFT_OUT),
+            *(["a capacity ladder at the best site"] if self.controls.ladder else []),
+            *(["an illusion report there"] if self.controls.illusion else []),
+        ]
+        controls = [*(fits if n else []), *([whole] if whole else [])]
         lines = [
             f"Study of {', '.join(self.variables)}: {counted(sites, 'site')} x {counted(n, 'featurizer')} x "
             f"{counted(seeds, 'seed')} x {counted(variables, 'variable')} = "
-            f"{counted(sites * n * seeds * variables, 'fit')}",
+            f"{counted(sites * n * seeds * variables, 'fit')}"
+            if n
+            else f"Study of {', '.join(self.variables)}: a patching sweep of {counted(sites, 'site')}, nothing trained",
             f"  model {self.source}; seeds {', '.join(map(str, self.seeds))}",
-            f"  each fit: {self.recipe!r}",
-            f"  controls: {self.controls.random} random subspaces, PCA, identity patch and whole vector at every site; "
-            f"{twins} more fits to permuted labels"
-            + (" and on shuffled weights" if self.shuffled != LEFT_OUT else "")
-            + ("; the whole vector scored once, with no edit as its only control" if n < len(recipes) else "")
-            + ("; a capacity ladder at the best site" if self.controls.ladder else "")
-            + ("; an illusion report there" if self.controls.illusion else ""),
+            *([f"  each fit: {self.recipe!r}"] if n else []),
+            f"  controls: {'; '.join(controls)}",
         ]
         if self._prepared is None:
             return "\n".join([*lines, f"  folder {self.folder or '(temporary)'}; rows are drawn by study.prepare()"])

@@ -253,7 +253,8 @@ class StudyTables:
     def random_draws(self, variable: str) -> pd.DataFrame:
         """The score of each random subspace at the best site, under the metric's name; empty where there is none."""
         found, means = self.controlled(self._best_cell(variable)), self._means[variable]
-        return pd.DataFrame({self.metric: means.value(found.rivals["random"])} if found else {})
+        draws = None if found is None else found.rivals.get("random")
+        return pd.DataFrame({} if draws is None else {self.metric: means.value(draws)})
 
     def _best_cell(self, variable: str) -> Cell:
         best = self.best(variable)

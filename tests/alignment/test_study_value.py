@@ -207,3 +207,12 @@ def test_identity_is_a_patching_sweep_without_fits_and_random_subspaces(tmp_path
     scores = score_rows(study.source.load()[0], patch, study.prepare().work.data["left"].report.examples)
     assert whole.set_index("site")["iia"].to_dict()[site] == pytest.approx(scores["iia"].mean())
     assert "random subspaces of rank" in result.report()
+
+
+def test_a_sweep_of_identity_only_has_a_report_and_a_page(tmp_path):
+    study = small_study(tmp_path / "s", featurizer=Identity)
+    assert "a patching sweep of 2 sites, nothing trained" in repr(study) and "random subspaces" not in repr(study)
+    result = study.run(progress=False)
+    page = tmp_path / "report.html"
+    assert len(result.table) == 2 and "random subspaces of rank 16 not measured" in result.report(page)
+    assert "whole vector" in page.read_text() and "Ladder" not in page.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import causal_reft as cr
+from causal_reft.errors import CausalReftWarning
 
 Build = Callable[[int, int, int], cr.Featurizer]
 
@@ -41,7 +43,19 @@ def head_mask(d_model: int, rank: int, seed: int) -> cr.Featurizer:
     return mask
 
 
+def trained_flow(d_model: int, rank: int, seed: int) -> cr.Featurizer:
+    """A flow starts as a rotation: only with couplings that are not zero do its two directions differ."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CausalReftWarning)
+        flow = cr.Flow(d_model + 1, rank, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in flow.parameters():
+        parameter.data.normal_(generator=generator)
+    return flow
+
+
 LENSES: dict[str, Build] = {
+    "trained flow": trained_flow,
     "identity": lambda d, r, s: cr.Identity(d),
     "subspace": cr.Subspace,
     "slice": half,

@@ -227,3 +227,22 @@ def test_bool_and_float_masks_are_masks() -> None:
 def test_positions_are_a_value() -> None:
     assert parse_positions("f2+l2") == parse_positions(" f2 + l2 ") and isinstance(parse_positions(1), Positions)
     assert len({parse_positions([1, 2]), parse_positions((1, 2))}) == 1
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_repeated_rows_and_shifted_columns_name_the_same_tokens(left: bool) -> None:
+    mask, lengths = masked([(2 * left, 3, 2 * (not left)), (0, 5, 0)], [1, 1]), torch.tensor([3, 5])
+    prompt = Prompt.of(mask, lengths)
+    for word in ("f2+l1", "all", "generated"):
+        named = rows_of(resolve(parse_positions(word), prompt), 2)
+        assert rows_of(resolve(parse_positions(word), prompt.repeated(1)), 2) == named
+        assert rows_of(resolve(parse_positions(word), prompt.repeated(2)), 4) == [row for row in named for _ in "ab"]
+        moved = rows_of(resolve(parse_positions(word), prompt.shifted(3, prompt.width + 3)), 2)
+        assert moved == [[column + 3 for column in row] for row in named]
+
+
+@pytest.mark.parametrize(("length", "half"), [(4, 2), (5, 2), (12, 5)])
+def test_at_most_half_of_a_prompt_is_rounded_down(length: int, half: int) -> None:
+    prompt = Prompt.of(torch.ones(1, length))
+    assert rows_of(resolve(parse_positions("f5<half"), prompt), 1) == [list(range(half))]
+    assert rows_of(resolve(parse_positions("l5<half"), prompt), 1) == [list(range(length - half, length))]

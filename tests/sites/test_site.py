@@ -106,6 +106,11 @@ def test_sites_that_a_model_does_not_have_are_named(site: cr.Site, said: str) ->
         locate(gpt2(), site)
 
 
+@pytest.mark.parametrize("head", [0, 1])
+def test_every_head_that_a_component_has_is_located(head: int) -> None:
+    assert locate(gpt2(), cr.Site(1, "attention_query", head=head))
+
+
 def test_layers_of_a_plain_module_are_refused_with_its_modules() -> None:
     with pytest.raises(SiteError, match=r"ToyMLP has no transformers config.*Site\.at.*first, second, third"):
         locate(ToyMLP(), cr.Site(0))
