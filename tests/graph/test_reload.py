@@ -71,6 +71,9 @@ def cases() -> Iterator[tuple[str, str, cr.InterventionGraph]]:
             f"shared by {share}",
             cr.loreft(cr.site_grid([0, 1], "f2+l2"), D, 2, init="random", share=share),
         )
+    for build in (cr.loreft, cr.direft):
+        graph = build(cr.Site(1, positions="f1+l2"), D, 3, activation="relu")
+        yield "float32", f"{build.__name__} with an activation", graph
     yield "float32", "lofit", cr.lofit([(0, 1), (2, 0)], D // 2)
     yield "float32", "lora", cr.lora(cr.Site.at(LAYER), 4 * D, D, rank=2, alpha=5)
 
@@ -93,7 +96,7 @@ def test_another_process_loads_the_same_logits(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = load_file(tmp_path / "logits")
-    assert set(found) == set(expected) and len(found) == 3 * len(PRESETS) + 6
+    assert set(found) == set(expected) and len(found) == 3 * len(PRESETS) + 8
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []
 
 

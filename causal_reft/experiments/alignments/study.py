@@ -17,6 +17,7 @@ import torch
 
 import causal_reft as cr
 from causal_reft.alignment import score_rows
+from causal_reft.display import counted
 from causal_reft.experiments.alignments.questions import Question
 from causal_reft.experiments.models import identity_of
 from causal_reft.experiments.page import Page
@@ -139,4 +140,5 @@ def _map(result: cr.StudyResult, value: str, by_head: bool):
 
 def _caption(value: str, effort: Effort) -> str:
     what = f"a subspace of rank {effort.rank}" if value == "iia" else "the whole vector"
-    return f"Interchange intervention accuracy of {what} by layer and place; {effort.seeds} seeds, 95 % intervals."
+    seeds = counted(effort.seeds, "seed")
+    return f"Interchange intervention accuracy of {what} by layer and place; {seeds}, 95 % intervals."
