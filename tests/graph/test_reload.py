@@ -72,7 +72,7 @@ def cases() -> Iterator[tuple[str, str, cr.InterventionGraph]]:
             cr.loreft(cr.site_grid([0, 1], "f2+l2"), D, 2, init="random", share=share),
         )
     for build in (cr.loreft, cr.direft):
-        graph = build(cr.Site(1, positions="f1+l2"), D, 3, activation="relu")
+        graph = build(cr.Site(1, positions="f1+l2"), D, 3, activation="relu", init="random")
         yield "float32", f"{build.__name__} with an activation", graph
     yield "float32", "lofit", cr.lofit([(0, 1), (2, 0)], D // 2)
     yield "float32", "lora", cr.lora(cr.Site.at(LAYER), 4 * D, D, rank=2, alpha=5)
