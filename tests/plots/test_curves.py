@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from causal_reft.errors import DataError
-from causal_reft.plots import curves_with_intervals, iia_against_rank, panel_grid
+from causal_reft.plots import curves_with_intervals, iia_against_rank, panel_grid, points_with_intervals
 
 
 def band(collection) -> tuple[float, float]:
@@ -122,3 +122,11 @@ def test_odd_tables_draw(rows):
     ax = curves_with_intervals(table, "x", "y", "group")
     ax.figure.canvas.draw()
     assert len(ax.lines) == len(ax.get_legend().get_texts()) == table["group"].nunique()
+
+
+def test_points_by_their_own_name_stand_at_equal_steps_without_a_legend():
+    table = pd.DataFrame({"rank": [4, 1], "score": [0.5, 0.6], "score_low": [0.4, 0.5], "score_high": [0.6, 0.7]})
+    ax = points_with_intervals(table, "rank", "score", "rank")
+    ax.figure.canvas.draw()
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["4", "1"] and ax.get_legend() is None
+    assert [float(bars[0].get_ydata()[0]) for bars in ax.containers] == [0.5, 0.6]

@@ -73,7 +73,7 @@ def run_command(options: argparse.Namespace) -> Path:
             page.figure(
                 f"ablate_{name}",
                 _figure(mine, name),
-                f"{mine.metric.iloc[0]} by {name}; where shares are equal, points stand side by side.",
+                f"{mine.metric.iloc[0]} by {name}.",
             )
     return page.write("LoReFT, one setting at a time", ["Beside other methods: python -m causal_reft compare --help"])
 
@@ -88,8 +88,4 @@ def _varied(found: pd.DataFrame, usual: FinetuningCell, name: str) -> pd.DataFra
 def _figure(mine: pd.DataFrame, name: str):
     from causal_reft.plots import points_with_intervals
 
-    shares = setting.side_by_side(mine.share_trained)
-    shown = mine.assign(setting=[f"{name} {value}" for value in mine[name]], share_trained=shares)
-    return points_with_intervals(
-        shown, "share_trained", "score", "setting", log=True, title=f"{mine.metric.iloc[0]} by {name}"
-    )
+    return points_with_intervals(mine, name, "score", name, title=f"{mine.metric.iloc[0]} by {name}")
