@@ -220,8 +220,10 @@ def test_an_executor_gives_the_same_cells(tmp_path, whole, pool):
 
 def test_ctrl_c_goes_up_and_says_what_is_kept(tmp_path):
     script = (
-        "import sys, tests.sweeps.example as e\n"
-        "def how(cells):\n    import time; print('cell', flush=True); time.sleep(0.2); return e.compute_group(cells)\n"
+        "import itertools, sys, time, tests.sweeps.example as e\n"
+        "count = itertools.count(1)\n"
+        "def how(cells):\n"
+        "    print('cell', flush=True); time.sleep(0 if next(count) < 3 else 100); return e.compute_group(cells)\n"
         "e.results(sys.argv[1], how)\n"
     )
     child = subprocess.Popen(
