@@ -25,7 +25,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "causal_reft"
 EXECUTED = ROOT / "build" / "tutorials"
 TIMED = ROOT / "build" / "site"  # the same, each with its own duration
-DIAGRAMS = re.compile(r"<script type=\"module\">(?:(?!</script>).)*?cdnjs(?:(?!</script>).)*</script>", re.DOTALL)
+# Scripts of notebook pages that ask another server, for diagrams and for widgets; the text of a widget stays.
+ELSEWHERE = re.compile(
+    r"<script[^>]*>(?:(?!</script>).)*?(?:cdnjs|html-manager)(?:(?!</script>).)*</script>", re.DOTALL
+)
 
 # What one wants to do, and the rooms for it, in the order of the reference.
 WANTED = {
@@ -152,4 +155,4 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_post_page(output: str, **_: object) -> str:
     """Without the script that notebooks' pages ask another server for, and without one of no address."""
-    return DIAGRAMS.sub("", output).replace('<script src=""> </script>', "")
+    return ELSEWHERE.sub("", output).replace('<script src=""> </script>', "")
