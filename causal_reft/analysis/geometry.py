@@ -139,7 +139,7 @@ def unembedding(model: nn.Module) -> Float[Tensor, "token d_model"]:
     The final norm is part of it: what it does to a direction, apart from the length, is read off the module itself, as
     (norm(x) - norm(-x)) / 2 of every unit vector. So scales, offsets by one and centring are those of the model.
     """
-    head = model.get_output_embeddings().weight.detach()  # type: ignore[operator]
+    head = model.get_output_embeddings().weight.detach()  # type: ignore[operator] - of a Module
     norm = locate(model, Site(component="final_norm")).module
     unit = torch.eye(head.shape[-1], device=head.device, dtype=head.dtype)
     through = ((norm(unit) - norm(-unit)) / 2).to(torch.float64)

@@ -239,7 +239,7 @@ def _add_biases(model: nn.Module, path: str) -> bool:
             continue
         setattr(config, setting, True)
         with torch.device("meta"):
-            built = type(model)(model.config)  # type: ignore[call-arg]
+            built = type(model)(model.config)  # type: ignore[call-arg] - a pretrained model takes its config
         new = {name for name, _ in built.named_parameters()} - {name for name, _ in model.named_parameters()}
         if f"{path}.bias" in new:
             for name in new:

@@ -171,4 +171,4 @@ def site_grid(
         )
     given = (layers, components, heads, positions)
     grid = product(*([one] if one is None or isinstance(one, str | int | slice) else list(one) for one in given))
-    return [Site(layer, component, where, head) for layer, component, head, where in grid]  # type: ignore[arg-type]
+    return [Site(layer, part, where, head) for layer, part, head, where in grid]  # type: ignore[arg-type] - any product
