@@ -9,9 +9,9 @@ from causal_reft.alignment.controls import random_scores
 from causal_reft.alignment.encoding import Encoding, TensorEncoding, TextEncoding
 from causal_reft.alignment.illusion import IllusionReport
 from causal_reft.alignment.network import digest_of
-from causal_reft.alignment.preparation import Sampling
 from causal_reft.alignment.results import StudyResult
 from causal_reft.alignment.row_scores import score_rows
+from causal_reft.alignment.sampling import Sampling
 from causal_reft.alignment.statistics import SHARE, UNBOUNDED, Interval, mean_interval
 from causal_reft.alignment.study import Study
 

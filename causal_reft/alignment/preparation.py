@@ -1,7 +1,6 @@
-"""From a task (or ready data) to the rows of a study: sampled apart for training, selection, report; filtered; encoded.
+"""From the parts of a dataset to the rows of a study: filtered, encoded, and described.
 
-Settings are split first, so that no setting (or no value of `split_by`) is ever in two parts, and pairs are drawn
-inside each part. Rows are kept whose sites name equally many tokens in every run and which the network solves without
+Rows are kept whose sites name equally many tokens in every run and which the network solves without
 any edit; how many were dropped, and why, goes into the report.
 """
 
@@ -20,8 +19,9 @@ from torch import nn
 from causal_reft.alignment.compute_cells import Part, VariableData
 from causal_reft.alignment.encoding import Encoding, TextEncoding
 from causal_reft.alignment.metrics import Means
-from causal_reft.alignment.row_facts import clusters_of, factors_of, kinds_of, target_examples
+from causal_reft.alignment.row_facts import clusters_of, factors_of, kinds_of, records_of, target_examples
 from causal_reft.alignment.row_scores import NO_EDIT, preferred, score_rows, states_at
+from causal_reft.alignment.sampling import PARTS, Sampling
 from causal_reft.causal import (
     CAUSE,
     CausalModel,
@@ -30,45 +30,15 @@ from causal_reft.causal import (
     Task,
     keep_solved,
     shared,
-    split_settings,
 )
 from causal_reft.causal.counterfactuals import PROMPT, TEXT
 from causal_reft.errors import DataError, StudyError
 from causal_reft.execution import Examples
-from causal_reft.seeds import SEEDS_ARE, derive, is_seed, numpy_stream
+from causal_reft.seeds import numpy_stream
 from causal_reft.sites import Site
 from causal_reft.tensors import Tensor
 
-PARTS = ("train", "select", "test")
-LARGEST_POOL = 20_000
 FEWEST = 8
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the rows of a study are drawn.
-
-    Attributes:
-        rows: how many to draw for training, selection and report.
-        fractions: of the settings that each of the three may use.
-        strategy: see `causal_reft.causal.strategies`.
-        split_by: columns whose values are never shared by two parts; by default whole settings.
-        seed: of the split, the draws, and the permutations of labels.
-        solved: whether rows that the network fails without any edit are dropped.
-        unit: what a cluster is: a "pair" of base and source, or a "base".
-    """
-
-    rows: tuple[int, int, int] = (256, 128, 256)
-    fractions: tuple[float, float, float] = (0.5, 0.2, 0.3)
-    strategy: str = "balanced"
-    split_by: str | tuple[str, ...] | None = None
-    seed: int = 0
-    solved: bool = True
-    unit: str = "pair"
-
-    def __post_init__(self) -> None:
-        if not is_seed(self.seed):
-            raise StudyError(f"Sampling(seed={self.seed!r}): {SEEDS_ARE}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,26 +65,6 @@ class Prepared:
             "report": self.data.report.examples,
         }
         return ", ".join(f"{len(examples)} {name}" for name, examples in parts.items()) + f" rows{dropped}"
-
-
-def sampled(task: Task | CausalModel, variables: Sequence[str], how: Sampling) -> Splits:
-    """Training, selection and report rows without a common setting."""
-    causal = task.causal_model if isinstance(task, Task) else task
-    pool = _pool(task, causal, how.seed)
-    pool = task.write(pool)[0] if isinstance(task, Task) else causal.run(pool)
-    parts = split_settings(
-        pool, *how.fractions, by=list(_columns(how.split_by, causal)), seed=derive(how.seed, "split")
-    )
-    drawn = []
-    for name, settings, rows in zip(PARTS, parts, how.rows, strict=True):
-        if len(settings) < 2:
-            raise StudyError(
-                f"The split leaves {len(settings)} settings for {name!r}. Give it more: "
-                "sampling=Sampling(fractions=..., split_by=None), or a task with more settings."
-            )
-        among = settings[list(causal.inputs)]
-        drawn.append(task.counterfactuals(list(variables), rows, derive(how.seed, name), how.strategy, among=among))
-    return Splits(*drawn, dropped=0, by=_columns(how.split_by, causal))
 
 
 def prepare(
@@ -172,7 +122,7 @@ def prepare(
         _check_measurable(metric, name, part, task)
     _check_that_answers_change(report, data.report, task)
     digest = _digest([data.train, data.select.examples, data.report.examples])
-    records, training = (_records(kept[name], clusters_of(kept[name], how.unit), task) for name in ("test", "train"))
+    records, training = (records_of(kept[name], clusters_of(kept[name], how.unit), task) for name in ("test", "train"))
     return Prepared(data, records, training, dropped, _shared(kept, splits.by), digest)
 
 
@@ -180,18 +130,6 @@ def width_at(network: nn.Module, site: Site, examples: Examples) -> int:
     """d_model at a site, from one row."""
     one = examples.rows(torch.tensor([0]))
     return states_at(network, site, one, ["base"])["base"].shape[-1]
-
-
-def _pool(task: Task | CausalModel, causal: CausalModel, seed: int) -> pd.DataFrame:
-    if isinstance(task, Task) and task.among is not None:
-        return task.among[list(causal.inputs)]
-    if causal.size <= LARGEST_POOL:
-        return causal.settings()
-    return causal.sample(LARGEST_POOL, derive(seed, "pool")).drop_duplicates(ignore_index=True)
-
-
-def _columns(split_by: str | tuple[str, ...] | None, causal: CausalModel) -> tuple[str, ...]:
-    return tuple(causal.inputs) if split_by is None else (split_by,) if isinstance(split_by, str) else tuple(split_by)
 
 
 def _right(
@@ -287,40 +225,6 @@ def lists_answers(task: Task | CausalModel | None) -> bool:
 def _permuted(encoding: Encoding, data: CounterfactualDataset, seed: int) -> Examples:
     order = numpy_stream(seed, "permuted labels").permutation(len(data))
     return encoding.examples(replace(data, labels=data.labels.iloc[order].reset_index(drop=True)))
-
-
-def _records(data: CounterfactualDataset, clusters: np.ndarray, task: Task | CausalModel | None) -> pd.DataFrame:
-    """What the result's records say of each report row."""
-    kinds, weights = kinds_of(data, task)
-    columns: dict[str, Any] = {"row": range(len(data)), "cluster": clusters, "kind": kinds, "weight": weights}
-    for run, frame in data.runs.items():
-        if PROMPT in frame:
-            columns[f"{run}_prompt"] = frame[PROMPT].tolist()
-        else:
-            settings = frame[list(data.inputs)]
-            columns[f"{run}_setting"] = [
-                str({k: _as_json(v) for k, v in row.items()}) for row in settings.to_dict("records")
-            ]
-    columns |= {f"expected_{name}": [_as_json(value) for value in data.labels[name]] for name in data.labels}
-    columns |= {
-        f"base_{name}": [_as_json(value) for value in data.base[name]]
-        for name in data.labels
-        if name in data.base and name != TEXT
-    }
-    return pd.DataFrame(columns)
-
-
-def _as_json(value: Any) -> Any:
-    """A value as JSON can hold it."""
-    if isinstance(value, np.ndarray):
-        return [round(float(x), 4) for x in value]
-    return (
-        value.item()
-        if isinstance(value, np.generic)
-        else value
-        if isinstance(value, (str, int, float, bool))
-        else str(value)
-    )
 
 
 def _digest(parts: Sequence[Examples]) -> str:

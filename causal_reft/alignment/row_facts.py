@@ -1,8 +1,9 @@
-"""What belongs to the rows of a dataset beside their inputs: clusters, kinds, and the settings of the target run."""
+"""What belongs to the rows of a dataset beside their inputs: clusters, kinds, target runs, columns of the records."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from causal_reft.causal import CausalModel, CounterfactualDataset, Task, scored_
 from causal_reft.causal.columns import as_column, row_keys
 from causal_reft.causal.counterfactuals import PROMPT, TEXT
 from causal_reft.execution import Examples
-from causal_reft.execution.examples import TargetPositions
+from causal_reft.execution.target_positions import TargetPositions
 
 
 def clusters_of(data: CounterfactualDataset, unit: str = "pair") -> np.ndarray:
@@ -64,3 +65,37 @@ def target_examples(model: CausalModel | Task, data: CounterfactualDataset, enco
     if not torch.equal(TargetPositions.of(found).targets, TargetPositions.of(expected).targets):
         return None
     return replace(found, info={"valid": valid.tolist()})
+
+
+def records_of(data: CounterfactualDataset, clusters: np.ndarray, task: Task | CausalModel | None) -> pd.DataFrame:
+    """What the result's records say of each report row."""
+    kinds, weights = kinds_of(data, task)
+    columns: dict[str, Any] = {"row": range(len(data)), "cluster": clusters, "kind": kinds, "weight": weights}
+    for run, frame in data.runs.items():
+        if PROMPT in frame:
+            columns[f"{run}_prompt"] = frame[PROMPT].tolist()
+        else:
+            settings = frame[list(data.inputs)]
+            columns[f"{run}_setting"] = [
+                str({k: _as_json(v) for k, v in row.items()}) for row in settings.to_dict("records")
+            ]
+    columns |= {f"expected_{name}": [_as_json(value) for value in data.labels[name]] for name in data.labels}
+    columns |= {
+        f"base_{name}": [_as_json(value) for value in data.base[name]]
+        for name in data.labels
+        if name in data.base and name != TEXT
+    }
+    return pd.DataFrame(columns)
+
+
+def _as_json(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if isinstance(value, np.ndarray):
+        return [round(float(x), 4) for x in value]
+    return (
+        value.item()
+        if isinstance(value, np.generic)
+        else value
+        if isinstance(value, (str, int, float, bool))
+        else str(value)
+    )

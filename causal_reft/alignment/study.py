@@ -28,9 +28,10 @@ from causal_reft.alignment.compute_cells import Work, build_graph, run_group, wi
 from causal_reft.alignment.encoding import CHOICES, TextEncoding, as_encoding
 from causal_reft.alignment.metrics import CHOSEN_BY
 from causal_reft.alignment.network import NetworkSource, Source, fingerprint, place_of, rounded_digest
-from causal_reft.alignment.preparation import Prepared, Sampling, lists_answers, prepare, sampled, width_at
+from causal_reft.alignment.preparation import Prepared, lists_answers, prepare, width_at
 from causal_reft.alignment.prepared_study import PreparedStudy
 from causal_reft.alignment.results import StudyResult
+from causal_reft.alignment.sampling import Sampling, sampled
 from causal_reft.alignment.study_arguments import alternatives, checked_seeds, held_data, matching, recipes_of
 from causal_reft.alignment.study_plan import StudyPlan, plan_of
 from causal_reft.causal import CausalModel, Splits, Task

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 
 from causal_reft.errors import DataError, GraphError
-from causal_reft.execution.examples import Examples, TargetPositions, check_runs
+from causal_reft.execution.examples import Examples, check_runs
 from causal_reft.execution.finite import check_finite_logits
 from causal_reft.execution.inputs import RunInputs
 from causal_reft.execution.intervened_model import IntervenedModel
+from causal_reft.execution.target_positions import TargetPositions
 from causal_reft.graph import InterventionGraph, PerRow, Shift
 from causal_reft.tensors import Float, Int, Num, Tensor
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from causal_reft.alignment.preparation import Sampling, sampled
 from causal_reft.alignment.reading import _orthonormal, _Probe
+from causal_reft.alignment.sampling import Sampling, sampled
 from causal_reft.causal import CausalModel
 from causal_reft.errors import FeaturizerError, StudyError
 from causal_reft.featurizers import Featurizer, StackedFeaturizer, random_frames

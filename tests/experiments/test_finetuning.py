@@ -17,8 +17,9 @@ from causal_reft.data import embedded_folder
 from causal_reft.errors import DataError
 from causal_reft.experiments.command_line import main
 from causal_reft.experiments.finetuning import BENCHMARKS, METHODS, Bench, FinetuningCell, Item, compare, replicate
+from causal_reft.experiments.finetuning.compare import side_by_side
 from causal_reft.experiments.finetuning.methods import Shape
-from causal_reft.experiments.finetuning.setting import one_answer, over_seeds, side_by_side
+from causal_reft.experiments.finetuning.setting import one_answer, over_seeds
 from causal_reft.experiments.finetuning.step_cost import StepCell, _TensorBytes, step_cost
 from tests.experiments.small import reviews
 

@@ -19,11 +19,12 @@ from torch import nn
 
 from causal_reft.execution.backend import HookBackend, running
 from causal_reft.execution.block_shortcuts import replaced_forward
-from causal_reft.execution.examples import Examples, TargetPositions
+from causal_reft.execution.examples import Examples
 from causal_reft.execution.inputs import Inputs, parse_inputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.locating import device_of, is_trainable
 from causal_reft.execution.passes import Passes, TargetLogits, logits_of, on_device
+from causal_reft.execution.target_positions import TargetPositions
 from causal_reft.execution.threads import in_this_thread
 from causal_reft.execution.transform import State, States
 from causal_reft.featurizers import Mask, computed_once

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from causal_reft.execution.examples import Examples, TargetPositions
+from causal_reft.execution.examples import Examples
 from causal_reft.execution.inputs import Inputs, parse_inputs
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.output_layout import NEXT_TOKEN
 from causal_reft.execution.passes import on_device
+from causal_reft.execution.target_positions import TargetPositions
 from causal_reft.sites import UNNAMED, Positions, Tokens, mentions
 from causal_reft.tensors import Bool, Int, Tensor
 

@@ -11,6 +11,7 @@ import argparse
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -130,7 +131,7 @@ def _figure(mine: pd.DataFrame, name: str, metric: str, base: float):
     from causal_reft.plots import points_with_intervals
     from causal_reft.plots.style import legend
 
-    mine = mine.assign(share_trained=setting.side_by_side(mine.share_trained))
+    mine = mine.assign(share_trained=side_by_side(mine.share_trained))
     ax = points_with_intervals(
         mine, "share_trained", "score", "method", log=True, title=f"{name}: {metric} by share trained"
     )
@@ -141,3 +142,11 @@ def _figure(mine: pd.DataFrame, name: str, metric: str, base: float):
 
 def _has_biases(bench: Bench) -> bool:
     return any(name.endswith(".bias") for name, _ in bench.model.named_parameters())
+
+
+def side_by_side(shares: pd.Series) -> pd.Series:
+    """Shares for a figure: bars that would cover each other stand at least 15 % apart."""
+    shown: dict[Any, float] = {}
+    for row, share in shares.sort_values(kind="stable").items():
+        shown[row] = max(share, *(1.15 * other for other in shown.values()), 0)
+    return pd.Series(shown).reindex(shares.index)

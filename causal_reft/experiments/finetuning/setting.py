@@ -120,14 +120,6 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{name: table[name].map(form.format) for name, form in forms.items() if name in table})
 
 
-def side_by_side(shares: pd.Series) -> pd.Series:
-    """Shares for a figure: bars that would cover each other stand at least 15 % apart."""
-    shown: dict[Any, float] = {}
-    for row, share in shares.sort_values(kind="stable").items():
-        shown[row] = max(share, *(1.15 * other for other in shown.values()), 0)
-    return pd.Series(shown).reindex(shares.index)
-
-
 def versions(bench: Bench) -> str:
     """The machine and the packages that the numbers come from."""
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {bench.model.device}, {bench.model.dtype}"
