@@ -4,6 +4,7 @@
                                                                                 the report goes beside the figure, .txt
     python benchmarks/gender_study.py --folder runs/alone --cells-at-once 1     every cell on its own
     python benchmarks/gender_study.py --flops                                   groups against their cells alone
+    python benchmarks/gender_study.py --halving 5 --seeds 2                     all sites against those after halving
 
 What is known of this model (its README): swapping the gender word and the name from girl to boy flips the pronoun at
 layers 0 to 3; swapping the last token flips nothing there. A study that tells the truth finds the same.
@@ -66,6 +67,28 @@ def count_flops(study: cr.Study) -> None:
         print(f"  x{apart / together:.2f}")
 
 
+def halve(seeds: range, keep: int) -> None:
+    """Processor time, the site that is chosen and its score: of all sites, and of those that halving leaves."""
+    whole, found = gender_study(None, seeds), []
+    start = time.process_time()
+    found.append((f"all {len(whole.sites)} sites", whole.run(), time.process_time() - start))
+    start = time.process_time()
+    promising = gender_study(None, seeds).halving(keep)
+    short, left = time.process_time() - start, promising.run()
+    found.append((f"{keep} after halving ({short:.0f} s of it)", left, time.process_time() - start))
+    for name, result, seconds in found:
+        best = result.best("gender")
+        apart = f"{best.separation:+.3f} [{best.separation_low:+.3f}, {best.separation_high:+.3f}]"
+        print(
+            f"{name}: {seconds:.0f} s, x{seconds / found[0][2]:.2f}; chosen {best.site} at {best.positions}, IIA "
+            f"{best.iia:.3f}, separation {apart}, p = {best.p_corrected:.2g}"
+        )
+    grid = found[0][1].grid.sort_values("iia", ascending=False).head(keep)
+    kept = set(zip(left.grid.site, left.grid.positions, strict=True))
+    shared = sum((row.site, row.positions) in kept for row in grid.itertuples())
+    print(f"Of the {keep} highest of all sites, {shared} are left.")
+
+
 def flops(study: cr.Study, groups: list[Group]) -> int:
     """Counted, not estimated."""
     with FlopCounterMode(display=False) as counter:
@@ -82,10 +105,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cells-at-once", type=int, default=16)
     parser.add_argument("--flops", action="store_true")
+    parser.add_argument("--halving", type=int, default=0, metavar="KEEP")
+    parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     if options.flops:
         return count_flops(gender_study(None))
-    study = gender_study(options.folder, cells_at_once=options.cells_at_once)
+    if options.halving:
+        return halve(range(options.seeds), options.halving)
+    study = gender_study(options.folder, range(options.seeds), cells_at_once=options.cells_at_once)
     print(study)
     start = time.perf_counter()
     if options.workers > 1:

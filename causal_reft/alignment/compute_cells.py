@@ -103,6 +103,11 @@ def run_group(work: Work, group: Group) -> list[Result]:
     return [Result(*found) for found in outcomes]
 
 
+def compute_group(work: Work, is_sent: bool, group: Group) -> list[Result]:
+    """The same; a worker in another process is sent the data of the group's variable only."""
+    return run_group(work.for_group(group) if is_sent else work, group)
+
+
 def explained(work: Work, group: Group) -> tuple[str, dict[Cell, float]]:
     """How a group of fits is computed, as text; and for each cell the FLOPs of one row in one training step, 0 where
     its edit changes no logit that is read and nothing is trained.

@@ -309,7 +309,21 @@ def _rows(study: StudyTables, variable: str) -> list[str]:
         f"Scored on {first.rows} report rows ({first.clusters} pairs){_apart(study, variable)}"
         f"{_dropped(study.dropped[variable])}. An answer is right where it is the most likely "
         f"{MATCHED[study.description['match']]}. Seeds {seeds}; {len(grid)} cells; "
-        f"torch {_versions(study)}."
+        f"torch {_versions(study)}.",
+        *_halved(study),
+    ]
+
+
+def _halved(study: StudyTables) -> list[str]:
+    """That the sites were chosen, from how many and by which rows."""
+    halved = study.description.get("halved")
+    if not halved:
+        return []
+    epochs = ", ".join(map(str, dict.fromkeys(row["epochs"] for row in halved["rounds"])))
+    return [
+        f"Its {counted(len(study.description['sites']), 'site')} are left of {halved['sites']} by successive halving: "
+        f"fits of {epochs} epochs with seed {halved['seed']}, compared on the selection rows. The report rows played "
+        "no part in it; p is corrected for the sites that are left."
     ]
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,10 @@ import torch
 from tqdm.auto import tqdm
 
 import causal_reft
-from causal_reft.alignment.cells import LEFT_OUT, Controls, FeaturizerRecipe, Grid, Group, ladder_recipes, whole_vector
-from causal_reft.alignment.compute_cells import Work, build_graph, run_group, with_threads
+from causal_reft.alignment.cells import LEFT_OUT, Controls, FeaturizerRecipe, Grid, ladder_recipes, whole_vector
+from causal_reft.alignment.compute_cells import Work, build_graph, compute_group, with_threads
 from causal_reft.alignment.encoding import CHOICES, TextEncoding, as_encoding
+from causal_reft.alignment.halving import promising, rungs
 from causal_reft.alignment.metrics import CHOSEN_BY
 from causal_reft.alignment.network import NetworkSource, Source, fingerprint, place_of, rounded_digest
 from causal_reft.alignment.preparation import Prepared, lists_answers, prepare, width_at
@@ -128,6 +130,7 @@ class Study:
         self.recipe = Recipe.of(recipe, STUDY_RECIPE)
         self.folder, self.batch_size, self.cells_at_once = folder, batch_size, cells_at_once
         self.memory, self.threads = memory, threads
+        self.halved: Mapping[str, Any] = {}
         self._prepared: PreparedStudy | None = None
 
     @property
@@ -182,9 +185,44 @@ class Study:
             )
         with going_on(prepared.store):
             for stage, cells in zip(STAGES, prepared.stages(), strict=True):
-                compute, groups = partial(_compute, prepared.work, executor is not None), prepared.groups_of(cells)
+                compute, groups = partial(compute_group, prepared.work, executor is not None), prepared.groups_of(cells)
                 run(groups, compute, prepared.store, executor, progress, stage, prepared.so_far)
         return self.result()
+
+    def halving(self, keep: int = 8, executor: Any = None, progress: bool = True) -> Study:
+        """The study of the `keep` most promising sites, for a fraction of the cost of all.
+
+        Short fits with the first seed and no controls leave the better half of the sites by the selection rows, longer
+        ones the better half of these, and so on (successive halving). The report rows play no part, so p-values and
+        intervals of the study that is returned mean what they always do, corrected for the sites that are left. A site
+        whose fit rises late may be lost: `keep` is what such a site costs.
+
+        Args:
+            keep: how many sites are left, for each variable and featurizer.
+            executor, progress: as `run` takes them.
+
+        Returns:
+            A study with fewer sites and the same folder; `study.halved["rounds"]` has a row for each short fit. The
+            folder `<folder>-halving` keeps these, and the same call goes on there.
+
+        Raises:
+            StudyError: `keep` below one; nothing to train; what `prepare` raises.
+        """
+        if executor is not None:
+            self.source.check_sendable()
+        schedule = rungs(len(self.sites), keep, self.recipe)
+        if not schedule:
+            return self
+        first, study = copy(self), copy(self)
+        first.recipe, first.seeds, first.controls = schedule[0].recipe, self.seeds[:1], Controls(0, 0, False, False)
+        first.folder, first._prepared = self.folder and Path(f"{os.fspath(self.folder)}-halving") / "1", None
+        prepared = first.prepare(progress)
+        if not any(prepared.grid.trains[: prepared.grid.n_main]):
+            raise StudyError("Nothing is trained here, so that all sites cost little: study.run() instead of halving.")
+        sites, rows = promising(prepared, schedule, keep, executor, progress)
+        study.sites, study._prepared = tuple(self.sites[number] for number in sites), None
+        study.halved = {"sites": len(self.sites), "seed": self.seeds[0], "rounds": rows}
+        return study
 
     def result(self, partial: bool = False) -> StudyResult:
         """What the finished cells of the folder say; see `StudyResult.load`.
@@ -226,10 +264,6 @@ class Study:
 
     def _repr_html_(self) -> str:
         return html_text(repr(self))
-
-
-def _compute(work: Work, is_sent: bool, group: Group) -> Any:
-    return run_group(work.for_group(group) if is_sent else work, group)
 
 
 def _prepared(study: Study, progress: bool) -> PreparedStudy:
@@ -312,6 +346,7 @@ def _description(
         "recipe": {key: value for key, value in asdict(work.recipe).items() if key != "seed"},
         "controls": asdict(study.controls),
         "batch_size": work.batch_size,
+        **({"halved": dict(study.halved)} if study.halved else {}),
     }
 
 

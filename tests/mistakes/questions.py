@@ -159,6 +159,12 @@ STUDIES = (
         "cr.Study(network, encoding, sites=[site], data=splits, **settings)",
     ),
     Mistake(
+        e.StudyError, "Halving that keeps nothing",
+        "cr.Study(network, encoding, sites=[site], data=splits, **settings).halving(keep=0)", "keep must be a whole",
+        "Successive halving ends where this many sites are left.",
+        "cr.Study(network, encoding, sites=[site], data=splits, **settings).halving(keep=1)",
+    ),
+    Mistake(
         e.StudyError, "The folder of another study",
         """
         cr.Study(network, encoding, sites=[site], seeds=[0], data=splits, folder="study", **settings).prepare()
