@@ -28,6 +28,8 @@ def _listed(word: Any, prompt: int, answer: int, spans: Mapping[str, Sequence[in
         return tokens[:1] if word == "first" else tokens[-1:]
     if word in spans:
         return [tokens[i] for i in spans[word]]
-    if word[0] in "fl" and word[1:].isdigit():
-        return tokens[: int(word[1:])] if word[0] == "f" else tokens[max(0, prompt - int(word[1:])) :]
+    number = word[1:].removesuffix("<half")
+    if word[0] in "fl" and number.isdigit():
+        n = min(int(number), prompt // 2 if word.endswith("<half") else prompt)
+        return tokens[:n] if word[0] == "f" else tokens[prompt - n :]
     return [tokens[int(word)]]

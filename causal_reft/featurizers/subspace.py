@@ -81,7 +81,6 @@ class Subspace(Featurizer):
             FeaturizerError: the rows are linearly dependent.
         """
         master = rows.detach().to(torch.promote_types(rows.dtype, torch.float32))
-        check_rank(rows.shape[0], rows.shape[1], "Subspace.from_rows")
         subspace = Subspace(rows.shape[1], rows.shape[0], _basis=Rotation(master))
         _ = subspace.rotation
         return subspace

@@ -143,7 +143,7 @@ def _draw_box(ax: Axes, layout: Layout, item: Item, scale: float) -> None:
     }
     first, second = ((x - 0.08, y), (x + 0.09, y)) if layout.crowded else ((x, y + 0.085), (x, y - 0.095))
     named = featurizer_name(edit.featurizer)
-    fits = min(1.0, 17 / len(item.name)), min(1.0, 19 / len(named))
+    fits = min(1.0, 16 / len(item.name)), min(1.0, 19 / len(named))
     plain([ax.text(*first, item.name, fontsize=8 * fits[0] * scale, fontweight="semibold", **turned)])
     plain([ax.text(*second, named, fontsize=7.2 * fits[1] * scale, **turned)])
     top = _draw_source(ax, edit.source, x, y + height / 2, scale)

@@ -7,9 +7,20 @@ import pandas as pd
 import pytest
 import torch
 
-from causal_reft.alignment.metrics import Means, log_odds, row_kl, row_metrics, summary
+from causal_reft.alignment.metrics import (
+    CHOSEN_BY,
+    METRICS,
+    SHARES,
+    Means,
+    log_odds,
+    row_kl,
+    row_metrics,
+    shown,
+    summary,
+)
 from causal_reft.alignment.statistics import mean_interval
 from causal_reft.causal import CausalModel, row_kinds, row_weights
+from causal_reft.errors import DataError
 from causal_reft.execution import TargetLogits, TargetPositions
 
 LOGITS = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -47,6 +58,25 @@ def test_among_choices_only_these_compete():
     pair = scored([2, 2], logits, torch.tensor([0, 1]))
     assert row_metrics(pair, 2, [None] * 2)["iia"].tolist() == [0, 0]
     assert row_metrics(pair, 2, [None] * 2, [(1, 2), (1, 2)])["iia"].tolist() == [1, 0]
+
+
+def test_the_metrics_are_those_that_are_named_and_of_classes():
+    found = row_metrics(scored([1, 2, 3, 4, 5]), 3, [None] * 3)
+    assert (*found, "kl") == METRICS and set(CHOSEN_BY) < set(SHARES)
+    with pytest.raises(DataError, match=r"labels are numbers \(torch.float32\), and iia, log_odds"):
+        row_metrics(scored([1.0, 2.0, 3.0, 4.0, 5.0], LOGITS[:, :1]), 3, [None] * 3)
+
+
+def test_scores_of_kinds_without_rows_are_said_to_be_not_measured():
+    means = {"cause": 0.5, "isolate": np.nan, "disentangle": np.nan}
+    missing = "not measured (the data has no such rows)"
+    assert shown(means) == f"cause 0.500, isolate {missing}, disentangle {missing}"
+    nothing = Means.of("isolate", KINDS[:2], WEIGHTS[:2])
+    assert not nothing.is_known and np.isnan(nothing.value(np.ones((3, 2)))).tolist() == [True] * 3
+    unknown = mean_interval(np.ones(2), np.arange(2), means=nothing)
+    assert np.isnan([unknown.value, unknown.low, unknown.high]).all() and (unknown.rows, unknown.clusters) == (0, 0)
+    assert Means.of("iia", KINDS, WEIGHTS).value(np.arange(6.0)) == 2.5
+    assert Means.of("cause", KINDS, WEIGHTS).rows.tolist() == [True, True, False, False, False, False]
 
 
 def test_kl_is_from_the_target_run_to_the_patched_one():

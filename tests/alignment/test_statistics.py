@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from causal_reft.alignment.metrics import Means
 from causal_reft.alignment.statistics import (
     DIFFERENCE,
     UNBOUNDED,
     Interval,
+    binomial_interval,
     holm,
     mean_interval,
     paired_p,
@@ -22,11 +24,12 @@ from causal_reft.errors import DataError
 STREAM = np.random.default_rng
 
 
-def test_an_interval_of_one_fit_is_wilsons_with_the_effective_sample_size():
+@pytest.mark.parametrize("level", [0.95, 0.5])
+def test_an_interval_of_one_fit_is_wilsons_with_the_effective_sample_size(level):
     values = STREAM(0).integers(2, size=60).astype(float)
-    found, p = mean_interval(values, np.arange(60)), values.mean()
+    found, p = mean_interval(values, np.arange(60), level), values.mean()
     variance = p * (1 - p) * (1 / 59 + 1 / 60**2)
-    z2_over_n = stats.t.ppf(0.975, 59) ** 2 * variance / (p * (1 - p))
+    z2_over_n = stats.t.ppf(0.5 + level / 2, 59) ** 2 * variance / (p * (1 - p))
     plain = (p + z2_over_n / 2 + np.sqrt(z2_over_n) * np.sqrt(p * (1 - p) + z2_over_n / 4) * np.array([-1, 1])) / (
         1 + z2_over_n
     )
@@ -39,6 +42,92 @@ def test_a_mean_of_many_unbounded_scores_has_the_t_interval():
     found = mean_interval(values, np.arange(100), bounds=UNBOUNDED)
     plain = stats.t.interval(0.95, 99, 0, values.std(ddof=1) / 10)
     np.testing.assert_allclose([found.low, found.high], plain, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_the_limits_of_an_interval_are_where_the_test_has_half_of_what_is_left(level, sign):
+    """Also with a long tail, on whose side both are corrected."""
+    values = sign * STREAM(0).gamma(0.3, size=25)
+    found = mean_interval(values, np.arange(25), level, bounds=UNBOUNDED)
+    for shifted in (values - found.low, found.high - values):
+        assert paired_p(shifted, np.arange(25), one_sided=True, bounds=UNBOUNDED) == pytest.approx((1 - level) / 2)
+    t = 25**0.5 * abs(values.mean()) / values.std(ddof=1)
+    below, above = found.value - found.low, found.high - found.value
+    assert (
+        max(below, above)
+        > 1.2 * min(below, above)
+        == pytest.approx(1.2 * stats.t.ppf(0.5 + level / 2, 24) * abs(values.mean()) / t, rel=0.03)
+    )
+
+
+def test_a_two_sided_test_is_twice_the_smaller_side_and_a_t_test_without_skewness():
+    x = STREAM(1).normal(0.2, 1, size=20)
+    values = np.concatenate([x, 0.5 - x])  # symmetric around 0.25
+    two = paired_p(values, np.arange(40), bounds=UNBOUNDED)
+    assert two == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=1e-2)
+    sides = [paired_p(s * values, np.arange(40), one_sided=True, bounds=UNBOUNDED) for s in (1, -1)]
+    assert two == 2 * min(sides) and two == paired_p(-values, np.arange(40), bounds=UNBOUNDED) and max(sides) > 0.5
+    assert paired_p(np.zeros(4), np.arange(4)) == 1
+
+
+@pytest.mark.parametrize("gap", [0.03, 0.4])
+def test_p_of_a_separation_has_the_degrees_of_freedom_of_its_two_variances(gap):
+    """Satterthwaite's, of rows and of seeds pooled over the cells."""
+    stream, rows = STREAM(0), np.arange(30)
+    scores = (stream.random((3, 30)) < np.array([[0.5 - gap], [0.55], [0.5 + gap]])).astype(float)
+    control = (stream.random((1, 30)) < 0.3).astype(float)
+    pooled = SeedVariance.pooled([scores, scores[::-1]], rows)
+    differences = scores.mean(0) - control
+    spread = Spread.of(differences, scores, Factors.of(rows), DIFFERENCE)
+    between = max(pooled.value, spread.seeds - spread.residual, 0.0)
+    v_rows, t = float(spread.rows[0]), differences.mean() / np.sqrt(spread.rows[0] + between)
+    a = float(spread.skewness[0])
+    corrected = t + a * t**2 / 3 + a**2 * t**3 / 27 + a / 6
+    df = (v_rows + between) ** 2 / (v_rows**2 / spread.df[0] + between**2 / pooled.df)
+    found = separation(scores, {"pca": control}, rows, seeds=pooled)
+    assert found.p == pytest.approx(stats.t.sf(min(t, corrected), df), rel=1e-9)
+    assert separation(scores, {"pca": control}, rows).p > 0
+
+
+def test_the_upper_end_of_a_separation_holds_for_all_controls_at_once():
+    stream = STREAM(0)
+    score, control = ((stream.random((1, 60)) < p).astype(float) for p in (0.7, 0.5))
+    one, twenty = (separation(score, {"random": np.repeat(control, n, 0)}, np.arange(60)) for n in (1, 20))
+    assert (one.value, one.low, one.p) == (twenty.value, twenty.low, twenty.p) and one.high + 0.02 < twenty.high
+    narrow = separation(score, {"random": control}, np.arange(60), level=0.5)
+    wide = separation(score, {"random": control}, np.arange(60))
+    assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
+
+
+def test_means_of_kinds_are_separated_by_the_rows_that_count():
+    kinds, weights = np.array(["cause"] * 8 + ["isolate"] * 4), np.repeat([1 / 8, 1 / 4], [8, 4])
+    score = np.repeat([[1.0, 0.0]], [8, 4], axis=1)
+    of_cause = separation(score, {"no_edit": np.zeros((1, 12))}, np.arange(12), means=Means.of("cause", kinds, weights))
+    alone = separation(score[:, :8], {"no_edit": np.zeros((1, 8))}, np.arange(8))
+    assert of_cause == alone
+
+
+def test_equal_unbounded_scores_of_several_clusters_are_a_point():
+    found = mean_interval(np.full(5, 2.5), np.arange(5), bounds=UNBOUNDED)
+    assert (found.low, found.value, found.high) == (2.5, 2.5, 2.5)
+
+
+def test_the_exact_interval_of_a_rate():
+    assert binomial_interval(40, 40) == pytest.approx((0.025 ** (1 / 40), 1))
+    assert binomial_interval(1, 1, 0.5) == pytest.approx((0.25, 1)) and binomial_interval(0, 40)[0] == 0
+
+
+def test_seeds_that_differ_close_to_the_end_of_the_scale_are_warned_of():
+    rows = np.arange(200)
+    for shares, warned in (((1.0, 0.88, 1.0), True), ((0.0, 0.12, 0.0), True), ((0.6, 0.4, 0.6), False)):
+        scores = np.stack([(rows < 200 * share).astype(float) for share in shares])
+        found = mean_interval(scores, rows)
+        assert ("3 seeds differ close to the end" in found.warning) is warned
+    assert "close" not in mean_interval(scores * 0 + 1, rows).warning
+    for bases, few in ((9, True), (10, False)):
+        clusters = {"pair": rows, "base": rows % bases}
+        assert (f"only {bases} levels of base" in mean_interval(scores[0], clusters).warning) is few
 
 
 def test_the_variance_of_crossed_entities_is_that_of_cameron_gelbach_and_miller():
@@ -122,10 +211,14 @@ def test_one_seed_warns_and_one_fit_does_not():
 
 def test_missing_rows_are_left_out_where_they_may_be_missing():
     found = mean_interval(np.array([1.0, np.nan, 0.0, 1.0]), np.arange(4), missing=True)
-    assert (found.value, found.rows) == (2 / 3, 3)
+    assert (found.value, found.rows, found.clusters) == (2 / 3, 3, 3)
+    assert (found.low, found.high) == pytest.approx(
+        (lambda kept: (kept.low, kept.high))(mean_interval(np.array([1.0, 0.0, 1.0]), np.arange(3)))
+    )
     nothing = mean_interval(np.full(3, np.nan), np.arange(3), missing=True)
     assert isinstance(nothing, Interval)
-    assert np.isnan(nothing.value)
+    assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
+    assert (nothing.rows, nothing.clusters) == (0, 0)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 1.5, -0.5])
@@ -242,6 +335,11 @@ def test_the_best_of_twenty_cells_is_corrected():
         naive += p.min() < 0.05
     assert rejected / 60 <= 0.1
     assert naive / 60 > 0.4
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(holm(np.array([0.03, 0.01, 0.02, 0.9])), [0.06, 0.04, 0.06, 0.9])
+    assert holm(np.array([0.4, 0.6])).tolist() == [0.8, 0.8]
 
 
 def test_holm_is_that_of_statsmodels():

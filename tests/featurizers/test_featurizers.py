@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import causal_reft as cr
-from causal_reft.errors import FeaturizerError
-from causal_reft.featurizers import END_TEMPERATURE, START_TEMPERATURE
+from causal_reft.errors import CausalReftWarning, FeaturizerError
+from causal_reft.featurizers import END_TEMPERATURE, START_TEMPERATURE, note, noting, penalised, penalties
+from causal_reft.graph import graph_from_data, graph_to_data
 from tests.models import ARCHITECTURES, D_MODEL, prompts
 
 
@@ -91,6 +94,18 @@ def test_pca_refuses_more_directions_than_the_states_have(states: Tensor, rank: 
         cr.Subspace.pca(states, rank)
 
 
+def test_rounding_of_a_far_mean_is_no_direction_and_what_is_above_it_is_one() -> None:
+    far = 1e8 * randn(1, 10, seed=2)
+    for spread in (1.0, 1e-4):
+        states = far + spread * randn(50, 2) @ randn(2, 10, seed=1)
+        with pytest.raises(FeaturizerError, match="vary in 2 directions"):
+            cr.Subspace.pca(states, 3)
+        angles = cr.principal_angles(cr.Subspace.pca(states, 2).rotation, randn(2, 10, seed=1))
+        assert float(angles.max()) < 1e-5 / spread
+    with pytest.raises(FeaturizerError, match="vary in 2 directions"):
+        cr.Subspace.pca(1e6 * randn(400, 2) @ randn(2, 10, seed=1), 3)
+
+
 def test_of_rank_is_a_recipe_that_prints() -> None:
     recipe = cr.Subspace.of_rank(3)
     assert repr(recipe) == "Subspace.of_rank(3)"
@@ -129,6 +144,11 @@ def test_a_subspace_within_rows_stays_inside_them_and_only_its_rotation_is_train
     assert loaded == graph and not loaded.edits["edit"].featurizer.basis.within.requires_grad
     parts = F.split(left=1, right=1)
     torch.testing.assert_close(torch.cat([part.rotation for part in parts.values()]), F.rotation)
+    assert repr(F) == "Subspace(d_model=12, rank=2, within 4 rows)" and F.basis.d_model == 12
+    assert cr.Subspace.within(B, 4).rank == 4 and cr.Subspace.within(B.bfloat16(), 1).rotation.dtype == torch.float32
+    for rank in (0, 5):
+        with pytest.raises(FeaturizerError, match=r"the basis has 4 rows, so the rank is from 1 to 4"):
+            cr.Subspace.within(B, rank)
 
 
 def mask_over_identity(**options: object) -> cr.Mask:
@@ -211,9 +231,78 @@ def test_mask_refuses_an_unknown_kind() -> None:
         )  # past the run-time type checker
 
 
-def test_mask_kinds_have_both_ends_of_an_annealing() -> None:
-    assert set(START_TEMPERATURE) == set(END_TEMPERATURE) == {"boundary", "coordinates"}
-    assert all(END_TEMPERATURE[kind] < START_TEMPERATURE[kind] for kind in START_TEMPERATURE)
+def test_masks_are_annealed_as_in_the_papers() -> None:
+    assert START_TEMPERATURE == {"boundary": 50, "coordinates": 1}
+    assert END_TEMPERATURE == {"boundary": 0.1, "coordinates": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"groups": 0}, "from 1 to 4"),
+        ({"groups": 5}, "from 1 to 4"),
+        ({"groups": 3}, "4 coordinates cannot be cut into equal groups"),
+        ({"groups": 2, "kind": "boundary"}, "of kind='coordinates'"),
+        ({"temperature": 0.0}, "a positive number"),
+        ({"temperature": float("inf")}, "a positive number"),
+    ],
+)
+def test_mask_refuses_settings_that_mean_nothing(options: dict, said: str) -> None:
+    with pytest.raises(FeaturizerError, match=said):
+        cr.Mask(cr.Identity(4), **options)
+
+
+def test_a_mask_says_its_kind_temperature_and_groups() -> None:
+    assert repr(cr.Mask(cr.Identity(4))).endswith(", kind='coordinates', temperature=1)")
+    assert repr(cr.Mask(cr.Identity(4), groups=4)).endswith(", temperature=1, groups=4)")
+    assert cr.Mask(cr.Identity(4), groups=1).logits.shape == (1,)
+
+
+def test_terms_are_noted_in_a_block_and_summed_over_its_forwards() -> None:
+    part, other = cr.TopLatents(2), cr.TopLatents(2)
+    note(part, torch.ones(()), trained=False)
+    with noting():
+        assert part.penalty() == 0
+        note(part, torch.tensor(2.0), trained=False)
+        note(part, torch.tensor(3.0, requires_grad=True), trained=True)
+        assert part.penalty() == 5 and other.penalty() == 0
+        with pytest.raises(FeaturizerError, match="use_reentrant=False"):
+            note(part, torch.ones(()), trained=True)
+        with noting():
+            assert part.penalty() == 0
+    with pytest.raises(FeaturizerError, match="with noting"):
+        part.penalty()
+    masks = torch.nn.ModuleList([mask_over_identity(), cr.Identity(4), cr.Mask(cr.Subspace(4, 4))])
+    assert penalised(masks) == [masks[0], masks[2]]
+    total = penalties(masks, torch.zeros((), dtype=torch.float64))
+    torch.testing.assert_close(total, (masks[0].penalty() + 0.5).double())
+
+
+def flow(d_model: int, rank: int, **options: int) -> cr.Flow:
+    with pytest.warns(CausalReftWarning, match="almost any algorithm"):
+        return cr.Flow(d_model, rank, **options)
+
+
+def test_a_flow_starts_as_a_rotation_whose_couplings_see_states_of_unit_size() -> None:
+    F, h = flow(64, 64, width=100), randn(5, 64)
+    torch.testing.assert_close(F.read(h).norm(dim=-1), h.norm(dim=-1))
+    for layer in range(F.n_layers):
+        into = F.get_parameter(f"into{layer}").detach()
+        assert into.shape == (100, 32) and abs(float(into.std()) * 32**0.5 - 1) < 0.05
+    assert flow(6, 2).width == 12 and flow(3, 2, width=5).config()["width"] == 5
+    one, same, other = (flow(6, 2, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not any(torch.equal(one[name], other[name]) for name in ("master", "into0", "into3"))
+
+
+def test_an_identity_without_coordinates_is_refused() -> None:
+    with pytest.raises(FeaturizerError, match=r"Identity\(d_model=0"):
+        cr.Identity(0)
+
+
+def test_a_projection_starts_as_a_linear_layer_does() -> None:
+    rows, bound = cr.Projection(64, 8).weight.detach(), 64**-0.5
+    assert -bound <= float(rows.min()) < -0.9 * bound and 0.9 * bound < float(rows.max()) <= bound
 
 
 W, V, B, C = randn(6, 9, seed=1), randn(9, 6, seed=2), randn(9, seed=3), randn(6, seed=4)
@@ -269,6 +358,9 @@ def featurizers() -> dict[str, cr.Featurizer]:
         "projection": cr.Projection(6, 2),
         "mask": cr.Mask(cr.Subspace(6, 6)),
         "autoencoder": cr.Autoencoder(W.float(), V.float(), B.float(), C.float()),
+        "top features": cr.Autoencoder(W.float(), V.float(), activation="topk", k=2),
+        "groups": cr.Mask(cr.Identity(6), groups=3, temperature=0.3),
+        "flow": flow(6, 2, seed=3),
     }
 
 
@@ -280,7 +372,7 @@ def test_low_precision_states_are_computed_in_single_and_rounded_once(kind: str,
     h, z = randn(5, 6).to(dtype), randn(5, F.rank, seed=1).to(at_least)
     written = F.write(h, z)
     assert written.dtype == dtype
-    assert F.read(h).dtype == (dtype if kind == "identity" else at_least)
+    assert F.read(h).dtype == (dtype if kind in ("identity", "groups") else at_least)
     assert torch.equal(written, F.write(h.to(at_least), z).to(dtype)), "rounded once, at the end"
 
 
@@ -311,11 +403,31 @@ def test_rows_is_the_matrix_of_a_linear_read(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", featurizers())
+def test_a_featurizer_is_its_settings_and_its_tensors(kind: str) -> None:
+    F, h = featurizers()[kind], randn(5, 6)
+    for parameter in F.parameters():
+        parameter.data += 0.1
+    graph = cr.InterventionGraph(edit=cr.Interchange(cr.Site(0), F, cr.Constant(0.5)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CausalReftWarning)
+        again = graph_from_data(*graph_to_data(graph)).edits["edit"].featurizer
+    assert torch.equal(again.read(h), F.read(h)) and torch.equal(again.write(h, F.read(-h)), F.write(h, F.read(-h)))
+    assert repr(again) == repr(F) and again.config() == F.config() and F.of_rows(torch.tensor([0, 1])) is F
+
+
+@pytest.mark.parametrize("kind", featurizers())
 def test_the_repr_says_width_and_rank(kind: str) -> None:
     assert "d_model=6" in repr(featurizers()[kind])
 
 
 def test_the_same_seed_gives_the_same_rows() -> None:
-    for kind in (cr.Subspace, cr.Projection):
-        a, b, c = kind(12, 3, seed=1), kind(12, 3, seed=1), kind(12, 3, seed=2)
+    kinds = {
+        "subspace": partial(cr.Subspace, 12, 3),
+        "within": partial(cr.Subspace.within, torch.eye(12), 3),
+        "recipe": partial(cr.Subspace.of_rank(3), 12),
+        "projection": partial(cr.Projection, 12, 3),
+    }
+    for kind in kinds.values():
+        a, b, c = kind(seed=1), kind(seed=1), kind(seed=2)
         assert torch.equal(a.rows(), b.rows()) and not torch.equal(a.rows(), c.rows())
+        assert torch.equal(kind().rows(), kind(seed=0).rows())

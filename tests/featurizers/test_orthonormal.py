@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from causal_reft.errors import FeaturizerError
-from causal_reft.featurizers import Rotation, computed_once, orthonormal, orthonormal_rows, random_frames
+from causal_reft.featurizers import Rotation, computed_once, orthonormal, orthonormal_rows, random_frames, uncached
+from causal_reft.featurizers.block_value import BlockValue
 
 
 def householder(master: Tensor) -> Tensor:
@@ -139,6 +142,9 @@ def test_computed_once_computes_once_and_notices_changes() -> None:
         with computed_once():
             inner = rotation.rows(torch.float32)
         assert rotation.rows(torch.float32) is inner, "an inner block joins the outer one"
+        with uncached():
+            assert rotation.rows(torch.float32) is not rotation.rows(torch.float32)
+        assert rotation.rows(torch.float32) is inner
     assert rotation.rows(torch.float32) is not rotation.rows(torch.float32)
 
 
@@ -150,3 +156,13 @@ def test_computed_once_gives_the_same_gradients() -> None:
             (rotation.rows(torch.float32)[0, 0] + 2 * rotation.rows(torch.float32)[1, 3]).backward()
         grads.append(rotation.master.grad)
     torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_a_value_of_a_block_is_there_and_nowhere_else_and_travels_empty() -> None:
+    value = BlockValue[int]("a number")
+    with value.during(1):
+        with value.during(2):
+            assert value.get() == 2
+        sent = pickle.loads(pickle.dumps(value))
+        assert value.get() == 1 and sent.get() is None and sent.name == "a number"
+    assert value.get() is None

@@ -31,6 +31,23 @@ def test_each_row_has_its_own_member(members: list[int], tokens_of_a_row: tuple[
     torch.testing.assert_close(bound.each(torch.arange(3.0)), torch.tensor(members)[rows].float())
 
 
+@pytest.mark.parametrize("scales", [None, torch.tensor([0.5, -2.0, 3.0]).double()], ids=["", "scaled"])
+@pytest.mark.parametrize("frames", [FRAMES, None], ids=["rows", "whole vectors"])
+def test_a_members_change_is_multiplied_by_its_scale(frames: torch.Tensor | None, scales: torch.Tensor | None) -> None:
+    draw, members = torch.Generator().manual_seed(0), torch.tensor(SCATTERED)
+    stack = StackedFeaturizer(frames, None if frames is not None else 6, scales)
+    stack.choose(members)
+    F = stack.of_rows(torch.arange(4))
+    h, z = (torch.randn(4, width, generator=draw, dtype=torch.float64) for width in (6, F.rank))
+    A = torch.eye(6).double().expand(3, 6, 6) if frames is None else frames
+    for token, m in enumerate(SCATTERED):
+        change = A[m].T @ (z[token] - A[m] @ h[token])
+        wanted = h[token] + (1 if scales is None else scales[m]) * change
+        torch.testing.assert_close(F.write(h, z)[token], wanted, rtol=0, atol=1e-14)
+    assert F.write(h.float(), z).dtype == torch.float32 and F.read(h.bfloat16().float()).dtype != torch.bfloat16
+    assert not F.is_lens and not stack.is_lens
+
+
 def test_another_choice_is_another_layout() -> None:
     stack, rows = StackedFeaturizer(FRAMES), torch.arange(2)
     h = torch.ones(2, 6, dtype=torch.float64)

@@ -4,6 +4,7 @@ is allocated or run; whatever loads is what the files say."""
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import os
@@ -255,8 +256,14 @@ def test_a_document_that_is_none_is_refused(content: str, said: str, tmp_path: P
 
 def test_digests_name_files_of_the_folder_only(tmp_path: Path) -> None:
     cr.das(cr.Site(1), D, 2).save(tmp_path / "x")
-    (tmp_path / "secret").write_text("s")
-    for digests in ({"../secret": "0"}, {".new": "0"}, [], {"graph.json": 7}, {"nowhere": "0"}):
+    for file in (tmp_path / "secret", tmp_path / "x" / ".secret"):
+        file.write_text("s")
+    of_secret = hashlib.sha256(b"s").hexdigest()
+    for name in ("../secret", ".secret"):
+        (tmp_path / "x" / "digests.json").write_bytes(folders.as_json({name: of_secret}, "digests.json"))
+        with pytest.raises(StorageError, match="is not a list of files and their digests"):
+            load_graph(tmp_path / "x")
+    for digests in ({".new": "0"}, [], {"graph.json": 7}, {"nowhere": "0"}):
         (tmp_path / "x" / "digests.json").write_text(json.dumps(digests))
         with pytest.raises(StorageError):
             load_graph(tmp_path / "x")

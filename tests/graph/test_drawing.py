@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import subprocess
 import sys
@@ -11,10 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, Rectangle
 
 import causal_reft as cr
 from causal_reft.graph.drawing import source_formula
-from causal_reft.graph.layout import Layout, lay_out, site_names
+from causal_reft.graph.layout import Layout, circle_text, featurizer_name, lay_out, site_names
 from causal_reft.graph.sources import RowSource
 
 D = 16
@@ -108,6 +112,87 @@ def test_nothing_stands_on_anything_else(make):
     assert not [1 for i, one in enumerate(labels) for two in labels[:i] if one.overlaps(two)]
 
 
+def within(inner, outer) -> bool:
+    """Whether an extent lies in another one, to a pixel."""
+    return outer.x0 - 1 < inner.x0 and outer.y0 - 1 < inner.y0 and inner.x1 < outer.x1 + 1 and inner.y1 < outer.y1 + 1
+
+
+def middle(extent, axis: int) -> float:
+    return (extent.min[axis] + extent.max[axis]) / 2
+
+
+def long_names() -> cr.InterventionGraph:
+    edit = cr.Interchange(
+        cr.Site(1, "attention_head_output", head=0), cr.Mask(cr.Subspace(1024, 1024)), cr.Collect("mid")
+    )
+    seen = cr.Collect("mid", cr.Site(1), cr.Subspace(D, 2))
+    return cr.InterventionGraph(an_edit_with_a_name_of_many_words=edit, seen=seen)
+
+
+@pytest.mark.parametrize("make", [*GRAPHS, long_names])
+def test_each_mark_and_text_stands_where_it_belongs(make):
+    """Names in their boxes, sources above them, names of states below, runs before their lanes, all inside the axes."""
+    graph, layout = make(), laid_out(make())
+    ax = graph.draw()
+    ax.figure.canvas.draw()
+    extent = {text: text.get_window_extent() for text in ax.texts if text.get_text()}
+    boxes, circles = ([mark.get_window_extent() for mark in marks(ax, gid)] for gid in ("edit", "collect"))
+    axes, places = ax.get_window_extent(), {}
+    assert all(within(inner, axes) for inner in [*extent.values(), *boxes, *circles])
+    for item, box in zip(layout.boxes, boxes, strict=True):
+        named = {text.get_text() for text in extent if within(extent[text], box)}
+        assert named == {item.name, featurizer_name(item.node.featurizer)}
+        if formula := source_formula(item.node.source):
+            above = [
+                extent[t] for t in extent if t.get_text() == formula and abs(middle(extent[t], 0) - middle(box, 0)) < 2
+            ]
+            assert any(0 < label.y0 - box.y1 < box.height for label in above)
+        places[item] = box
+    for item, circle in zip([i for i in layout.items if i not in layout.boxes], circles, strict=True):
+        if circle_text(item):
+            below = [e for t, e in extent.items() if t.get_text() == circle_text(item)]
+            assert any(
+                abs(middle(e, 0) - middle(circle, 0)) < 2 and 0 < circle.y0 - e.y1 < circle.height for e in below
+            )
+        places[item] = circle
+    bands = [p.get_window_extent() for p in ax.patches if isinstance(p, Rectangle)]
+    lanes = [p for p in ax.patches if isinstance(p, FancyArrowPatch) and not p.get_gid()]
+    assert (len(bands), len(lanes)) == (len(layout.sites), len(graph.runs))
+    for band, label in zip(bands, ax.get_xticklabels(), strict=True):
+        assert abs(middle(label.get_window_extent(), 0) - middle(band, 0)) < 2
+    assert all(one.x1 < two.x0 for one, two in itertools.pairwise(bands))
+    for item, place in places.items():
+        assert bands[item.column].x0 < place.x0 and place.x1 < bands[item.column].x1
+    names = {text.get_text(): extent[text] for text in extent}
+    for lane, (run, line) in enumerate(zip(graph.runs, lanes, strict=True)):
+        there = line.get_window_extent()
+        assert names[run].x1 < bands[0].x0 and there.x0 <= bands[0].x0 and bands[-1].x1 < there.x1
+        heights = [middle(e, 1) for e in (names[run], there, *(p for i, p in places.items() if i.lane == lane))]
+        assert max(heights) - min(heights) < 3
+    for arrow, (edit, need) in zip(
+        marks(ax, "read"), [(i, n) for i in layout.boxes for n in i.node.needs()], strict=True
+    ):
+        path, read = arrow.get_transform().transform_path(arrow.get_path()), places[layout.circle_of(need)]
+        start, end = path.vertices[0], path.get_extents()
+        assert math.dist(start, (middle(read, 0), middle(read, 1))) < read.width
+        assert end.padded(2).overlaps(places[edit].padded(30))
+        assert end.y0 > places[edit].y1 - 2 or need.run == edit.node.run
+
+
+def test_the_text_of_a_drawing_shrinks_with_its_axes():
+    def sizes(ax) -> list[float]:
+        drawn = [*ax.texts, *ax.get_xticklabels(), *ax.get_legend().get_texts(), *ax.lines]
+        return [x.get_markersize() if isinstance(x, Line2D) else x.get_fontsize() for x in drawn]
+
+    full, factors = sizes(watched().draw()), []
+    for width in (1, 4, 60):
+        ax = plt.subplots(figsize=(width, 3))[1]
+        ratios = [small / large for small, large in zip(sizes(watched().draw(ax)), full, strict=True)]
+        assert max(ratios) - min(ratios) < 1e-9
+        factors.append(ratios[0])
+    assert factors == sorted(set(factors)) and factors[-1] == 1
+
+
 def test_runs_stand_in_the_same_order_in_every_process():
     code = (
         "import causal_reft as cr; F = cr.Identity(4); print(cr.InterventionGraph(**{run: "
@@ -150,6 +235,20 @@ def test_sites_go_from_left_to_right_as_the_network_does():
     assert layout.sites == [where[4], where[3], where[1], where[2], where[0]]
     lefts = [layout.span(column)[0] for column in range(5)]
     assert lefts == sorted(lefts)
+
+
+def test_heads_go_by_number_and_paths_by_the_first_number_in_them():
+    whole = cr.Site(3, "attention_query")
+    heads = [whole.moved(head=1), whole.moved(head=0), whole]
+    paths = [cr.Site.at("head"), cr.Site.at("blocks.10"), cr.Site.at("blocks.2")]
+    for where in (heads, paths):
+        graph = cr.InterventionGraph(**{f"n{i}": cr.Collect("base", site) for i, site in enumerate(where)})
+        assert laid_out(graph).sites == where[::-1]
+    assert site_names(heads)[0][1] == "layer 3, head 0\nattention query\ntokens: all"
+    assert site_names([*paths[:1], cr.Site(component="embeddings", positions="last")]) == (
+        ["head\ntokens: all", "embeddings\ntokens: last"],
+        "",
+    )
 
 
 def test_reads_come_before_edits_and_collected_nodes_after():
@@ -206,6 +305,11 @@ def test_what_all_sites_share_is_said_once():
         (cr.LearnedSource(2, D, reads_input=False), "b"),
         (cr.Shift(cr.LearnedSource(2, D, activation="relu")), "+ relu(W h + b)"),
         (cr.LearnedSource(2, D, reads=cr.Collect("base", cr.Site(1)), init="random"), "W s + b"),
+        (cr.LearnedScale(2), "s h + b"),
+        (cr.LearnedScale(2, bias=False), "s h"),
+        (cr.GatedScale(2), "(1 + g m) h + g' a"),
+        (cr.Shift(cr.TopLatents(3)), "+ mean of top 3"),
+        (cr.PerRow(torch.ones(2, D)), "by row"),
     ],
 )
 def test_formulas(source, formula):
@@ -218,6 +322,27 @@ def test_the_legend_explains_what_is_there_and_nothing_else():
         "edit: from another run",
     ]
     assert [t.get_text() for t in loreft_on_four_layers().draw().get_legend().get_texts()] == ["edit: learned"]
+
+
+def test_a_box_has_the_colour_of_its_kind_in_the_legend():
+    F = cr.Identity(D)
+    learned = [cr.LearnedSource(D, D), cr.LearnedScale(D), cr.GatedScale(D), cr.Shift(cr.TopLatents(2))]
+    of_kind = {
+        "from another run": [cr.Shift(cr.Collect("source"))], "learned": learned, "constant": [cr.Constant(0.0)],
+        "noise": [cr.Shift(cr.Noise(1.0))], "by row": [cr.PerRow(torch.ones(2, D))],
+    }  # fmt: skip
+    pairs = [(kind, source) for kind, sources in of_kind.items() for source in sources]
+    ax = cr.InterventionGraph(**{f"n{i}": cr.Interchange(cr.Site(i), F, s) for i, (_, s) in enumerate(pairs)}).draw()
+    legend = ax.get_legend()
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["state collected", *(f"edit: {kind}" for kind in of_kind)]
+    colours = dict(zip(of_kind, [patch.get_facecolor() for patch in legend.get_patches()], strict=True))
+    assert [box.get_facecolor() for box in marks(ax, "edit")] == [colours[kind] for kind, _ in pairs]
+    assert len(set(colours.values())) == 5
+
+
+def test_the_heading_counts_edits_and_states():
+    assert path_patching().draw().get_title(loc="left") == "2 edits, 1 collected, 0 trainable parameters"
 
 
 def test_a_source_that_differs_by_row_is_named_so():

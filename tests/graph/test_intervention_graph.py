@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
 import pytest
@@ -141,6 +143,80 @@ def test_every_seed_of_a_preset_is_used_once() -> None:
     rows = [graph[name].featurizer.rotation for name in graph]
     assert not torch.equal(rows[0], rows[1]) and not torch.equal(rows[1], rows[2])
     assert graph == cr.loreft(cr.site_grid(range(3)), D, 2, seed=1) != cr.loreft(cr.site_grid(range(3)), D, 2, seed=2)
+
+
+def test_a_single_node_has_the_seed_itself_and_several_have_each_their_own() -> None:
+    assert torch.equal(cr.das(cr.Site(1), D, 2, seed=3)["edit"].featurizer.rotation, cr.Subspace(D, 2, seed=3).rotation)
+    graphs = [cr.loreft(cr.site_grid([0, 1], "f2+l2"), D, 2, seed=seed, init="random", share=None) for seed in (3, 4)]
+    edits = [edit for graph in graphs for edit in graph.edits.values()]
+    for drawn in ([edit.featurizer.rotation for edit in edits], [edit.source.weight for edit in edits]):
+        assert len(drawn) == 8 and not any(torch.equal(one, two) for one, two in itertools.combinations(drawn, 2))
+
+
+@pytest.mark.parametrize("make", [
+    cr.das, cr.boundless_das, cr.loreft, cr.consreft, cr.lobireft, cr.direft, cr.noreft, cr.nodireft, cr.reft_r1,
+    cr.lora, cr.noise_ablate, cr.LearnedSource, cr.Noise, cr.Subspace, cr.Subspace.within, cr.Projection, cr.Flow,
+])  # fmt: skip
+def test_a_seed_that_is_not_given_is_zero(make: Any) -> None:
+    assert inspect.signature(make).parameters["seed"].default == 0
+
+
+def test_presets_take_a_factor_that_is_one_by_default() -> None:
+    v, sites = torch.linspace(-1, 1, D), [cr.Site.at("a"), cr.Site.at("b")]
+    assert torch.equal(cr.steer(cr.Site(1), v)["edit"].source.source.tensor, v)
+    assert torch.equal(cr.steer(cr.Site(1), v, 2.5)["edit"].source.source.tensor, 2.5 * v)
+    plain, scaled = cr.lora(sites, D, D, 2), cr.lora(sites, D, D, 2, alpha=3)
+    assert [node.scale for node in plain.edits.values()] == [1, 1] and list(plain) == ["edit_0", "edit_1"]
+    assert [node.scale for node in scaled.edits.values()] == [1.5, 1.5] and not plain["edit_1"].featurizer.weight.any()
+    assert not torch.equal(plain["edit_0"].source.source.weight, plain["edit_1"].source.source.weight)
+    with pytest.raises(GraphError, match="give the output of a linear layer"):
+        cr.lora(cr.Site.at("a", port="input"), D, D, 2)
+
+
+@pytest.mark.parametrize("value", [
+    patch(), cr.Collect("source"), cr.Constant(0.0), cr.Noise(1.0), cr.Shift(cr.Constant(0.0)), cr.PerRow([[1.0]]),
+])  # fmt: skip
+def test_nodes_and_sources_are_values_and_cannot_be_changed(value: Any) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(value, fields(value)[0].name, None)
+
+
+def test_the_repr_of_a_node_says_what_is_not_as_by_default() -> None:
+    node, F = cr.Interchange(cr.Site(1), cr.Identity(D), cr.Constant(0)), cr.Subspace(D, 2)
+    assert repr(node).endswith("source=Constant(0))")
+    assert repr(replace(node, run="mid", dropout=0.5, scale=2)).endswith(", run='mid', dropout=0.5, scale=2)")
+    assert repr(cr.Collect("source")) == "Collect('source')"
+    read = cr.Collect("base", cr.Site(0), F)
+    assert repr(read) == f"Collect('base', site={cr.Site(0)!r}, featurizer={F!r})"
+    options = {"bias": False, "activation": "gelu", "reads": cr.Collect("base", cr.Site(0)), "init": "random"}
+    sources = {
+        cr.LearnedSource(2, D): "LearnedSource(rank=2, d_model=16)",
+        cr.LearnedSource(2, D, reads_input=False): "LearnedSource(rank=2, d_model=16, reads_input=False)",
+        cr.LearnedSource(2, D, **options): (
+            f"LearnedSource(rank=2, d_model=16, bias=False, activation='gelu', reads={options['reads']!r})"
+        ),
+        cr.LearnedScale(2): "LearnedScale(rank=2)",
+        cr.LearnedScale(2, bias=False): "LearnedScale(rank=2, bias=False)",
+    }
+    assert [repr(source) for source in sources] == list(sources.values())
+    page = cr.InterventionGraph(seen=cr.Collect("base", cr.Site(1)), read=read)._repr_html_()
+    assert page.count("the whole vector") == 1 and page.count("(collected)") == 2 and page.count("rank=2") == 1
+
+
+def test_a_full_rotation_that_reads_what_it_writes_is_refused() -> None:
+    full = cr.Subspace(4, 4)
+    for source in (cr.Collect("source"), cr.Collect("source", featurizer=full)):
+        with pytest.raises(GraphError, match=r"a full rotation cancels.*Identity\(4\)"):
+            cr.Interchange(cr.Site(1), full, source)
+    for F, source in (
+        (full, cr.Collect("source", featurizer=cr.Subspace(4, 4, seed=1))),
+        (cr.Subspace(4, 3), cr.Collect("source")),
+        (cr.Mask(full), cr.Collect("source")),
+        (full, cr.Constant(0.0)),
+    ):
+        cr.Interchange(cr.Site(1), F, source)
+    with pytest.raises(GraphError, match=r"scales 3 coordinates, but Identity.* has 4. Use LearnedScale\(rank=4\)"):
+        cr.Interchange(cr.Site(1), cr.Identity(4), cr.LearnedScale(3))
 
 
 D7B = 4096

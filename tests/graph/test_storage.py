@@ -141,6 +141,13 @@ def test_a_registered_featurizer_is_stored_with_its_parameters(tmp_path: Path, m
     assert isinstance(again, Scaled) and again.note == "mine" and torch.equal(again.scale, F.scale)
 
 
+def test_a_class_of_a_users_own_has_no_name_of_the_librarys() -> None:
+    cr.register_featurizer(cr.Subspace)
+    for name in ("Subspace", "LearnedSource"):
+        with pytest.raises(StorageError, match=f"{name} is the name of a kind of the library itself"):
+            cr.register_featurizer(type(name, (Scaled,), {}))
+
+
 Damage = Callable[[dict[str, Any], dict[str, Tensor]], None]
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import causal_reft as cr
+from causal_reft.errors import FeaturizerError, GraphError, PositionError
 from tests.models import ARCHITECTURES, D_MODEL, N_LAYERS, at_real_tokens, blocks, prompts, same_prompts
 
 D = D_MODEL
@@ -190,3 +191,18 @@ def test_half_precision_models_are_edited_in_single_and_stay_what_they_are(kind:
     if source_kind == "constant":
         z = torch.full((*h.shape[:-1], F.rank), 0.5)
         assert torch.equal(output.collected["seen"], F.write(h, z))
+
+
+def test_what_an_edit_cannot_take_is_refused_with_both_sides() -> None:
+    """States of later sites, of another width, of other rows, of another number of tokens."""
+    base, other = prompts([4, 5], "left"), prompts([5, 5, 5], "none")
+    late = cr.LearnedSource(2, D, reads=cr.Collect("base", cr.Site(2)), init="random")
+    ahead = cr.InterventionGraph(edit=cr.Interchange(cr.Site(1), cr.Subspace(D, 2), late))
+    with pytest.raises(GraphError, match=r"'edit' at Site\(1.* reads Site\(2.* of run 'base', which comes later"):
+        cr.IntervenedModel(model("gpt2"), ahead)(base)
+    with pytest.raises(FeaturizerError, match=r"'edit': Site\(1.* is 16 wide .* Build it with d_model=16"):
+        cr.IntervenedModel(model("gpt2"), cr.patch(cr.Site(1), 8))(base, source=base)
+    with pytest.raises(PositionError, match="run 'source' has 3 rows and the edited run has 2"):
+        cr.IntervenedModel(model("gpt2"), cr.patch(cr.Site(1, positions="last"), D))(base, source=other)
+    with pytest.raises(PositionError, match=r"row 0 names 4 tokens at Site.* but 5 at Site.* pair one to one"):
+        cr.IntervenedModel(model("gpt2"), cr.patch(cr.Site(1), D))(base, source=prompts([5, 5], "none"))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import causal_reft as cr
-from causal_reft.sites import ARCHITECTURES, locate
+from causal_reft.sites import ARCHITECTURES, COMPONENTS, locate, model_config
 from tests.families import DECODERS, FAMILIES, HEADS, N_LAYERS, NAN_ON_LEFT_PADDING, inputs_of, model_of, output_of
 
 LENGTHS = (6, 4, 5)
@@ -113,6 +113,51 @@ def test_who_takes_a_sources_value_gives_what_the_source_gives(name, stack, caus
         patched, own, wanted = (real(base, value) for value in (patched, own, wanted))
     torch.testing.assert_close(patched, wanted, rtol=0, atol=1e-12)
     assert (own - wanted).abs().max() > 1e-3
+
+
+LACKING = {"mlp_activation": ("mixtral", "qwen2_moe", "qwen3_moe"), "final_norm": ("bert", "roberta", "distilbert")}
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_a_row_of_the_table_has_every_component_in_a_layout_that_a_row_of_a_users_own_may_have(model_type, monkeypatch):
+    monkeypatch.setattr("causal_reft.sites.architectures.ARCHITECTURES", {})
+    row = ARCHITECTURES[model_type]
+    lacking = {component for component, families in LACKING.items() if model_type in families}
+    for stack in filter(None, (row, row.decoder)):
+        assert set(stack.components) == set(COMPONENTS) - lacking
+        cr.register_architecture(model_type, stack.blocks, stack.components)
+
+
+@pytest.mark.parametrize(("name", "stack"), STACKS)
+def test_a_component_and_the_path_of_its_module_are_one_place(name, stack):
+    model = model_of(name)
+    for component in row_of(name, stack).components:
+        here = locate(model, site(component, stack))
+        there = locate(model, cr.Site.at(here.path, here.port))
+        assert (here.key, here.module, here.stack) == (there.key, there.module, there.stack)
+        assert here.module is model.get_submodule(here.path) and there.block == here.block
+        assert here.block == {"embeddings": 0, "final_norm": None}.get(component, 1)
+
+
+@pytest.mark.parametrize(("name", "stack"), STACKS)
+def test_the_table_says_whether_a_change_of_the_mlps_output_is_one_of_the_blocks(name, stack):
+    row, v = row_of(name, stack), torch.linspace(-1, 1, 16).double()
+    where, seen = site("mlp_output", stack), site("block_output", stack)
+    edit = cr.Interchange(where, cr.Identity(16), cr.Shift(cr.Constant(v)))
+    change = edited(name, {"edit": edit}, inputs_of(name), seen).collected["seen"] - one(name, seen, inputs_of(name))
+    change = change[~change.isnan().any(-1)]
+    assert row.adds_mlp(model_config(model_of(name))) is torch.allclose(change, v.expand_as(change))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "bert", "roberta", "distilbert", "llama", "bloom"])
+def test_the_table_says_after_how_many_tokens_a_family_has_no_more_positions(name):
+    model, counted = model_of(name), row_of(name, "").learned_positions
+    longest = 70 if counted is None else counted(model.config)
+    ids = torch.full((1, longest + 1), 5)
+    model(input_ids=ids[:, :longest])
+    if counted is not None:
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=ids)
 
 
 @pytest.mark.parametrize(("name", "stack"), STACKS)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from causal_reft.errors import PositionError
-from causal_reft.sites import Positions, Prompt, Tokens, parse_positions, resolve
+from causal_reft.sites import PART, UNNAMED, Positions, Prompt, Tokens, after_text, mentions, parse_positions, resolve
 from tests.named_tokens import named_in_order
 
 
@@ -27,7 +27,10 @@ def masked(rows: list[tuple[int, int, int]], answers: list[int]) -> torch.Tensor
 
 words = st.one_of(
     st.sampled_from(["all", "generated", "first", "last", "subject"]),
-    st.tuples(st.sampled_from("fl"), st.integers(1, 9)).map(lambda pair: f"{pair[0]}{pair[1]}"),
+    st.tuples(st.sampled_from("fl"), st.integers(1, 9), st.sampled_from(["", "<half"])).map(
+        "{0[0]}{0[1]}{0[2]}".format
+    ),
+    st.integers(-3, 2).map(str),
 )
 anything = st.one_of(
     words,
@@ -59,6 +62,63 @@ def test_named_tokens_are_those_of_the_reference(
     assert tokens.counts.tolist() == list(map(len, expected))
     assert tokens.whole == (expected == [list(range(width))] * len(rows))
     assert bool(mask[tokens.rows, tokens.columns].all()), "never a token outside the text"
+
+
+def test_a_mention_is_the_number_of_a_part_and_the_place_in_it() -> None:
+    prompt = Prompt.of(torch.tensor([[0, 1, 1, 1, 1, 1]]), torch.tensor([4]))
+    tokens = resolve(parse_positions("l2+f3+generated"), prompt)
+    assert tokens.columns.tolist() == [3, 4, 1, 2, 5]
+    assert tokens.mention.tolist() == [0, 1, PART, PART + 1, 2 * PART]
+    assert (tokens.n_parts == 3 and tokens.total is tokens.counts) or tokens.total.tolist() == [5]
+
+
+@pytest.mark.parametrize("window", [(0, 3), (2, 5), (5, 7), (0, 7)])
+@pytest.mark.parametrize("positions", ["f2+l1", "subject+generated", "all+generated", [2, 0]])
+def test_a_window_shows_its_tokens_as_the_whole_text_numbers_them(positions: Any, window: tuple[int, int]) -> None:
+    prompt = Prompt.of(masked([(2, 3, 0), (0, 5, 0)], [2, 2]), torch.tensor([3, 5]))
+    parsed = parse_positions(positions)
+    text = mentions(parsed, prompt, {"subject": [[2, 0], [1]]})
+    whole, shown = Tokens.of(text, 2), Tokens.of(text, 2, window, unfinished=True)
+    kept = (whole.columns >= window[0]) & (whole.columns < window[1])
+    for found, wanted in (
+        (shown.rows, whole.rows), (shown.columns + window[0], whole.columns), (shown.ordinal, whole.ordinal),
+        (shown.mention, whole.mention),
+    ):  # fmt: skip
+        assert torch.equal(found, wanted[kept])
+    assert shown.total.tolist() == whole.counts.tolist() and shown.counts.tolist() == [
+        int((whole.rows[kept] == row).sum()) for row in (0, 1)
+    ]
+    assert shown.unfinished and not whole.unfinished and shown.n_parts == 2
+    cells = list(zip(shown.rows.tolist(), shown.columns.tolist(), strict=True))
+    assert shown.whole == (cells == list(itertools.product((0, 1), range(window[1] - window[0]))))
+
+
+@pytest.mark.parametrize("positions", ["f1+generated", "generated", "last"])
+def test_tokens_that_decoding_adds_are_those_of_the_longer_text(positions: str) -> None:
+    rows, lengths, parsed = [(2, 3, 0), (0, 5, 0)], torch.tensor([3, 5]), parse_positions(positions)
+    longer = mentions(parsed, Prompt.of(masked(rows, [4, 4]), lengths))
+    for answers in (0, 1):
+        shorter = Prompt.of(masked(rows, [answers] * 2), lengths)
+        assert torch.equal(after_text(parsed, shorter, 4 - answers), longer[:, 5 + answers :])
+    longer[1] = UNNAMED  # a row that is not edited
+    now, later = (Tokens.of(longer[:, : column + 1], 2, (column, column + 1)) for column in (5, 7))
+    for name in ("rows", "columns", "ordinal", "mention", "counts", "total"):
+        assert torch.equal(getattr(now.further(2), name), getattr(later, name))
+
+
+def test_tokens_named_alike_pair_in_place() -> None:
+    prompt, spans = Prompt.of(torch.ones(2, 3)), {"two": [[0, 1]] * 2, "one": [[2]] * 2}
+    named = {
+        word: resolve(parse_positions(word), prompt, spans)
+        for word in ("f2", "l2", "first+last", "two+one", "one+two", "f1", "generated")
+    }
+    assert named["f2"].named_like(named["l2"]) and named["f2"].named_like(named["first+last"])
+    assert not named["two+one"].named_like(named["one+two"]) and not named["f2"].named_like(named["f1"])
+    assert len(named["generated"]) == 0 == len(Tokens.of(torch.zeros(0, 3, dtype=torch.long)))
+    moved = named["two+one"].to(torch.device("meta"))
+    assert {
+        getattr(moved, name).device.type for name in ("rows", "columns", "ordinal", "mention", "counts", "total")
+    } == {"meta"}
 
 
 @pytest.mark.parametrize(("first", "last"), list(itertools.product(range(1, 5), range(1, 5))))
@@ -171,6 +231,10 @@ def test_one_token_of_a_span(rows: Any, padding: str, start: int) -> None:
 def test_a_token_that_a_span_does_not_have_is_refused() -> None:
     with pytest.raises(PositionError, match=r"'subject\[1\]': the span 'subject' of row 1 has 1 tokens.*from -1 to 0"):
         resolve(parse_positions("subject[1]"), Prompt.of(torch.ones(2, 3)), {"subject": [[0, 1], 2]})
+    with pytest.raises(PositionError, match="from -1 to 0"):
+        resolve(parse_positions("subject[-2]"), Prompt.of(torch.ones(1, 3)), {"subject": [[1]]})
+    with pytest.raises(PositionError, match="names token -4"):
+        resolve(parse_positions("subject"), Prompt.of(torch.ones(1, 3)), {"subject": [[-4]]})
     with pytest.raises(PositionError, match="neither a position word"):
         parse_positions("subject[a]")
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from transformers import T5Config, T5Model
 
 import causal_reft as cr
 from causal_reft.errors import PositionError, SiteError
 from causal_reft.graph.from_data import site_from_data
 from causal_reft.graph.to_data import site_to_data
-from causal_reft.sites import COMPONENTS, locate
-from tests.models import ToyMLP, gpt2
+from causal_reft.sites import ARCHITECTURES, COMPONENTS, Port, Prompt, find_blocks, locate, resolve
+from tests.families import model_of
+from tests.models import ToyMLP, gpt2, llama
 
 SITES = [
     cr.Site(3),
@@ -32,10 +38,25 @@ def test_a_site_is_what_its_repr_says_and_survives_storage(site: cr.Site) -> Non
     assert len({site, site.moved()}) == 1
 
 
+def test_the_repr_leaves_out_what_is_as_by_default() -> None:
+    assert repr(SITES[0]) == "Site(3, positions='all')" and repr(SITES[5]) == "Site.at('blocks.0', positions='all')"
+
+
 def test_moved_changes_what_is_named_and_nothing_else() -> None:
     site = cr.Site(2, "mlp_output", positions="last")
     assert site.moved(layer=4) == cr.Site(4, "mlp_output", positions="last")
     assert site.moved(positions="all").component == "mlp_output" and site.layer == 2
+
+
+@pytest.mark.parametrize("make", [
+    lambda: cr.Site(1), lambda: cr.Site(1).where, lambda: cr.Site(1).where.parts[0], lambda: Port("", "output"),
+    lambda: ARCHITECTURES["gpt2"], lambda: locate(gpt2(), cr.Site(1)), lambda: find_blocks(gpt2()),
+    lambda: Prompt.of(torch.ones(1, 2)), lambda: resolve(cr.Site(1).where, Prompt.of(torch.ones(1, 2))),
+])  # fmt: skip
+def test_what_says_where_is_a_value_and_cannot_be_changed(make: Any) -> None:
+    value = make()
+    with pytest.raises(FrozenInstanceError):
+        setattr(value, fields(value)[0].name, None)
 
 
 def test_names_for_tables() -> None:
@@ -60,7 +81,9 @@ def test_names_for_tables() -> None:
         ({"layer": -1}, r"layers count from 0.*num_hidden_layers - 1"),
         ({"layer": 1, "head": 0}, r"'block_output' has no heads.*attention_query"),
         ({"path": "a", "port": "weights"}, r"a port is 'output', 'input'.*Site\.at\('a', port='output'\)"),
+        ({"layer": 1, "component": "middle.block_output"}, r"'middle.block_output'\) does not exist"),
         ({"path": "a", "port": "output", "layer": 1}, r"takes no layer and no head"),
+        ({"path": "a", "port": "output", "head": 1}, r"takes no layer and no head"),
     ],
 )  # fmt: skip
 def test_sites_that_cannot_be_are_refused(arguments: dict[str, Any], said: str) -> None:
@@ -80,6 +103,7 @@ def test_a_grid_is_layers_by_components_by_alternatives() -> None:
     ]  # fmt: skip
     assert len(sites) == 8
     assert cr.site_grid(1, "last") == [cr.Site(1, positions="last")] == cr.site_grid([1], ["last"])
+    assert cr.site_grid(1, slice(1, 3)) == [cr.Site(1, positions=slice(1, 3))] and cr.site_grid(1) == [cr.Site(1)]
     assert cr.site_grid(1, components="attention_query", heads=0) == [cr.Site(1, "attention_query", head=0)]
     with pytest.raises(SiteError, match=r"no 'component'. Did you mean 'components'.*components=\['mlp_output'\]"):
         cr.site_grid([1], component="mlp_output")
@@ -96,19 +120,81 @@ def test_a_grid_of_heads_has_a_site_for_each() -> None:
 @pytest.mark.parametrize(
     ("site", "said"),
     [
-        (cr.Site(7), r"Site\(7.*has layers 0 to 2"),
-        (cr.Site(1, "attention_query", head=2), r"has heads 0 to 1"),
-        (cr.Site.at("transformer.h.1.atn"), r"no module 'transformer.h.1.atn'.*Did you mean 'transformer.h.1.attn'\?"),
+        (cr.Site(3), r"Site\(3.*has layers 0 to 2"),
+        (cr.Site(1, "attention_query", head=4), r"has heads 0 to 3"),
+        (cr.Site(1, "attention_query", head=-1), r"has heads 0 to 3"),
+        (cr.Site(1, "attention_key", head=2), r"has heads 0 to 1"),
+        (cr.Site(1, "encoder.block_output"), r"has one stack of blocks.*takes no 'encoder'"),
+        (cr.Site.at("model.layers.1.mpl"), r"Did you mean 'model.layers.1.mlp'\?"),
+        (cr.Site.at("model.layers.1.x"), r"Allowed: \S*1.input_layernorm, \S*1.mlp, \S*1.post_\S*, \S*1.self_attn\.$"),
+        (cr.Site.at("x"), r"Allowed: lm_head, model\.$"),
     ],
 )
 def test_sites_that_a_model_does_not_have_are_named(site: cr.Site, said: str) -> None:
     with pytest.raises(SiteError, match=said):
-        locate(gpt2(), site)
+        locate(llama(), site)
 
 
-@pytest.mark.parametrize("head", [0, 1])
-def test_every_head_that_a_component_has_is_located(head: int) -> None:
-    assert locate(gpt2(), cr.Site(1, "attention_query", head=head))
+@pytest.mark.parametrize(("component", "heads"), [("attention_query", 4), ("attention_key", 2)])
+def test_every_layer_and_head_that_a_component_has_is_located(component: str, heads: int) -> None:
+    for layer, head in itertools.product(range(3), range(heads)):
+        found = locate(llama(), cr.Site(layer, component, head=head))
+        assert (found.block, found.head, found.heads) == (layer, head, (4, 2))
+
+
+def test_a_family_without_a_row_is_given_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "mine", None)
+    model = gpt2()
+    model.config.model_type = "mine"
+    with pytest.raises(SiteError, match=r"no row for 'mine'.*register_architecture\('mine'"):
+        locate(model, cr.Site(1))
+    components = {"mlp_output": ("mlp.c_proj", "output"), "attention_query": Port("attn.c_attn", "output", "side:q")}
+    cr.register_architecture("mine", "h", components)
+    assert locate(model, cr.Site(1)).key == ("transformer.h.1", "output")
+    assert locate(model, cr.Site(1, "mlp_output")).key == ("transformer.h.1.mlp.c_proj", "output")
+    assert locate(model, cr.Site(1, "attention_query", head=1)).features(48).tolist() == list(range(8, 16))
+    with pytest.raises(SiteError, match=r"has no 'mlp_input'\. Did you mean 'mlp_output'\?"):
+        locate(model, cr.Site(1, "mlp_input"))
+    cr.register_architecture("mine", "h", {"mlp_output": ("mlp.last", "output")})
+    with pytest.raises(
+        SiteError, match=r"the table says 'transformer.h.1.mlp.last', which this GPT2LMHeadModel does not"
+    ):
+        locate(model, cr.Site(1, "mlp_output"))
+    cr.register_architecture("mine", "layers", {})
+    with pytest.raises(SiteError, match=r"has 0 lists named 'layers' of 3 blocks \(none\); exactly one"):
+        locate(model, cr.Site(1))
+
+
+class Pair(nn.Module):
+    """Two models, of which the first one has the config."""
+
+    def __init__(self, text: nn.Module, other: nn.Module) -> None:
+        super().__init__()
+        self.text, self.other, self.config = text, other, text.config
+
+
+def test_the_blocks_of_a_model_inside_another_are_those_of_its_own_family_and_depth() -> None:
+    assert locate(Pair(gpt2(), model_of("bloom")), cr.Site(1)).path == "text.transformer.h.1"
+    assert locate(Pair(gpt2(), gpt2(n_layers=2)), cr.Site(1)).path == "text.transformer.h.1"
+    assert locate(nn.DataParallel(gpt2()), cr.Site(1)).path == "module.transformer.h.1"
+    both = Pair(gpt2(), gpt2())
+    with pytest.raises(
+        SiteError, match=r"has 2 lists named 'h' of 3 blocks \(text.transformer.h, other.transformer.h\)"
+    ):
+        locate(both, cr.Site(1))
+    assert locate(both, cr.Site.at("text.transformer.h.1")).block is None
+
+
+def test_each_stack_of_an_encoder_decoder_model_has_its_own_depth() -> None:
+    model = T5Model(T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=2, num_heads=2))
+    assert locate(model, cr.Site(1, "decoder.block_output")).path == "decoder.block.1"
+    for wrong, said in (("encoder.block_output", "has layers 0 to 0"), ("block_output", "has two stacks of blocks")):
+        with pytest.raises(SiteError, match=said):
+            locate(model, cr.Site(1, wrong))
+    for path, place in (("shared", (None, "")), ("encoder.dropout", (None, "encoder")), ("decoder", (None, "decoder"))):
+        found = locate(model, cr.Site.at(path))
+        assert (found.block, found.stack) == place
+    assert locate(ToyMLP(), cr.Site.at("first")).block is None
 
 
 def test_layers_of_a_plain_module_are_refused_with_its_modules() -> None:
@@ -116,7 +202,11 @@ def test_layers_of_a_plain_module_are_refused_with_its_modules() -> None:
         locate(ToyMLP(), cr.Site(0))
 
 
-def test_an_unknown_layout_is_refused() -> None:
+def test_an_unknown_component_port_or_layout_is_refused() -> None:
+    with pytest.raises(SiteError, match=r"'blok_output' is no component\. Did you mean 'block_output'"):
+        cr.register_architecture("mine", "h", {"blok_output": ("", "output")})
+    with pytest.raises(SiteError, match=r"'block_output' has port 'out'; use input or output"):
+        cr.register_architecture("mine", "h", {"block_output": ("", "out")})
     with pytest.raises(SiteError, match=r"has layout 'sid:q'\. Did you mean 'side:q'"):
         cr.register_architecture("mine", "h", {"attention_query": ("attn.c_attn", "output", "sid:q")})
 
