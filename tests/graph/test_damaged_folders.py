@@ -20,13 +20,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import causal_reft as cr
 from causal_reft.errors import CausalReftError, StorageError
+from causal_reft.graph import fields, graph_to_data, load_graph
 from causal_reft.graph import folder as folders
-from causal_reft.graph import graph_to_data, load_graph
-from causal_reft.graph.from_data import nodes_from_data
+from causal_reft.graph.fields import Field, checked, maybe, number, one_of, whole
+from causal_reft.graph.from_data import INTERCHANGE, SITE, SOURCES, nodes_from_data
 from tests.corruption import corrupted
 from tests.damage import rewrite, sign
 from tests.graph.saved import rich
@@ -219,6 +221,73 @@ MALICIOUS: dict[str, tuple[Callable[[Data, dict[str, Tensor]], object], str]] = 
         "int64",
     ),
 }  # fmt: skip
+
+
+FIELDS: tuple[tuple[Field, list[object], list[object]], ...] = (
+    (whole(), [-(2**53), 2**53], [-(2**53) - 1, 2**53 + 1]),
+    (whole(0), [0, 2**53], [-1, True, 1.0, "1", None]),
+    (fields.SIZE, [1], [0]),
+    (fields.SEED, [-(2**63), 2**64], [-(2**63) - 1, 2**64 + 1, 1.0, True]),
+    (number("", lambda value: value >= 0), [0, 0.5, 1e299], [-1e-9, 1e301, math.inf, math.nan, True, "0"]),
+    (one_of(None, "relu"), [None, "relu"], ["", 0]),
+    (one_of(1), [1], [True, 1.0]),
+    (maybe(fields.SIZE), [None, 1], [0]),
+    (fields.TEXT, [""], [1]),
+    (fields.FLAG, [True, False], [0, None]),
+    (fields.RECORD, [{}], [[]]),
+    (fields.NAMES, [[], ["a"]], [["a", 1], "a", ("a",)]),
+    (fields.SLICE, [[0, 1]], [[0], [0, 1, 2], [-1, 0], (0, 1), [0, True]]),
+    (SITE["layer"], [None, 0], [-1]),
+    (SITE["head"], [None, 0], [-1]),
+    (SITE["positions"], ["last", "f5+l5", "9" * 9, [0, -1], [2**31], {"slice": [None, 3, -1]}], [
+        "9" * 10, "f" * 10_000, [], [True], [2**31 + 1], [-(2**31) - 1], (0,), {"slice": [0, 1]}, {"slice": [0, 1, 0]},
+        {"slice": [0, 1, 2, 3]}, {"slice": (0, 1, 2)}, {"slices": [0, 1, 2]}, {"slice": [0, "1", 2]},
+    ]),
+    (INTERCHANGE["dropout"], [0, 0.5], [1, -0.1]),
+    (SOURCES["Noise"]["std"], [0, 1.5], [-1]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "taken", "refused"), FIELDS)
+def test_a_field_takes_what_its_words_say_up_to_the_ends(
+    field: Field, taken: list[object], refused: list[object]
+) -> None:
+    assert [value for value in taken if not field.accepts(value)] == []
+    assert [value for value in refused if field.accepts(value)] == []
+
+
+def test_a_field_says_in_words_what_it_takes() -> None:
+    said = [field.allowed for field in (whole(), whole(3), maybe(fields.SIZE), one_of(None, "a"))]
+    assert said == [
+        "a whole number", "a whole number of at least 3", "a whole number of at least 1, or null", "None, 'a'",
+    ]  # fmt: skip
+    with pytest.raises(StorageError, match=r"x is 'a{56}\.\.\.; allowed: true or false\.$"):
+        checked({"x": "a" * 99}, {"x": fields.FLAG}, "here")
+    with pytest.raises(StorageError, match=r"here is \[\], but must be an object with the fields x, y\.$"):
+        checked([], {"x": fields.FLAG, "y": fields.FLAG}, "here")
+
+
+def test_rows_and_features_that_do_not_fit_the_rest_are_refused(tmp_path: Path) -> None:
+    inside = cr.Subspace.within(torch.eye(4, D), 2)
+    top = cr.Autoencoder(torch.ones(D, 5), torch.ones(5, D), activation="topk", k=5)
+    cr.InterventionGraph(
+        a=cr.Interchange(cr.Site(1), inside, cr.Collect("source")), b=cr.Interchange(cr.Site(1), top, cr.Constant(0.0))
+    ).save(tmp_path)
+    assert len(load_graph(tmp_path)) == 2
+    key = next(name for name in load_file(tmp_path / "weights.safetensors") if name.endswith(".within"))
+    for wrong in (torch.eye(3, D), torch.eye(4, 3), torch.ones(4)):
+        with pytest.raises(StorageError, match=r"within, of shape .* it needs 4 rows of at least that width"):
+            damaged(tmp_path, lambda data, tensors, rows=wrong: tensors.update({key: rows}))
+    with pytest.raises(StorageError, match="keeps k=6 of 5 features"):
+        damaged(tmp_path, config("Autoencoder", k=6))
+
+
+def damaged(folder: Path, act: Callable[[Data, dict[str, Tensor]], object]) -> cr.InterventionGraph:
+    """What a copy of a folder with a change is loaded as."""
+    copied = folder.with_name(f"{folder.name} copied")
+    shutil.copytree(folder, copied, dirs_exist_ok=True)
+    rewrite(copied, act)
+    return load_graph(copied)
 
 
 @pytest.mark.parametrize("case", MALICIOUS)
