@@ -63,6 +63,8 @@ ROOMS: dict[str, tuple[str, ...]] = {  # what is changed, and the tests of its r
         "laws/test_presets_of_parts.py",
         "featurizers/test_featurizers.py::test_a_featurizer_is_its_settings_and_its_tensors",
         "training/test_penalty.py::test_the_penalty_of_reft_r1_is_the_mean_of_the_other_latents",
+        "training/test_penalty.py::test_a_direction_that_sees_no_latent_learns_nothing_and_says_so",
+        "training/test_penalty.py::test_gates_are_drawn_as_hard_concrete",
         *(
             f"laws/test_method_table.py::test_a_row_of_the_method_table_equals_its_formula[{name}-gpt2-left-ragged]"
             for name in FORMULAS

@@ -91,7 +91,9 @@ def _row(
     down: str,
     norm: str = "",
 ) -> Architecture:
-    """A row from its module names; `qkv` maps query/key/value to (module inside attention, layout)."""
+    """A row from its module names inside a block; `qkv` maps query/key/value to (module inside attention, layout),
+    and `projection` is inside attention too.
+    """
     components = {
         "embeddings": Port("", "input"),
         "block_input": Port("", "input"),
@@ -101,8 +103,8 @@ def _row(
         "attention_head_output": Port(f"{attention}.{projection}", "input"),
         "attention_output": Port(f"{attention}.{projection}", "output"),
         "mlp_input": Port(mlp, "input"),
-        "mlp_activation": Port(f"{mlp}.{down}", "input"),
-        "mlp_output": Port(f"{mlp}.{down}", "output"),
+        "mlp_activation": Port(down, "input"),
+        "mlp_output": Port(down, "output"),
     }
     components |= {"final_norm": Port(f"..{norm}", "output")} if norm else {}
     return Architecture(blocks, components, adds_mlp=_yes)
@@ -120,27 +122,35 @@ def _fused(name: str, layout: str) -> dict[str, tuple[str, str]]:
 
 
 _QKV = _separate("q_proj k_proj v_proj")
-_LLAMA = _row("layers", "self_attn", _QKV, "o_proj", "mlp", "down_proj", "norm")
+_LLAMA = _row("layers", "self_attn", _QKV, "o_proj", "mlp", "mlp.down_proj", "norm")
 _NORMED_SUMMANDS = replace(_LLAMA, adds_mlp=_no)
 _MIXTURE = _LLAMA.lacking("mlp_activation").having(mlp_output=Port("mlp", "output"))
 _GPT2 = replace(
-    _row("h", "attn", _fused("c_attn", "side"), "c_proj", "mlp", "c_proj", "ln_f"), learned_positions=_context
+    _row("h", "attn", _fused("c_attn", "side"), "c_proj", "mlp", "mlp.c_proj", "ln_f"), learned_positions=_context
 )
 _NEOX = _row(
-    "layers", "attention", _fused("query_key_value", "group"), "dense", "mlp", "dense_4h_to_h", "final_layer_norm"
+    "layers", "attention", _fused("query_key_value", "group"), "dense", "mlp", "mlp.dense_4h_to_h", "final_layer_norm"
 )
-_BLOOM = _row("h", "self_attention", _fused("query_key_value", "group"), "dense", "mlp", "dense_4h_to_h", "ln_f")
-_OPT = replace(_row("layers", "self_attn", _QKV, "out_proj", "fc1", "", "final_layer_norm"), learned_positions=_context)
-_OPT = replace(_OPT, adds_mlp=lambda config: config.do_layer_norm_before)
-_OPT = _OPT.having(mlp_activation=Port("fc2", "input"), mlp_output=Port("fc2", "output"))
+_BLOOM = _row("h", "self_attention", _fused("query_key_value", "group"), "dense", "mlp", "mlp.dense_4h_to_h", "ln_f")
+_OPT = replace(
+    _row("layers", "self_attn", _QKV, "out_proj", "fc1", "fc2", "final_layer_norm"),
+    learned_positions=_context,
+    adds_mlp=lambda config: config.do_layer_norm_before,
+)
 _BERT = replace(
-    _row("layer", "attention", _separate("self.query self.key self.value"), "output.dense", "intermediate", ""),
+    _row(
+        "layer",
+        "attention",
+        _separate("self.query self.key self.value"),
+        "output.dense",
+        "intermediate",
+        "output.dense",
+    ),
     learned_positions=_context,
     adds_mlp=_no,
 )
-_BERT = _BERT.having(mlp_activation=Port("output.dense", "input"), mlp_output=Port("output.dense", "output"))
 _DISTILBERT = replace(
-    _row("layer", "attention", _separate("q_lin k_lin v_lin"), "out_lin", "ffn", "lin2"),
+    _row("layer", "attention", _separate("q_lin k_lin v_lin"), "out_lin", "ffn", "ffn.lin2"),
     learned_positions=_context,
     adds_mlp=_no,
 )
@@ -148,12 +158,12 @@ _DISTILBERT = replace(
 
 def _t5(stack: str, feedforward: int) -> Architecture:
     attention, mlp = "layer.0.SelfAttention", f"layer.{feedforward}.DenseReluDense"
-    return _row(f"{stack}.block", attention, _separate("q k v"), "o", mlp, "wo", "final_layer_norm")
+    return _row(f"{stack}.block", attention, _separate("q k v"), "o", mlp, f"{mlp}.wo", "final_layer_norm")
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "gpt2": _GPT2,
-    "gptj": _row("h", "attn", _QKV, "out_proj", "mlp", "fc_out", "ln_f"),
+    "gptj": _row("h", "attn", _QKV, "out_proj", "mlp", "mlp.fc_out", "ln_f"),
     "gpt_neox": _NEOX,
     "opt": _OPT,
     "bloom": replace(_BLOOM, counts_positions=False),
@@ -161,7 +171,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **dict.fromkeys(["llama", "mistral", "qwen2", "qwen3", "gemma"], _LLAMA),
     **dict.fromkeys(["gemma2", "gemma3_text", "olmo2"], _NORMED_SUMMANDS),
     **dict.fromkeys(["mixtral", "qwen2_moe", "qwen3_moe"], _MIXTURE),
-    "phi3": _row("layers", "self_attn", _fused("qkv_proj", "side"), "o_proj", "mlp", "down_proj", "norm"),
+    "phi3": _row("layers", "self_attn", _fused("qkv_proj", "side"), "o_proj", "mlp", "mlp.down_proj", "norm"),
     "bert": _BERT,
     "roberta": replace(
         _BERT,
@@ -170,7 +180,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "distilbert": _DISTILBERT,
     "t5": replace(_t5("encoder", 1), counts_positions=False, decoder=_t5("decoder", 2)),
-    "vit": _row("layers", "attention", _QKV, "o_proj", "mlp", "fc2", "layernorm"),
+    "vit": _row("layers", "attention", _QKV, "o_proj", "mlp", "mlp.fc2", "layernorm"),
 }
 
 

@@ -355,6 +355,16 @@ def test_a_source_that_differs_by_row_is_named_so():
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["edit: by row"]
 
 
+def test_a_drawing_has_no_frame_and_no_ticks_and_shows_names_as_they_are_written():
+    edit = cr.Interchange(cr.Site(1), cr.Identity(D), cr.Shift(cr.Constant(0.0)))
+    seen = cr.Collect("base", cr.Site(1, positions="who"))
+    ax = cr.InterventionGraph(**{"a$b$": edit, "c$d$": seen}).draw()
+    assert not any(spine.get_visible() for spine in ax.spines.values())
+    assert {line.get_markersize() for line in ax.get_xticklines()} <= {0.0} and not ax.get_yticks().size
+    shown = [*ax.texts, *ax.get_xticklabels(), ax.xaxis.label]
+    assert {"a$b$", "c$d$"} <= set(texts(ax)) and not any(text.get_parse_math() for text in shown)
+
+
 def test_an_empty_graph_is_a_lane():
     ax = cr.InterventionGraph().draw()
     ax.figure.canvas.draw()

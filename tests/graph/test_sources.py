@@ -138,8 +138,9 @@ def test_noise_has_its_standard_deviation() -> None:
     values = states(graph_of(cr.Noise(0.5, seed=1)), batch)
     assert values.mean().abs() < 0.05 and abs(float(values.std()) - 0.5) < 0.05
     assert not states(graph_of(cr.Noise(0.0)), batch).any()
-    with pytest.raises(GraphError, match="not negative"):
-        cr.Noise(-1.0)
+    for std in (-1.0, float("inf")):
+        with pytest.raises(GraphError, match="not negative"):
+            cr.Noise(std)
 
 
 def learned_in(graph: cr.InterventionGraph) -> cr.LearnedSource:
@@ -211,6 +212,8 @@ def test_random_starts_are_seeded_as_a_linear_layer_draws() -> None:
         (lambda: graph_of(cr.Constant(0), dropout=1.0), r"dropout=1.0.*\[0, 1\)"),
         (lambda: graph_of(cr.Constant(0), run="my run"), "must be an identifier"),
         (lambda: cr.Collect("my run"), "must be an identifier"),
+        (lambda: cr.TopLatents(0), "a whole number from 1 on"),
+        (lambda: cr.TopLatents(True), "a whole number from 1 on"),
     ],
 )
 def test_what_cannot_mean_anything_is_refused_when_it_is_written(build: Any, said: str) -> None:
