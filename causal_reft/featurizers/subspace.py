@@ -96,13 +96,23 @@ class Subspace(Featurizer):
             seed: of the random initial Q.
 
         Raises:
-            FeaturizerError: rank > width; rows that are linearly dependent.
+            FeaturizerError: no matrix of finite rows; rank > width; rows that are linearly dependent.
         """
+        if basis.ndim != 2 or not bool(torch.isfinite(basis).all()):
+            raise FeaturizerError(
+                f"Subspace.within(rank={rank}): the basis is a matrix of finite numbers, (rows, d_model); this one has "
+                f"the shape {tuple(basis.shape)}" + (" and NaN or infinity in it." if basis.ndim == 2 else ".")
+            )
         width, d_model = basis.shape
         if not 1 <= rank <= width:
             raise FeaturizerError(
                 f"Subspace.within(rank={rank}): the basis has {width} rows, so the rank is from 1 to {width}. Take a "
                 "lower rank, or give it more rows."
+            )
+        if width > d_model:
+            raise FeaturizerError(
+                f"Subspace.within: {width} rows of width {d_model} depend on each other. Give independent ones, e.g. "
+                "torch.linalg.svd(basis, full_matrices=False).Vh[:k]."
             )
         rows = orthonormal_rows(basis.detach().to(torch.float64))
         within = rows.to(torch.promote_types(basis.dtype, torch.float32))

@@ -19,6 +19,24 @@ FEATURIZERS = (
         "cr.Subspace.within(torch.eye(2, 16), rank=2)",
     ),
     Mistake(
+        e.FeaturizerError, "A basis that is no matrix of numbers",
+        'cr.Subspace.within(torch.full((2, 16), float("nan")), rank=1)', "NaN or infinity in it",
+        "Rows of a division by zero, for instance, span nothing.",
+        "cr.Subspace.within(torch.eye(2, 16), rank=1)",
+    ),
+    Mistake(
+        e.FeaturizerError, "A confined search without what confines it",
+        "cr.SubspaceWithin(rank=4)", "read=0.95, varied=0.95 or both",
+        "What the network reads, what the data vary, or what they vary of what is read.",
+        "cr.SubspaceWithin(rank=4, read=0.95)",
+    ),
+    Mistake(
+        e.FeaturizerError, "A share of directions above one",
+        "cr.SubspaceWithin(rank=4, read=9.5)", "between 0 and 1",
+        "A whole number is how many directions are kept, a number below 1 the share that they hold.",
+        "cr.SubspaceWithin(rank=4, read=8)",
+    ),
+    Mistake(
         e.FeaturizerError, "A featurizer of another width than the site",
         "cr.IntervenedModel(model, cr.loreft(cr.Site(1), d_model=32, rank=2))(batch)", "Build it with d_model=16",
         "The width is that of the site: `model.config.hidden_size` for a block, less for one head, often more inside "
