@@ -9,6 +9,7 @@ from causal_reft.alignment import Controls as Controls
 from causal_reft.alignment import Sampling as Sampling
 from causal_reft.alignment import Study as Study
 from causal_reft.alignment import StudyResult as StudyResult
+from causal_reft.alignment import SubspaceWithin as SubspaceWithin
 from causal_reft.alignment import TensorEncoding as TensorEncoding
 from causal_reft.alignment import TextEncoding as TextEncoding
 from causal_reft.alignment import read_directions as read_directions

@@ -1,7 +1,7 @@
 """DAS as a study: alignments, metrics, controls, uncertainty, the illusion report, and resumable studies."""
 
 from causal_reft.alignment.alignment import Alignment, mixed
-from causal_reft.alignment.bases import read_directions, varied_directions
+from causal_reft.alignment.bases import SubspaceWithin, read_directions, varied_directions
 from causal_reft.alignment.cells import Controls
 from causal_reft.alignment.columns import COLUMNS
 from causal_reft.alignment.controlled_score import Score
@@ -28,6 +28,7 @@ __all__ = [
     "Score",
     "Study",
     "StudyResult",
+    "SubspaceWithin",
     "TensorEncoding",
     "TextEncoding",
     "digest_of",

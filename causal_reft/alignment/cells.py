@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from causal_reft.alignment.bases import SubspaceWithin
 from causal_reft.display import html_fields
 from causal_reft.errors import CausalReftWarning
 from causal_reft.featurizers import Featurizer, Flow, Identity, Subspace
 from causal_reft.sweeps import Result
 
-FeaturizerRecipe = Callable[[int, int], Featurizer]
+FeaturizerRecipe = Callable[[int, int], Featurizer] | SubspaceWithin
 
 GIVEN, SHUFFLED = "given", "shuffled"
 TRUE, PERMUTED = "true", "permuted"
@@ -214,17 +215,33 @@ class FlowOfRank:
             return Flow(d_model, min(self.rank, d_model), seed=seed)
 
 
+def everywhere(recipe: FeaturizerRecipe) -> Callable[[int, int], Featurizer]:
+    """A recipe without the rows that confine it, which only a site's states give: the same rank and seeds."""
+    return Subspace.of_rank(recipe.rank) if isinstance(recipe, SubspaceWithin) else recipe
+
+
+def label_of(recipe: FeaturizerRecipe, width: int) -> str:
+    """A recipe's name in tables, where the user gives none: "Subspace of rank 4"."""
+    built = everywhere(recipe)(width, 0)
+    inside = f" {recipe.inside}" if isinstance(recipe, SubspaceWithin) else ""
+    return f"{type(built).__name__} of rank {built.rank}{inside}"
+
+
 def ladder_recipes(recipes: Mapping[str, FeaturizerRecipe], width: int) -> Mapping[str, FeaturizerRecipe]:
     """The capacity ladder by label: ranks 1, 2, 4, ... below the study's own, and a `Flow` of its rank.
 
     What a low rank reaches is worth more than what a high one does, and what the Flow reaches on a network with
     shuffled weights says what capacity alone buys. Empty unless the study fits a subspace.
     """
-    built = [build(width, 0) for build in recipes.values()]
-    ranks = [featurizer.rank for featurizer in built if isinstance(featurizer, Subspace)]
-    if not ranks:
+    built = [(everywhere(build)(width, 0), build) for build in recipes.values()]
+    fitted = {featurizer.rank: build for featurizer, build in built if isinstance(featurizer, Subspace)}
+    if not fitted:
         return {}
-    steps = {2**k for k in range(max(ranks).bit_length()) if 2**k < max(ranks)} - set(ranks)
-    found: dict[str, FeaturizerRecipe] = {f"Subspace of rank {rank}": Subspace.of_rank(rank) for rank in sorted(steps)}
-    found |= {f"Flow of rank {max(ranks)}": FlowOfRank(max(ranks))}
+    most, widest = max(fitted), fitted[max(fitted)]
+    steps = sorted({2**k for k in range(most.bit_length()) if 2**k < most} - set(fitted))
+    found: dict[str, FeaturizerRecipe] = {}
+    for rank in steps:
+        build = replace(widest, rank=rank) if isinstance(widest, SubspaceWithin) else Subspace.of_rank(rank)
+        found[label_of(build, width)] = build
+    found |= {f"Flow of rank {most}": FlowOfRank(most)}
     return {label: build for label, build in found.items() if label not in recipes}

@@ -17,7 +17,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from causal_reft.alignment.cells import CONTROLS, FIT, ILLUSION, PERMUTED, SHUFFLED, Cell, FeaturizerRecipe, Group
+from causal_reft.alignment.bases import SubspaceWithin
+from causal_reft.alignment.cells import (
+    CONTROLS,
+    FIT,
+    ILLUSION,
+    PERMUTED,
+    SHUFFLED,
+    Cell,
+    FeaturizerRecipe,
+    Group,
+    everywhere,
+)
 from causal_reft.alignment.controls import (
     effective_rank,
     full_patch,
@@ -36,6 +47,7 @@ from causal_reft.featurizers import Featurizer, StackedFeaturizer, Subspace, ran
 from causal_reft.graph import Collect, Interchange, InterventionGraph
 from causal_reft.sites import Site
 from causal_reft.sweeps import Result, tick
+from causal_reft.tensors import Tensor
 from causal_reft.training import History, Recipe, fit_many, frozen
 
 _kept = threading.local()
@@ -115,7 +127,7 @@ def explained(work: Work, group: Group) -> tuple[str, dict[Cell, float]]:
     Nothing is recorded for it.
     """
     data, network = work.data[group[0].variable], _network(work, group)
-    models = [IntervenedModel(network, build_graph(work, cell)) for cell in group]
+    models = [IntervenedModel(network, graph) for graph in build_graphs(work, group, network, data.train)]
     with frozen(network):
         ineffective = _ineffective(plan_all(models, data.train, memory=work.memory))
         alive = [number for number in range(len(models)) if number not in ineffective] or list(range(len(models)))
@@ -124,10 +136,26 @@ def explained(work: Work, group: Group) -> tuple[str, dict[Cell, float]]:
         return plan.explain(), {cell: 0.0 if n in ineffective else sizes[cell] for n, cell in enumerate(group)}
 
 
-def build_graph(work: Work, cell: Cell) -> InterventionGraph:
-    """The untrained graph of a fit: one featurizer, cut into equal slices where there are several variables."""
-    site, runs = work.sites[cell.site], work.data[cell.variable].runs
-    featurizer = work.featurizers[cell.featurizer](work.widths[cell.site], cell.seed)
+def build_graphs(work: Work, group: Group, network: nn.Module, train: Examples) -> list[InterventionGraph]:
+    """The untrained graphs of fits: one featurizer each, cut into equal slices where there are several variables.
+
+    The rows that confine a search are those of this network and these training rows, for all sites from the same
+    passes.
+    """
+    rows: dict[int, Mapping[Site, Tensor]] = {}
+    for number in dict.fromkeys(cell.featurizer for cell in group):
+        if isinstance(recipe := work.featurizers[number], SubspaceWithin):
+            sites = list(dict.fromkeys(work.sites[cell.site] for cell in group if cell.featurizer == number))
+            rows[number] = recipe.rows_at(network, sites, train, work.batch_size)
+    return [_graph(work, cell, rows.get(cell.featurizer)) for cell in group]
+
+
+def _graph(work: Work, cell: Cell, rows: Mapping[Site, Tensor] | None) -> InterventionGraph:
+    site, runs, recipe = work.sites[cell.site], work.data[cell.variable].runs, work.featurizers[cell.featurizer]
+    if rows is None:
+        featurizer = everywhere(recipe)(work.widths[cell.site], cell.seed)
+    else:
+        featurizer = Subspace.within(rows[site].cpu(), recipe.rank, cell.seed)
     return InterventionGraph(
         **{name: Interchange(site, part, Collect(runs[name])) for name, part in slices(featurizer, list(runs)).items()}
     )
@@ -157,7 +185,7 @@ def _fits(work: Work, group: Group) -> list[Outcome]:
     is_permuted = shared.labels == PERMUTED
     train, report = data.permuted[shared.seed] if is_permuted else (data.train, data.report.examples)
     report = data.shuffled_report if shared.network == SHUFFLED else report
-    graphs = [build_graph(work, cell) for cell in group]
+    graphs = build_graphs(work, group, network, train)
     trained = _trained(work, network, graphs, train, shared.seed)
     score = partial(score_each, network, graphs, batch_size=work.batch_size, memory=work.memory)
     reported = score(report, target=None if is_permuted else data.report.target)
@@ -246,7 +274,7 @@ def _flat(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray
 def _illusions(work: Work, group: Group) -> list[Outcome]:
     """Fits the subspaces again (in a batch of their own: the same up to rounding) and reports on them."""
     data, network = work.data[group[0].variable], _network(work, group)
-    graphs = [build_graph(work, cell) for cell in group]
+    graphs = build_graphs(work, group, network, data.train)
     _trained(work, network, graphs, data.train, group[0].seed)
     return [({}, _illusion(work, network, graph, data.report)) for graph in graphs]
 

@@ -17,15 +17,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 import causal_reft
-from causal_reft.alignment.cells import LEFT_OUT, Controls, FeaturizerRecipe, Grid, ladder_recipes, whole_vector
-from causal_reft.alignment.compute_cells import Work, build_graph, compute_group, with_threads
+from causal_reft.alignment.bases import SubspaceWithin
+from causal_reft.alignment.cells import (
+    LEFT_OUT,
+    Controls,
+    FeaturizerRecipe,
+    Grid,
+    everywhere,
+    label_of,
+    ladder_recipes,
+    whole_vector,
+)
+from causal_reft.alignment.compute_cells import Work, build_graphs, compute_group, with_threads
 from causal_reft.alignment.encoding import CHOICES, TextEncoding, as_encoding
 from causal_reft.alignment.halving import promising, rungs
 from causal_reft.alignment.metrics import CHOSEN_BY
@@ -57,7 +69,8 @@ class Study:
         variable: what is interchanged: a name; several names joined by "+" ("left+right": each from its own source, in
             orthogonal slices of one rotation); or a list of such alternatives. By default the task's, or all of `data`.
         sites: where to look.
-        featurizer: `Subspace.of_rank(4)` or any function (d_model, seed) -> Featurizer; or a mapping label -> such.
+        featurizer: `Subspace.of_rank(4)`, `SubspaceWithin(4, read=0.95)` or any function (d_model, seed) -> Featurizer;
+            or a mapping label -> such.
             `Identity` makes it a patching sweep: the whole vector at every site, nothing trained, and no edit the only
             control.
         seeds: of initialisation and data order; integers.
@@ -295,7 +308,7 @@ def _prepared(study: Study, progress: bool) -> PreparedStudy:
     )
     description = _description(study, work, parts, {**recipes, **ladder}, len(recipes), fingerprint(network))
     grid = Grid.of(description)
-    build_graph(work, grid.fits[0])
+    _check(work, grid, network)
     rows = {
         name: {
             "report": part.records.to_dict("list"),
@@ -308,6 +321,14 @@ def _prepared(study: Study, progress: bool) -> PreparedStudy:
     provenance = {"threads": study.threads, "device": place_of(network), "memory": study.memory}
     store = Store.claim(study.folder, description, {**provenance, "cells_at_once": study.cells_at_once}, rows=rows)
     return PreparedStudy(parts, work, grid, store, study.cells_at_once)
+
+
+def _check(work: Work, grid: Grid, network: nn.Module) -> None:
+    """Refuse featurizers that cannot be made: the first one, and each that rows confine, which not every site has."""
+    build_graphs(work, (grid.fits[0],), network, work.data[grid.fits[0].variable].train)
+    for recipe, data in product(work.featurizers, work.data.values()):
+        if isinstance(recipe, SubspaceWithin):
+            recipe.rows_at(network, work.sites, data.train, work.batch_size)
 
 
 def _description(
@@ -357,21 +378,20 @@ def _scored_among(study: Study, work: Work) -> str:
 
 def _described(build: FeaturizerRecipe, widths: Sequence[int], seeds: Sequence[int]) -> dict[str, Any]:
     """What a recipe builds at every width with every seed: lambdas have no name that lasts."""
+    confined, build = build, everywhere(build)
     first = build(widths[0], 0)
     digests = {
         f"{width}, seed {seed}": rounded_digest(build(width, seed)) for width in sorted(set(widths)) for seed in seeds
     }
-    found = {"shown": repr(first), "rank": first.rank, "is_linear": first.rows() is not None, "built": digests}
+    shown = repr(confined if isinstance(confined, SubspaceWithin) else first)
+    found = {"shown": shown, "rank": first.rank, "is_linear": first.rows() is not None, "built": digests}
     return found if any(p.requires_grad for p in first.parameters()) else {**found, "trains": False}
 
 
 def _labelled(
     featurizer: FeaturizerRecipe | Mapping[str, FeaturizerRecipe], width: int
 ) -> Mapping[str, FeaturizerRecipe]:
-    if isinstance(featurizer, Mapping):
-        return featurizer
-    built = featurizer(width, 0)
-    return {f"{type(built).__name__} of rank {built.rank}": featurizer}
+    return featurizer if isinstance(featurizer, Mapping) else {label_of(featurizer, width): featurizer}
 
 
 def _splits(study: Study) -> dict[str, Splits]:

@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from causal_reft.alignment.cells import CONTROLS, Cell, Grid, Group, grouped
+from causal_reft.alignment.cells import CONTROLS, Cell, Grid, Group, everywhere, grouped
 from causal_reft.alignment.compute_cells import Part, VariableData, Work, explained, run_group
 from causal_reft.display import counted, html_text
 from causal_reft.execution import Examples
@@ -197,7 +197,10 @@ def _seconds(work: Work, group: Group) -> float:
 
 
 def _flops(work: Work, group: Group) -> float:
-    """FLOPs of a group, constant + rows * (once + epochs * each epoch), from three runs on few rows."""
+    """FLOPs of a group, constant + rows * (once + epochs * each epoch), from three runs on few rows.
+
+    The passes that make the rows of a `SubspaceWithin` are not among them.
+    """
     data, recipe = work.data[group[0].variable], work.recipe
     few = FEW_PLAIN if isinstance(data.train.runs["base"], torch.Tensor) else FEW
     share = min(0.5, few / len(data.train))
@@ -209,9 +212,14 @@ def _flops(work: Work, group: Group) -> float:
 
 def _counted(work: Work, group: Group, share: float, epochs: int) -> float:
     name = group[0].variable
-    recipe = replace(work.recipe, epochs=epochs, max_steps=None)
+    few = replace(
+        work,
+        data={name: _few(work.data[name], share)},
+        recipe=replace(work.recipe, epochs=epochs, max_steps=None),
+        featurizers=[everywhere(build) for build in work.featurizers],  # few rows may not confine a search
+    )
     with Flops() as counter:
-        run_group(replace(work, data={name: _few(work.data[name], share)}, recipe=recipe), group)
+        run_group(few, group)
     return counter.total
 
 

@@ -10,6 +10,7 @@ from causal_reft.alignment.sampling import Sampling, sampled
 from causal_reft.causal import CausalModel
 from causal_reft.errors import FeaturizerError, StudyError
 from causal_reft.featurizers import Featurizer, StackedFeaturizer, random_frames
+from causal_reft.sites import Site
 
 
 def test_a_split_that_leaves_a_part_nearly_empty_is_refused() -> None:
@@ -20,7 +21,7 @@ def test_a_split_that_leaves_a_part_nearly_empty_is_refused() -> None:
 
 def test_a_site_where_nothing_is_read_is_refused() -> None:
     with pytest.raises(FeaturizerError, match="every direction is dormant"):
-        _orthonormal(torch.zeros(3, 4), "the weight of nowhere")
+        _orthonormal(torch.zeros(3, 4), Site(0), "the weight of nowhere")
 
 
 @pytest.mark.parametrize("lens", [_Probe(8), StackedFeaturizer(random_frames(3, 2, 8, 0))], ids=["probe", "stacked"])
