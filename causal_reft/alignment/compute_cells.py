@@ -27,7 +27,6 @@ from causal_reft.alignment.cells import (
     Cell,
     FeaturizerRecipe,
     Group,
-    everywhere,
 )
 from causal_reft.alignment.controls import (
     effective_rank,
@@ -147,15 +146,15 @@ def build_graphs(work: Work, group: Group, network: nn.Module, train: Examples) 
         if isinstance(recipe := work.featurizers[number], SubspaceWithin):
             sites = list(dict.fromkeys(work.sites[cell.site] for cell in group if cell.featurizer == number))
             rows[number] = recipe.rows_at(network, sites, train, work.batch_size)
-    return [_graph(work, cell, rows.get(cell.featurizer)) for cell in group]
+    return [_graph(work, cell, rows.get(cell.featurizer, {})) for cell in group]
 
 
-def _graph(work: Work, cell: Cell, rows: Mapping[Site, Tensor] | None) -> InterventionGraph:
+def _graph(work: Work, cell: Cell, rows: Mapping[Site, Tensor]) -> InterventionGraph:
     site, runs, recipe = work.sites[cell.site], work.data[cell.variable].runs, work.featurizers[cell.featurizer]
-    if rows is None:
-        featurizer = everywhere(recipe)(work.widths[cell.site], cell.seed)
+    if isinstance(recipe, SubspaceWithin):
+        featurizer: Featurizer = Subspace.within(rows[site].cpu(), recipe.rank, cell.seed)
     else:
-        featurizer = Subspace.within(rows[site].cpu(), recipe.rank, cell.seed)
+        featurizer = recipe(work.widths[cell.site], cell.seed)
     return InterventionGraph(
         **{name: Interchange(site, part, Collect(runs[name])) for name, part in slices(featurizer, list(runs)).items()}
     )

@@ -60,10 +60,10 @@ def readings_of(
     Raises:
         FeaturizerError: nothing is read at a site, or in fewer directions than shall be kept.
     """
-    found = {site: _weight_after(network, site) for site in widths}
-    probed = {site: width for site, width in widths.items() if found[site] is None}
+    weights = {site: found for site in widths if (found := _weight_after(network, site)) is not None}
+    probed = {site: width for site, width in widths.items() if site not in weights}
     gradients = logit_gradients(network, probed, examples, batch_size) if probed else {}
-    found |= {site: (rows, "gradients of the logits over the data") for site, rows in gradients.items()}
+    found = weights | {site: (rows, "gradients of the logits over the data") for site, rows in gradients.items()}
     return {site: _orthonormal(rows, site, origin, keep) for site, (rows, origin) in found.items()}
 
 
