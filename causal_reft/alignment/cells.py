@@ -27,6 +27,7 @@ FeaturizerRecipe = Callable[[int, int], Featurizer] | SubspaceWithin
 GIVEN, SHUFFLED = "given", "shuffled"
 TRUE, PERMUTED = "true", "permuted"
 LEFT_OUT = "left out"
+STAGES = ("fits", "controls", "follow-ups")
 FIT, CONTROLS, ILLUSION = "fit", "controls", "illusion"
 
 
@@ -52,6 +53,11 @@ class Cell:
     network: str = GIVEN
     labels: str = TRUE
     role: str = field(default="study", compare=False)
+
+    @property
+    def stage(self) -> str:
+        """In which of the `STAGES` it is computed."""
+        return STAGES[1] if self.kind == CONTROLS else STAGES[2] if self.role == "follow-up" else STAGES[0]
 
     @property
     def is_plain(self) -> bool:

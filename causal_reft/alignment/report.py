@@ -346,7 +346,10 @@ def _of(study: StudyTables, variable: str) -> pd.DataFrame:
 
 
 def _layer(row: pd.Series) -> str:
-    return row.site if pd.isna(row.layer) else f"layer {int(row.layer)}"
+    if pd.isna(row.layer):
+        return row.site
+    head = str(row.site).rpartition(".h")[2]
+    return f"layer {int(row.layer)}" + (f", head {head}" if head.isdigit() else "")
 
 
 def _place(part: pd.DataFrame, positions: object, component: object) -> str:

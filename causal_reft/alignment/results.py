@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from causal_reft.alignment.cells import Grid
+from causal_reft.alignment.cells import STAGES, Grid
 from causal_reft.alignment.illusion import IllusionReport
 from causal_reft.alignment.report import headline, marked, report_text
 from causal_reft.alignment.report_page import report_html, report_page
@@ -81,6 +81,13 @@ class StudyResult:
     def seconds(self) -> float:
         """Processor time that all cells took together."""
         return sum(result.seconds for result in self.tables.cells.values())
+
+    @property
+    def stages(self) -> pd.DataFrame:
+        """One row per stage, as `study.plan()` names them: `cells`, and `seconds` of processor time that they took."""
+        cells = self.tables.cells.items()
+        taken = {stage: [found.seconds for cell, found in cells if cell.stage == stage] for stage in STAGES}
+        return pd.DataFrame([{"stage": s, "cells": len(t), "seconds": sum(t)} for s, t in taken.items() if t])
 
     @property
     def table(self) -> pd.DataFrame:

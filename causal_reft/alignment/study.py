@@ -29,6 +29,7 @@ import causal_reft
 from causal_reft.alignment.bases import SubspaceWithin
 from causal_reft.alignment.cells import (
     LEFT_OUT,
+    STAGES,
     Controls,
     FeaturizerRecipe,
     Grid,
@@ -56,7 +57,6 @@ from causal_reft.sweeps import Store, going_on, run
 from causal_reft.training import Recipe
 
 STUDY_RECIPE = Recipe(epochs=8, batch_size=32, lr=1e-2, schedule="cosine")
-STAGES = ("fits", "controls", "follow-ups")
 
 
 class Study:

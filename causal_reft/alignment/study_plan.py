@@ -12,6 +12,7 @@ FLOPs on few rows; the counting itself takes time, so nothing is timed meanwhile
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from causal_reft.alignment.cells import CONTROLS, Cell, Grid, Group, everywhere, grouped
 from causal_reft.alignment.compute_cells import Part, VariableData, Work, explained, run_group
 from causal_reft.display import counted, html_text
+from causal_reft.errors import CausalReftWarning
 from causal_reft.execution import Examples
 from causal_reft.sweeps import ticking
 
@@ -218,7 +220,8 @@ def _counted(work: Work, group: Group, share: float, epochs: int) -> float:
         recipe=replace(work.recipe, epochs=epochs, max_steps=None),
         featurizers=[everywhere(build) for build in work.featurizers],  # few rows may not confine a search
     )
-    with Flops() as counter:
+    with Flops() as counter, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No PCA control", CausalReftWarning)  # few rows have few directions
         run_group(few, group)
     return counter.total
 

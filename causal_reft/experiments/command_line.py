@@ -170,9 +170,12 @@ def _in_one_line(error: BaseException) -> str:
 
 
 def _remove_unused(folders: Sequence[Path]) -> None:
-    """Remove folders that this call has made, innermost first, where it has left nothing but the experiment's name."""
+    """Remove folders that this call has made, innermost first, where it has left nothing but the experiment's name
+    and what it took."""
+    from causal_reft.experiments.cost import CALLS
     from causal_reft.sweeps.store import DESCRIPTION
 
     for folder in folders:
-        if folder.is_dir() and {path.name for path in folder.rglob("*") if path.is_file()} <= {DESCRIPTION}:
+        left = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != CALLS]
+        if folder.is_dir() and {path.name for path in left} <= {DESCRIPTION}:
             shutil.rmtree(folder)

@@ -146,11 +146,14 @@ def test_the_plan_says_what_the_run_costs(tmp_path):
     study = small_study(tmp_path / "s", data=splits, recipe=Recipe(epochs=3, batch_size=64), controls=few)
     plan = study.plan()
     with FlopCounterMode(display=False) as counter:
-        study.run(progress=False)
+        result = study.run(progress=False)
     assert plan.flops == pytest.approx(counter.get_total_flops(), rel=0.3)
     assert plan.hours > plan.construction / 3600 > 0
     assert [stage.cells for stage in plan.stages] == [8, 2, len(study.prepare().cells) - 10]
     assert "processor-hours" in repr(plan)
+    named = [(stage.name, stage.cells) for stage in plan.stages]
+    assert list(result.stages[["stage", "cells"]].itertuples(index=False, name=None)) == named
+    assert result.stages["seconds"].sum() == pytest.approx(result.seconds)
 
 
 def test_what_groups_cost_follows_from_a_few_cells():

@@ -12,10 +12,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from causal_reft.alignment import StudyResult
 from causal_reft.experiments.alignments import QUESTIONS
 from causal_reft.experiments.alignments.cities import METHODS, CityCell, _compute, _fitted, city_setting
 from causal_reft.experiments.alignments.questions import alike
 from causal_reft.experiments.alignments.study import Effort
+from causal_reft.experiments.alignments.swaps import heads_taken
 from causal_reft.experiments.command_line import main
 from causal_reft.experiments.models import load_model
 from causal_reft.seeds import derive
@@ -93,8 +95,10 @@ def test_a_study_says_what_the_model_can_do_and_what_came_out_beside_the_plan_ma
     command = ["align", "gender", "--model", str(folder / "model"), "--layers", "0", "--positions", "name"]
     command += ["--heads", "0", "1", "--seeds", "1", "--rows", "16", "--epochs", "1", "--rank", "1", "--random", "4"]
     command += ["--folder", str(tmp_path / "run")]
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "plan.txt").write_text("the plan that was made before the study began")
+    _planned(tmp_path / "run")
+    killed = {"processor": 1e6, "clock": 2e6, "memory": 2**50}  # an earlier call
+    (tmp_path / "run" / "calls").mkdir()
+    (tmp_path / "run" / "calls" / "0.json").write_text(json.dumps(killed))
     assert main(command) == 0
     page = (tmp_path / "run" / "page.md").read_text(encoding="utf-8")
     said, written = (" ".join(text.split()) for text in (capsys.readouterr().out, page))  # whatever their lines
@@ -106,6 +110,41 @@ def test_a_study_says_what_the_model_can_do_and_what_came_out_beside_the_plan_ma
         assert f"| 0 | {row.head} | name | {row.iia:.3f} |" in page
     for value in ("iia", "full_patch"):
         assert f"(gender_{value}.png)" in page and (tmp_path / "run" / f"gender_{value}.png").is_file()
+    cost = pd.read_csv(tmp_path / "run" / "gender_cost.csv").set_index("stage")
+    assert cost["said, s"].to_dict() == {**SAID, "all": 60.0} and cost["cells"].tolist() == [6, 2, 1, 9]
+    taken = StudyResult.load(tmp_path / "run" / "study").seconds
+    assert cost.loc["all", "taken, s"] == pytest.approx(taken) == cost["taken, s"].iloc[:3].sum()
+    assert "2 calls, 100" in written and "at most 1048576.0 GiB" in written
+
+
+SAID = {"fits": 10.0, "controls": 20.0, "follow-ups": 30.0}
+
+
+def _planned(folder: Path) -> None:
+    """As if an earlier call had made the plan."""
+    folder.mkdir()
+    plan = {"text": "the plan that was made before the study began", "seconds": SAID}
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+
+def test_whole_heads_and_masks_over_heads_have_a_map_of_layers_and_heads(folder: Path, tmp_path: Path) -> None:
+    command = ["align", "gender", "--model", str(folder / "model"), "--layers", "1", "--positions", "gender"]
+    command += ["--seeds", "1", "--rows", "8", "--epochs", "1", "--random", "1"]
+    for name in ("whole", "masks"):
+        _planned(tmp_path / name)
+    assert main([*command, "--heads", "--swap", "whole", "--folder", str(tmp_path / "whole")]) == 0
+    found = pd.read_csv(tmp_path / "whole" / "gender.csv")
+    assert found[["layer", "head"]].to_numpy().tolist() == [[1, 0], [1, 1]]
+    assert (
+        found["logit_difference"].notna().all() and "nothing is trained" in (tmp_path / "whole" / "page.md").read_text()
+    )
+    assert main([*command, "--swap", "heads", "--folder", str(tmp_path / "masks")]) == 0
+    result = StudyResult.load(tmp_path / "masks" / "study")
+    assert list(result.grid["site"]) == ["attention_head_output.1"]
+    taken = heads_taken(result)
+    assert taken[["layer", "head"]].to_numpy().tolist() == [[1, 0], [1, 1]]
+    assert result.grid.loc[0, "rank"] == max(1, taken["taken"].sum() * 16)  # coordinates of a head
+    assert (tmp_path / "masks" / "gender_heads_0.png").is_file()
 
 
 def test_places_are_block_outputs_or_single_heads() -> None:
@@ -121,11 +160,18 @@ def test_cities_are_scored_on_answered_rows_of_other_cities_by_every_method(
     command = ["align", "cities", "--model", str(folder / "model"), "--data", str(folder), "--layers", "0"]
     command += ["--beside", "Continent", "--seeds", "1", "--rows", "24", "--epochs", "1", "--rank", "2"]
     assert main([*command, "--folder", str(tmp_path / "run")]) == 0
-    assert "minutes here" in capsys.readouterr().out
+    assert "minutes of processor time" in capsys.readouterr().out
     found = pd.read_csv(tmp_path / "run" / "cities.csv").set_index("method")
     assert list(found.index) == list(METHODS)
     assert np.allclose(found["disentangle"], (found["cause"] + found["isolate"]) / 2)
     assert (tmp_path / "run" / "cities_0.png").is_file()
+    best = max(0.5, *found["disentangle"][["PCA of differences", "random subspace"]])  # no edit has 0.5
+    compared = found.drop(index=["PCA of differences", "random subspace"])
+    assert np.allclose(compared["separation"], compared["disentangle"] - best)
+    assert (compared["separation_low"] <= compared["separation"]).all()
+    cost = pd.read_csv(tmp_path / "run" / "cities_cost.csv").set_index("stage")
+    assert cost["cells"].to_dict() == {"fits": 3, "not trained": 3, "all": 6}
+    assert cost["said, s"].notna().all()
 
 
 def test_rows_of_cities_are_those_whose_prompt_the_model_answers_about_both(folder: Path) -> None:
