@@ -86,21 +86,23 @@ class IllusionReport:
         gain = iia["subspace"] - iia["no edit"]
         if gain <= SMALL:
             return [*sentences, "The subspace does hardly more than no edit: there is no effect to explain."]
-        reads_little = "part read" in iia and iia["part read"] - iia["no edit"] < 0.5 * gain
-        whole_little = "whole vector" in iia and iia["whole vector"] - iia["no edit"] < 0.5 * gain
+        share = {name: (value - iia["no edit"]) / gain for name, value in iia.items()}
+        reads_little, whole_little = (share.get(name, 1.0) < 0.5 for name in ("part read", "whole vector"))
         if reads_little:
             sentences.append(
                 "The part that is read does less than half of it alone: the dormant part sets how far that part moves."
             )
-            sentences.append(
-                "The whole vector does less than half of it too: this is the mark of an illusion."
-                if whole_little
-                else "But the whole vector does it as well: this component carries the variable, in another subspace."
-            )
+            if whole_little:
+                sentences.append("The whole vector does less than half of it too: this is the mark of an illusion.")
+            elif "whole vector" in share:
+                sentences.append(
+                    f"But the whole vector does {share['whole vector']:.0%} of it: this component carries the "
+                    "variable, in another subspace."
+                )
         elif "part read" in iia and self.share_read < MOSTLY:
             sentences.append(
-                "The part that is read does as well alone: the variable is there, but this subspace is not "
-                "where it is; its dormant part is a passenger."
+                f"The part that is read does {share['part read']:.0%} of it alone: the variable is there, but this "
+                "subspace is not where it is; its dormant part is not needed for that."
             )
         if whole_little and not reads_little:
             sentences.append(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from causal_reft.alignment import Controls, Sampling, Study, StudyResult, TensorEncoding
+from causal_reft.alignment import Controls, IllusionReport, Sampling, Study, StudyResult, TensorEncoding
 from causal_reft.alignment.cells import LEFT_OUT
 from causal_reft.alignment.illusion import off_manifold
 from causal_reft.causal import CausalModel, CounterfactualDataset, Splits, Task, Template
@@ -196,3 +196,18 @@ def test_networks_with_shuffled_weights_choose_among_the_tasks_answers_or_are_le
     assert left_out.shuffled == LEFT_OUT and "shuffled weights" not in repr(left_out)
     plain = small_study(tmp_path, seeds=range(1))
     assert plain.shuffled == "vocabulary" and "on shuffled weights" in repr(plain)
+
+
+@pytest.mark.parametrize(
+    "read, whole, said",
+    [
+        (0.75, 0.3, ["part that is read does 50% of it alone", "whole vector does less than half of it:"]),
+        (0.6, 0.9, ["part that is read does less than half", "But the whole vector does 80% of it"]),
+        (0.6, 0.5, ["less than half of it too: this is the mark of an illusion"]),
+    ],
+)
+def test_an_illusion_report_says_how_much_each_part_does(read: float, whole: float, said: list[str]) -> None:
+    scores = {"subspace": 1.0, "part read": read, "part not read": 0.5, "whole vector": whole, "no edit": 0.5}
+    effects = pd.DataFrame([{"patch": name, "iia": x, "iia_low": x, "iia_high": x} for name, x in scores.items()])
+    text = IllusionReport("v", "rows", 0.2, effects, float("nan"), float("nan"), (2, 8), pd.DataFrame()).text
+    assert all(part in text for part in said)
