@@ -199,7 +199,7 @@ def test_networks_with_shuffled_weights_choose_among_the_tasks_answers_or_are_le
 
 
 @pytest.mark.parametrize(
-    "read, whole, said",
+    ("read", "whole", "said"),
     [
         (0.75, 0.3, ["part that is read does 50% of it alone", "whole vector does less than half of it:"]),
         (0.6, 0.9, ["part that is read does less than half", "But the whole vector does 80% of it"]),
