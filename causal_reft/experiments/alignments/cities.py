@@ -99,6 +99,7 @@ def show_cities(
     )
     setting = city_setting(model, tokenizer, effort, data, attribute, beside, entities)
     page.table("cities_known", setting.known)
+    page.text(scores.counted_rows(setting))
     cells = list(_cells(effort))
     plan, said = said_before(page.folder / "plan.json", partial(_planned, setting, cells))
     page.text(plan)

@@ -10,7 +10,8 @@ import pandas as pd
 
 from causal_reft.alignment.metrics import Means
 from causal_reft.alignment.statistics import holm, separation
-from causal_reft.causal import ISOLATE, scored_rows
+from causal_reft.causal import CAUSE, ISOLATE, row_kinds, scored_rows
+from causal_reft.display import counted
 from causal_reft.experiments.alignments.city_rows import Setting
 
 if TYPE_CHECKING:
@@ -55,6 +56,14 @@ def separations(setting: Setting, right: Mapping[tuple[int, str], Sequence[np.nd
         rows.append({"layer": layer, "method": method, "best_control": found.best_control, **interval, "p": found.p})
     table = pd.DataFrame(rows)
     return table.drop(columns="p").assign(p_corrected=holm(table["p"].to_numpy()))
+
+
+def counted_rows(setting: Setting) -> str:
+    """How many rows each score is over, and of how many prompts."""
+    kinds, wordings = row_kinds(setting.test, setting.task.causal_model), setting.test.base["wording"]
+    of = {"Cause": wordings[kinds == CAUSE], "Isolate": wordings[kinds == ISOLATE]}
+    parts = (f"{name} over {counted(len(x), 'row')} of {counted(x.nunique(), 'prompt')}" for name, x in of.items())
+    return f"Scored: {', '.join(parts)}. Both cities of every row are cities about which the model answers its prompt."
 
 
 def headline(found: pd.DataFrame) -> str:
