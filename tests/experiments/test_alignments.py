@@ -16,10 +16,11 @@ from causal_reft.alignment import StudyResult
 from causal_reft.experiments.alignments import QUESTIONS
 from causal_reft.experiments.alignments.cities import METHODS, CityCell, _compute, _fitted, city_setting
 from causal_reft.experiments.alignments.questions import alike
-from causal_reft.experiments.alignments.study import Effort
-from causal_reft.experiments.alignments.swaps import heads_taken
+from causal_reft.experiments.alignments.study import Effort, _caption
+from causal_reft.experiments.alignments.swaps import SWAPS, heads_taken
 from causal_reft.experiments.command_line import main
 from causal_reft.experiments.models import load_model
+from causal_reft.featurizers import Identity
 from causal_reft.seeds import derive
 from causal_reft.sites import Site
 from causal_reft.tasks import ravel_scores
@@ -127,24 +128,23 @@ def _planned(folder: Path) -> None:
     (folder / "plan.json").write_text(json.dumps(plan))
 
 
-def test_whole_heads_and_masks_over_heads_have_a_map_of_layers_and_heads(folder: Path, tmp_path: Path) -> None:
+def test_masks_over_heads_have_a_map_of_layers_and_heads(folder: Path, tmp_path: Path) -> None:
+    _planned(tmp_path / "run")
     command = ["align", "gender", "--model", str(folder / "model"), "--layers", "1", "--positions", "gender"]
-    command += ["--seeds", "1", "--rows", "8", "--epochs", "1", "--random", "1"]
-    for name in ("whole", "masks"):
-        _planned(tmp_path / name)
-    assert main([*command, "--heads", "--swap", "whole", "--folder", str(tmp_path / "whole")]) == 0
-    found = pd.read_csv(tmp_path / "whole" / "gender.csv")
-    assert found[["layer", "head"]].to_numpy().tolist() == [[1, 0], [1, 1]]
-    assert (
-        found["logit_difference"].notna().all() and "nothing is trained" in (tmp_path / "whole" / "page.md").read_text()
-    )
-    assert main([*command, "--swap", "heads", "--folder", str(tmp_path / "masks")]) == 0
-    result = StudyResult.load(tmp_path / "masks" / "study")
+    command += ["--seeds", "1", "--rows", "8", "--epochs", "1", "--random", "1", "--swap", "heads"]
+    assert main([*command, "--folder", str(tmp_path / "run")]) == 0
+    result = StudyResult.load(tmp_path / "run" / "study")
     assert list(result.grid["site"]) == ["attention_head_output.1"]
     taken = heads_taken(result)
     assert taken[["layer", "head"]].to_numpy().tolist() == [[1, 0], [1, 1]]
     assert result.grid.loc[0, "rank"] == max(1, taken["taken"].sum() * 16)  # coordinates of a head
-    assert (tmp_path / "masks" / "gender_heads_0.png").is_file()
+    assert (tmp_path / "run" / "gender_heads_0.png").is_file()
+
+
+def test_whole_heads_are_swapped_one_by_one_with_nothing_trained() -> None:
+    effort = Effort((3,), ("last",), (1, 2), swap="whole")
+    assert [site.head for site in effort.sites] == [1, 2] and SWAPS["whole"].featurizer(4, 9) is Identity
+    assert effort.figures == ["iia", "logit_difference"] and "nothing is trained" in _caption("iia", effort)
 
 
 def test_places_are_block_outputs_or_single_heads() -> None:
