@@ -54,6 +54,7 @@ def test_runs_that_wait_for_each_other_are_refused() -> None:
         ({"_edit": patch()}, "leading underscore"),
         ({"type": patch()}, "torch modules use that name.*type_"),
         ({"a.b": patch()}, "'a.b' cannot name a node"),
+        ({"": patch()}, "'' cannot name a node"),
     ],
 )
 def test_nodes_that_cannot_be_are_refused(nodes: dict[str, Any], said: str) -> None:

@@ -139,6 +139,20 @@ def test_what_is_stored_is_read_back(positions: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given_", "stored"),
+    [
+        (3, [3]),
+        ([2, 5], [2, 5]),
+        (slice(1, None), {"slice": [1, None, None]}),
+        ("f5 + l5", "f5+l5"),
+        ("subject[-1]+2", "subject[-1]+2"),
+    ],
+)
+def test_positions_are_stored_in_the_form_that_folders_have(given_: Any, stored: Any) -> None:
+    assert parse_positions(given_).to_data() == stored
+
+
+@pytest.mark.parametrize(
     ("given_", "printed"),
     [
         (3, "3"),
@@ -281,6 +295,11 @@ def test_prompt_lengths_outside_the_row_are_refused(length: int) -> None:
         PositionError, match=rf"prompt_lengths\[1\] = {length}, but row 1 has 3 real tokens; allowed: 1 to 3"
     ):
         Prompt.of(torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]), torch.tensor([2, length]))
+
+
+def test_a_prompt_may_have_one_token_or_all() -> None:
+    prompt = Prompt.of(torch.tensor([[0, 1, 1, 1]] * 2), torch.tensor([1, 3]))
+    assert (prompt.stop - prompt.start).tolist() == [1, 3] and prompt.end.tolist() == [4, 4]
 
 
 def test_bool_and_float_masks_are_masks() -> None:
