@@ -369,7 +369,7 @@ def test_the_correction_holds_over_seeds_that_differ():
 
 def test_a_percentile_counts_ties_half():
     assert percentile(2.0, np.array([1, 2, 2, 2])) == 62.5
-    assert [percentile(x, np.array([1, 3])) for x in (0, 2, 3, 4)] == [0, 50, 75, 100]
+    assert [percentile(x, np.array([1, 3])) for x in (0.0, 2.0, 3.0, 4.0)] == [0, 50, 75, 100]
 
 
 def test_cells_of_one_seed_do_not_thin_out_the_variance_between_seeds():
