@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from causal_reft.alignment import StudyResult
+from causal_reft.causal import CAUSE, row_kinds
 from causal_reft.experiments.alignments import QUESTIONS
 from causal_reft.experiments.alignments.cities import METHODS, CityCell, _compute, _fitted, city_setting
 from causal_reft.experiments.alignments.questions import alike
@@ -180,7 +181,8 @@ def test_rows_of_cities_are_those_whose_prompt_the_model_answers_about_both(fold
     setting = city_setting(model, tokenizer, effort, folder, "Country", ["Continent"], 16)
     split = json.loads((folder / "ravel_city_entity_to_split.json").read_text())
     for part, data in (("train", setting.train), ("test", setting.test)):
-        source = data.sources["Country"]
+        source, kinds = data.sources["Country"], row_kinds(data, setting.task.causal_model)
+        assert (kinds == CAUSE).sum() == len(data) // 2
         assert {split[city] for city in [*data.base["entity"], *source["entity"]]} == {part}
         for row in range(len(data)):
             text, asked = data.base["prompt"][row], data.base["asked"][row]

@@ -14,7 +14,7 @@ from torch import nn
 
 import causal_reft as cr
 from causal_reft.alignment import TextEncoding
-from causal_reft.causal import UNSCORED, row_kinds
+from causal_reft.causal import CAUSE, UNSCORED, row_kinds
 from causal_reft.errors import DataError
 from causal_reft.experiments.alignments.study import Effort, right_answers
 from causal_reft.tasks import load_ravel
@@ -91,17 +91,20 @@ def _drawn_settings(
 
 
 def _rows(task: cr.Task, answered: pd.DataFrame, attribute: str, n: int, seed: int) -> cr.CounterfactualDataset:
-    """Scored rows whose base prompt the model answers about both cities."""
+    """Scored rows whose base prompt the model answers about both cities; half must change, as far as there are such."""
     among = answered[["entity", "wording"]].reset_index(drop=True)
     if among.empty:
         raise DataError("The model answers none of these prompts. Give it more cities: --entities, or another model.")
     drawn = replace(task, among=among).counterfactuals(attribute, DRAWN * n, seed, "uniform")
     pairs = set(zip(among["entity"], among["wording"], strict=True))
     about_source = zip(drawn.sources[attribute]["entity"], drawn.base["wording"], strict=True)
-    kept = np.array([pair in pairs for pair in about_source]) & (row_kinds(drawn, task.causal_model) != UNSCORED)
+    kinds = row_kinds(drawn, task.causal_model)
+    kept = np.array([pair in pairs for pair in about_source]) & (kinds != UNSCORED)
     if kept.sum() < 8:
         raise DataError(
             f"Only {kept.sum()} rows are left in which the model answers the prompt about both cities. Give it more "
             "cities: --entities, or another model."
         )
-    return drawn[np.flatnonzero(kept)[:n]]
+    changed, same = np.flatnonzero(kept & (kinds == CAUSE)), np.flatnonzero(kept & (kinds != CAUSE))
+    changed = changed[: max(n // 2, n - len(same))]
+    return drawn[np.sort(np.concatenate([changed, same[: n - len(changed)]]))]
