@@ -47,11 +47,12 @@ def score_each(
         aim = None
         if target is not None:
             aim = loops.enter_context(plan(evaluated(network, NO_EDIT), target, **options))
-        parts = []
+        parts: list[list[dict[str, np.ndarray]]] = [[] for _ in graphs]
         for rows in examples.batches(batch_size):
             aimed = None if aim is None else aim.scored(rows)
-            parts.append([_measured(scored, aimed, examples, rows) for scored in joint.scored(rows)])
-    return [_joined(of_graph, target) for of_graph in zip(*parts, strict=True)]
+            for number, scored in (item for part in joint.parts(rows) for item in part.items()):
+                parts[number].append(_measured(scored, aimed, examples, rows))
+    return [_joined(of_graph, target) for of_graph in parts]
 
 
 @torch.no_grad()

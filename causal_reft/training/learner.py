@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,24 +23,27 @@ from causal_reft.training.losses import Loss
 from causal_reft.training.recipe import ROLES, Recipe
 from causal_reft.training.schedules import anneal, learning_rate
 
+Parts = Callable[[Tensor], Iterable[Mapping[int, TargetLogits]]]
+"""The logits that the loss reads for some rows, by number of the graph, one forward after the other."""
+
 
 @dataclass(frozen=True)
 class Data:
     """Examples, how the logits of all graphs are computed for some of their rows, and edits that cannot matter."""
 
     examples: Examples
-    scored: Callable[[Tensor], Sequence[TargetLogits]]
+    parts: Parts
     ineffective: Mapping[int, Mapping[str, str]]
 
     @staticmethod
     def of(examples: Examples, passes: Passes) -> Data:
         """For one graph."""
-        return Data(examples, lambda rows: [passes.scored(rows)], {0: passes.ineffective} if passes.ineffective else {})
+        return Data(examples, _of_one(passes), {0: passes.ineffective} if passes.ineffective else {})
 
     @staticmethod
     def jointly(examples: Examples, joint: JointPlan) -> Data:
         """For several."""
-        return Data(examples, joint.scored, joint.ineffective)
+        return Data(examples, joint.parts, joint.ineffective)
 
 
 class Learner:
@@ -150,7 +153,11 @@ def train(
 def mean_loss(passes: Passes, examples: Examples, loss: Loss, batch_size: int) -> float:
     """The mean of a loss over all reads of some examples."""
     with passes:
-        return _mean_losses(lambda rows: [passes.scored(rows)], examples, [loss], batch_size)[0]
+        return _mean_losses(_of_one(passes), examples, [loss], batch_size)[0]
+
+
+def _of_one(passes: Passes) -> Parts:
+    return lambda rows: [{0: passes.scored(rows)}]
 
 
 def _epoch(learners: Sequence[Learner], data: Data, batches: Sequence[Tensor], epoch: int) -> Iterator[None]:
@@ -167,38 +174,37 @@ def _epoch(learners: Sequence[Learner], data: Data, batches: Sequence[Tensor], e
 
 
 def _step(running: Mapping[int, Learner], data: Data, batches: Sequence[Tensor]) -> None:
-    """The gradients of one optimizer step: of the mean loss over all reads of its batches."""
+    """The gradients of one optimizer step: of the mean loss over all reads of its batches, forward by forward."""
     for learner in running.values():
         learner.begin()
     counts = [data.examples.n_reads(rows) for rows in batches]
     for rows, count in zip(batches, counts, strict=True):
         with computed_once(), noting():
-            scored = data.scored(rows)
-            objectives = [learner.objective(scored[number], count / sum(counts)) for number, learner in running.items()]
-            torch.stack(objectives).sum().backward()
+            for part in data.parts(rows):
+                share, mine = count / sum(counts), [number for number in part if number in running]
+                objectives = [running[number].objective(part[number], share) for number in mine]
+                if objectives:
+                    torch.stack(objectives).sum().backward()
 
 
 def _validate(learners: Sequence[Learner], running: Sequence[Learner], validation: Data) -> None:
     for learner in learners:
         learner.model.train(False)
     losses = [learner.loss for learner in learners]
-    found = _mean_losses(validation.scored, validation.examples, losses, learners[0].recipe.batch_size)
+    found = _mean_losses(validation.parts, validation.examples, losses, learners[0].recipe.batch_size)
     for learner, value in zip(learners, found, strict=True):
         learner.model.train(True)
         if learner in running:
             learner.measured(value)
 
 
-def _mean_losses(
-    scored: Callable[[Tensor], Sequence[TargetLogits]], examples: Examples, losses: Sequence[Loss], batch_size: int
-) -> list[float]:
+def _mean_losses(parts: Parts, examples: Examples, losses: Sequence[Loss], batch_size: int) -> list[float]:
     totals, count = [0.0] * len(losses), 0
     with torch.no_grad(), computed_once():
         for rows in examples.batches(batch_size):
-            found = scored(rows)
-            count += len(found[0].targets)
-            for number, (loss, one) in enumerate(zip(losses, found, strict=True)):
-                totals[number] += float(loss(one.logits, one.targets).sum())
+            count += examples.n_reads(rows)
+            for number, one in (item for part in parts(rows) for item in part.items()):
+                totals[number] += float(losses[number](one.logits, one.targets).sum())
     return [total / count for total in totals]
 
 

@@ -246,8 +246,8 @@ def test_the_check_sees_a_wrong_gradient() -> None:
     data, model = examples("gpt2", "no"), das(1)
     right = FullPasses(model, data).scored(torch.arange(2))
     wrong = type(right)(right.logits + 0.1 * (right.logits - right.logits.detach()), right.reads)
-    assert compare([model], *[lambda: [right.logits]] * 3, 2)[0].passed
-    found = compare([model], lambda: [wrong.logits], *[lambda: [right.logits]] * 2, 2)[0]
+    assert compare({0: model}, [{0: right}], *[lambda n: right.logits] * 2, 2)[0].passed
+    found = compare({0: model}, [{0: wrong}], *[lambda n: right.logits] * 2, 2)[0]
     assert not found.passed
     assert found.logits == 0.0
     assert found.gradient == pytest.approx(0.1, rel=1e-3)
@@ -267,11 +267,12 @@ def test_in_half_precision_as_much_is_allowed_as_full_passes_differ_among_themse
         check = passes.joint.chosen.checks[0]
     assert check.passed
     assert check.allowed_logits < 0.03
-    right = FullPasses(model, data).scored(rows).logits
-    each = torch.cat([FullPasses(model, data).scored(row).logits for row in rows.split(1)])
+    full = FullPasses(model, data).scored(rows)
+    right, each = full.logits, torch.cat([FullPasses(model, data).scored(row).logits for row in rows.split(1)])
     wrong = right * (1 + 0.04 * (-1) ** torch.arange(right.shape[1]))
     for logits, passed in ((right, True), (each, True), (wrong, False)):
-        found = compare([model], lambda logits=logits: [logits], lambda: [right], lambda: [each], 4)[0]
+        fast = [{0: type(full)(logits, full.reads)}]
+        found = compare({0: model}, fast, lambda n: right, lambda n: each, 4)[0]
         assert found.passed == passed, found
 
 

@@ -20,7 +20,7 @@ from causal_reft.experiments.finetuning import BENCHMARKS, METHODS, Bench, Finet
 from causal_reft.experiments.finetuning.compare import side_by_side
 from causal_reft.experiments.finetuning.methods import Shape
 from causal_reft.experiments.finetuning.setting import one_answer, over_seeds
-from causal_reft.experiments.finetuning.step_cost import StepCell, _TensorBytes, step_cost
+from causal_reft.experiments.finetuning.step_cost import StepCell, TensorBytes, step_cost
 from tests.experiments.small import reviews
 
 
@@ -165,7 +165,7 @@ def test_losses_of_held_out_answers_are_the_model_s_own(bench: Bench) -> None:
 
 def test_bytes_of_tensors_are_counted_once_and_until_they_are_freed() -> None:
     weight = torch.zeros(100, requires_grad=True)
-    with _TensorBytes() as memory:
+    with TensorBytes() as memory:
         square = weight * weight  # 400 bytes
         view = square[:50].view(5, 10)
         weight.detach()[:3].data.add_(0)  # nothing new

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import causal_reft as cr
 from causal_reft.errors import DataError
+from causal_reft.experiments.finetuning.step_cost import TensorBytes
 from causal_reft.training import cross_entropy, fit_many, frozen, logit_difference, mean_loss
 from tests.models import D_MODEL as D
 from tests.models import ToyMLP, gpt2, prompts
@@ -323,3 +324,16 @@ def test_losses() -> None:
         == torch.float32
         == logit_difference(logits.half(), targets).dtype
     )
+
+
+def test_many_graphs_hold_the_activations_of_one_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients are taken forward by forward, so memory does not grow with the number of graphs."""
+    monkeypatch.setattr("causal_reft.execution.planning.joint_passes.TOKENS_AT_ONCE", 64)
+    network, examples, peaks = gpt2(dtype=torch.float32), text_examples(), []
+    for n in (8, 32):
+        graphs = [cr.loreft(cr.Site(0, positions="first"), D, 2, seed=seed) for seed in range(n)]
+        models = [cr.IntervenedModel(network, graph) for graph in graphs]
+        with TensorBytes() as held:
+            fit_many(models, examples, max_steps=2, batch_size=8, progress=False)
+        peaks.append(held.peak)
+    assert peaks[1] < 1.5 * peaks[0], peaks

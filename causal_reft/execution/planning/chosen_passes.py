@@ -8,8 +8,9 @@ gradients are compared with full passes, and what differs is computed in full fr
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -61,16 +62,17 @@ class ChosenPasses:
             if n in self.refused and model.backend_name == "hooks" and not SourceCachePasses.refused(model)
         }
 
-    def scored(self, rows: Int[Tensor, " row"], caches: bool = True) -> list[TargetLogits]:
-        """The logits that the loss reads for these rows, for every graph.
+    def parts(self, rows: Int[Tensor, " row"], caches: bool = True) -> Iterator[dict[int, TargetLogits]]:
+        """The logits that the loss reads for these rows, by number of the graph, one forward after the other.
 
         `caches`: whether what serves other batches too is computed for all examples, and stays.
         """
         if self.why_full():
-            return [passes.scored(rows) for passes in self.full]
+            yield from ({number: passes.scored(rows)} for number, passes in enumerate(self.full))
+            return
         if self.options.check and torch.is_grad_enabled() not in self._checked:
             self._check(rows, caches)
-        return self._fast(rows, caches)
+        yield from self._fast(rows, caches)
 
     def why_full(self) -> str:
         """Why every run is computed in full at the moment; empty where shortcuts hold."""
@@ -116,15 +118,15 @@ class ChosenPasses:
         passes = JointPasses(decoder, data, self.examples, list(graphs.values()), self.options.memory, format)
         return passes, graphs
 
-    def _fast(self, rows: Tensor, caches: bool) -> list[TargetLogits]:
-        found: dict[int, TargetLogits] = {}
+    def _fast(self, rows: Tensor, caches: bool) -> Iterator[dict[int, TargetLogits]]:
         if self.joint_passes is not None:
-            training = [self.models[n].training for n in self.graphs]
-            found |= dict(zip(self.graphs, self.joint_passes.scored(rows, training, caches), strict=True))
+            numbers = list(self.graphs)  # of the joint passes' graphs among all
+            training = [self.models[n].training for n in numbers]
+            parts = self.joint_passes.parts(rows, training, caches)
+            yield from map(partial(_renumbered, numbers), parts)
         for number in self.refused:
             cache = self.source_caches.get(number)
-            found[number] = self.full[number].scored(rows) if cache is None else cache.scored(rows, caches)
-        return [found[number] for number in range(len(self.models))]
+            yield {number: self.full[number].scored(rows) if cache is None else cache.scored(rows, caches)}
 
     def _check(self, rows: Tensor, caches: bool) -> None:
         """Compare with full passes; what differs is computed in full from now on."""
@@ -133,16 +135,15 @@ class ChosenPasses:
         numbers = [n for n in range(len(self.models)) if n in self.graphs or n in self.source_caches]
         if not numbers:
             return
-        models = [self.models[n] for n in numbers]
         checks = compare(
-            models,
-            lambda: [found.logits for n, found in enumerate(self._fast(some, caches)) if n in numbers],
-            lambda: [self.full[n].scored(some).logits for n in numbers],
-            lambda: [self._batched_otherwise(n, some) for n in numbers],
+            {n: self.models[n] for n in numbers},
+            self._fast(some, caches),
+            lambda n: self.full[n].scored(some).logits,
+            lambda n: self._batched_otherwise(n, some),
             len(some),
         )
-        self.checks |= dict(zip(numbers, checks, strict=True))
-        wrong = [n for n, check in zip(numbers, checks, strict=True) if not check.passed]
+        self.checks |= checks
+        wrong = [n for n in numbers if not checks[n].passed]
         if not wrong:
             return
         for number in wrong:
@@ -174,3 +175,7 @@ class ChosenPasses:
     def _versions(self) -> list[tuple[int, int]]:
         model = self.models[0].base_model
         return [(t.data_ptr(), t._version) for tensors in (model.parameters(), model.buffers()) for t in tensors]
+
+
+def _renumbered(numbers: Sequence[int], part: Mapping[int, TargetLogits]) -> dict[int, TargetLogits]:
+    return {numbers[n]: found for n, found in part.items()}

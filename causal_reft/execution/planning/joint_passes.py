@@ -87,8 +87,10 @@ class JointPasses:
         self.rebuilds: bool | None = None
         self.bytes_per_row = 0.0
 
-    def scored(self, rows: Int[Tensor, " row"], training: Sequence[bool], caches: bool = True) -> list[TargetLogits]:
-        """The logits that the loss reads, for every graph in the given order.
+    def parts(
+        self, rows: Int[Tensor, " row"], training: Sequence[bool], caches: bool = True
+    ) -> Iterator[dict[int, TargetLogits]]:
+        """The logits that the loss reads, by number of the graph, one forward after the other.
 
         Args:
             rows: of the dataset.
@@ -97,30 +99,33 @@ class JointPasses:
         """
         rows = rows.cpu()
         recorded, states, index = self._recorded(rows, caches)
-        reads = self.data.reads(rows)
-        assert reads.columns is not None
-        found: dict[int, TargetLogits] = {}
         for number, group in self._parts(rows):
-            windows = self._windows(group.windows).rows(rows)
             graphs = [
                 GraphInBatch(g, {k: s.rows(index, self._device) for k, s in states[n].items()}, training[n])
                 for g, n in zip(group.graphs, group.numbers, strict=True)
             ]
-            forward = JointForward(
-                self.decoder,
-                graphs,
-                len(rows),
-                windows.width,
-                WindowTokens(rows, windows.start, windows.width, self._device),
-                lambda block, path, w=windows.width, g=number: recorded.entry((block, g, path), index, w, self._device),
-                recorded.tuple_length,
-                self.to_record.projections(number),
-                self.token_local[number] if worth_it(len(reads.rows), len(rows) * windows.width) else (),
-            )
-            arguments = self._arguments(rows, windows, len(graphs), recorded, index)
-            logits = forward.logits(arguments, reads.rows, reads.columns - windows.start[reads.rows]).unbind(0)
-            found |= {n: TargetLogits(logits[i], reads) for i, n in enumerate(group.numbers)}
-        return [found[n] for n in range(len(self.graphs))]
+            yield self._forward(rows, number, group, graphs, recorded, index)
+
+    def _forward(
+        self, rows: Tensor, number: int, group: Group, graphs: Sequence[GraphInBatch], recorded: Record, index: Tensor
+    ) -> dict[int, TargetLogits]:
+        """The logits of some graphs of the group with this number, in one forward."""
+        reads, windows = self.data.reads(rows), self._windows(group.windows).rows(rows)
+        assert reads.columns is not None
+        forward = JointForward(
+            self.decoder,
+            graphs,
+            len(rows),
+            windows.width,
+            WindowTokens(rows, windows.start, windows.width, self._device),
+            lambda block, path: recorded.entry((block, number, path), index, windows.width, self._device),
+            recorded.tuple_length,
+            self.to_record.projections(number),
+            self.token_local[number] if worth_it(len(reads.rows), len(rows) * windows.width) else (),
+        )
+        arguments = self._arguments(rows, windows, len(graphs), recorded, index)
+        logits = forward.logits(arguments, reads.rows, reads.columns - windows.start[reads.rows])
+        return {n: TargetLogits(one, reads) for n, one in zip(group.numbers, logits.unbind(0), strict=True)}
 
     def _parts(self, rows: Tensor) -> Iterator[tuple[int, Group]]:
         """The groups, with their numbers, in parts that fit a processor's caches: larger ones take longer for each

@@ -16,7 +16,7 @@ those of full passes. `fit`, scores and studies open a plan for as long as they 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -71,15 +71,29 @@ class JointPlan:
 
     def scored(self, rows: Int[Tensor, " row"]) -> list[TargetLogits]:
         """The logits that the loss reads for these rows, for every graph."""
-        with one_at_a_time(self.models[0].base_model):
-            return self._scored(rows)
+        found = {number: one for part in self.parts(rows) for number, one in part.items()}
+        return [found[number] for number in range(len(self.models))]
 
-    def _scored(self, rows: Tensor) -> list[TargetLogits]:
+    def parts(self, rows: Int[Tensor, " row"]) -> Iterator[dict[int, TargetLogits]]:
+        """The same by number of the graph, one forward after the other: what takes the gradients of a part, or scores
+        it, before it asks for the next one holds the activations of one forward only, however many graphs there are.
+        """
+        parts = self._parts(rows)
+        while True:
+            part = None  # not held while the next one is computed
+            with one_at_a_time(self.models[0].base_model):
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
+
+    def _parts(self, rows: Tensor) -> Iterator[dict[int, TargetLogits]]:
         if not self._open:
-            return self._choose(self.examples.rows(rows)).scored(torch.arange(len(rows)), caches=False)
+            yield from self._choose(self.examples.rows(rows)).parts(torch.arange(len(rows)), caches=False)
+            return
         if self._open[-1].weights_changed and not self._open[-1].why_full():
             self._open = [self._choose(self.examples)] * len(self._open)
-        return self._open[-1].scored(rows)
+        yield from self._open[-1].parts(rows)
 
     @property
     def chosen(self) -> ChosenPasses:

@@ -8,13 +8,14 @@ as a few times that difference.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from causal_reft.execution.intervened_model import IntervenedModel
+from causal_reft.execution.passes import TargetLogits
 from causal_reft.featurizers import computed_once
 from causal_reft.tensors import Tensor
 
@@ -46,34 +47,39 @@ class Check:
         return f"{self.rows} rows in {self.seconds:.2f} s; relative difference: {found}"
 
 
-Logits = Callable[[], Sequence[Tensor]]
-
-
 def compare(
-    models: Sequence[IntervenedModel], fast: Logits, full: Logits, batched_otherwise: Logits, rows: int
-) -> list[Check]:
+    models: Mapping[int, IntervenedModel],
+    fast: Iterable[Mapping[int, TargetLogits]],
+    full: Callable[[int], Tensor],
+    batched_otherwise: Callable[[int], Tensor],
+    rows: int,
+) -> dict[int, Check]:
     """One check for each model; dropout on edits is off meanwhile.
 
     Args:
-        models: the models.
-        fast, full: for each model the logits to compare, (read, classes).
+        models: by their numbers.
+        fast: the logits to compare, (read, classes), by number of the model, one forward after the other.
+        full: those of a model by full passes.
         batched_otherwise: those of full passes for the same rows in other batches, asked for in half precision only.
         rows: how many rows these are.
     """
-    began = time.perf_counter()
-    with without_dropout(models), computed_once():
-        theirs = _measured(models, full())
-        found = [_differences(*pair) for pair in zip(_measured(models, fast()), theirs, strict=True)]
-        precisions = [_precision(measured.logits) for measured in theirs]
-        allowed = [(TOLERANCE.get(dtype, torch.finfo(dtype).eps),) * 2 for dtype in precisions]
-        if any(dtype not in TOLERANCE for dtype in precisions):
-            noise = [_differences(*pair) for pair in zip(_measured(models, batched_otherwise()), theirs, strict=True)]
-            allowed = [
-                tuple(max(least, TIMES_THE_NOISE * much) for least, much in zip(*one, strict=True))
-                for one in zip(allowed, noise, strict=True)
-            ]
+    began, found = time.perf_counter(), {}
+    with without_dropout(list(models.values())), computed_once():
+        for part in fast:
+            some = [number for number in part if number in models]
+            mine = _measured([models[number] for number in some], [part[number].logits for number in some])
+            del part  # its graph is not held while full passes and the next part are computed
+            for number, measured in zip(some, mine, strict=True):
+                [theirs] = _measured([models[number]], [full(number)])
+                dtype = _precision(theirs.logits)
+                limits = [TOLERANCE.get(dtype, torch.finfo(dtype).eps)] * 2
+                if dtype not in TOLERANCE:
+                    [again] = _measured([models[number]], [batched_otherwise(number)])
+                    noise = _differences(again, theirs)
+                    limits = [max(least, TIMES_THE_NOISE * much) for least, much in zip(limits, noise, strict=True)]
+                found[number] = *_differences(measured, theirs), *limits
     seconds = (time.perf_counter() - began) / max(len(models), 1)
-    return [Check(rows, seconds, *one, *limits) for one, limits in zip(found, allowed, strict=True)]
+    return {number: Check(rows, seconds, *found[number]) for number in models}
 
 
 def _precision(logits: Tensor) -> torch.dtype:

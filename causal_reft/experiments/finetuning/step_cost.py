@@ -64,7 +64,7 @@ class _Turns(TrainerCallback):
     def __init__(self, yardstick: Callable[[], None], device: torch.device) -> None:
         self.yardstick, self.device = yardstick, device
         self.ratios: list[float] = []
-        self.memory = _CudaBytes(device) if device.type == "cuda" else _TensorBytes()
+        self.memory = _CudaBytes(device) if device.type == "cuda" else TensorBytes()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.memory.__enter__()
@@ -103,7 +103,7 @@ def _step(module: nn.Module, batch: dict[str, torch.Tensor]) -> Callable[[], Non
     return step
 
 
-class _TensorBytes(TorchDispatchMode):
+class TensorBytes(TorchDispatchMode):
     """Bytes of the tensors that are made inside and still held, and their peak; the same in every run."""
 
     def __init__(self) -> None:
