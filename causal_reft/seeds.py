@@ -21,7 +21,7 @@ def is_seed(value: object) -> bool:
 def derive(seed: int, *purpose: object) -> int:
     """A 63-bit seed for one purpose: the same (seed, purpose) always gives the same number."""
     words = [int(seed) % LIMIT, *(zlib.crc32(repr(word).encode()) for word in purpose)]
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
 
 
 def numpy_stream(seed: int, *purpose: object) -> np.random.Generator:

@@ -121,7 +121,8 @@ def _deal(count: int, fractions: np.ndarray, stream: np.random.Generator) -> np.
 def _deal_chains(entities: np.ndarray, fractions: np.ndarray, stream: np.random.Generator) -> np.ndarray | None:
     """A part for each row, whole chains at a time; None where a chain is larger than the largest part."""
     runs, rows = entities.shape
-    links = (np.ones((runs - 1) * rows), (np.tile(entities[0], runs - 1), entities[1:].reshape(-1)))
+    pairs = np.tile(entities[0], runs - 1), entities[1:].reshape(-1)
+    links = (np.ones((runs - 1) * rows), tuple(side.astype(np.int32) for side in pairs))  # all that older scipy reads
     chains = connected_components(coo_array(links, shape=(entities.max() + 1,) * 2), directed=False)[1][entities[0]]
     _, chains, sizes = np.unique(chains, return_inverse=True, return_counts=True)
     room = fractions * rows

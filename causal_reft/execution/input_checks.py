@@ -19,7 +19,8 @@ from causal_reft.tensors import Tensor
 OURS = ("spans", "prompt_lengths", "active")
 TEXT = ("input_ids", "inputs_embeds")
 PER_TOKEN = ("attention_mask", "token_type_ids")
-CACHES = ("past_key_values", "cache_params", "state")  # keys and values of attention, states of recurrent models
+KEYS_AND_VALUES = ("cache", "past_key_values")  # what a forward calls them: transformers from 5.24 on; before
+CACHES = (*KEYS_AND_VALUES, "cache_params", "state")  # and states of recurrent models
 OF_EVERY_MODEL = ("num_items_in_batch", "output_attentions", "output_hidden_states", "return_dict")
 BY_ROW = (*TEXT, *PER_TOKEN, "labels", "decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from causal_reft.errors import GraphError, PositionError, SiteError
+from causal_reft.errors import GraphError, PositionError, RunError, SiteError
 from causal_reft.execution.frame import Frame
 from causal_reft.execution.input_checks import CACHES, cached_tokens
 from causal_reft.execution.inputs import Inputs
@@ -109,6 +109,12 @@ class Visit:
         named = next((kwargs[name] for name in _TEXT if kwargs.get(name) is not None), None)
         given = args[0] if named is None else named
         cache = next((kwargs[name] for name in CACHES if kwargs.get(name) is not None), None)
+        if cache is None and given.shape[1] < (frame.inputs.width or 0):
+            raise RunError(
+                f"generate gave the model {given.shape[1]} tokens of a prompt of {frame.inputs.width} and no cache "
+                f"that says which ({', '.join(CACHES)}), so the positions of edits are not known. Write generate(..., "
+                "use_cache=False)."
+            )
         if (offset := cached_tokens(cache)) is None:
             offset = frame.offset + (frame.step or 0)
         frame.moved(offset, len(given), given.shape[1])

@@ -17,6 +17,7 @@ from torch import nn
 from causal_reft.errors import SiteError
 from causal_reft.execution.backend import offloaded
 from causal_reft.execution.block_shortcuts import TEXT_ARGUMENTS, directions, is_altered, is_hooked
+from causal_reft.execution.input_checks import KEYS_AND_VALUES
 from causal_reft.execution.intervened_model import IntervenedModel
 from causal_reft.execution.locating import locate_graph
 from causal_reft.execution.planning.source_cache import why_not_cached
@@ -42,7 +43,8 @@ FEW = 8.0  # unedited tokens a row below which recording and scattering cost as 
 class Decoder:
     """A causal language model that can be entered at any block.
 
-    `prefix_refused`: why keys and values of earlier tokens cannot be cached; empty where they can.
+    `prefix_refused`: why keys and values of earlier tokens cannot be cached; empty where they can. `cache`: the name of
+    the argument that takes them.
     """
 
     model: nn.Module
@@ -50,6 +52,7 @@ class Decoder:
     head: nn.Module
     takes_positions: bool
     prefix_refused: str = ""
+    cache: str = ""
 
     @property
     def n_blocks(self) -> int:
@@ -155,12 +158,13 @@ def find_decoder(model: nn.Module, arguments: frozenset[str]) -> Decoder | str:
         return "accelerate moves the weights around each forward"
     takes = inspect.signature(model.forward).parameters
     takes_positions = blocks.row.counts_positions and "position_ids" in takes
-    return Decoder(model, blocks, head, takes_positions, _prefix_refused(model, takes))
+    cache = next((name for name in KEYS_AND_VALUES if name in takes), "")
+    return Decoder(model, blocks, head, takes_positions, _prefix_refused(model, cache), cache)
 
 
-def _prefix_refused(model: Any, takes: Any) -> str:
-    if "past_key_values" not in takes:
-        return "its forward takes no past_key_values"
+def _prefix_refused(model: Any, cache: str) -> str:
+    if not cache:
+        return "its forward takes no keys and values"
     if getattr(model, "_is_stateful", False):
         return "it keeps a state that is not keys and values"
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - {

@@ -243,7 +243,7 @@ class JointPasses:
         cache = prefix_cache(
             self.decoder.n_blocks, int(lengths.max()), lambda layer: recorded.past(layer, index, lengths, self._device)
         )
-        return arguments | {"past_key_values": cache, "use_cache": True}
+        return arguments | {self.decoder.cache: cache, "use_cache": True}
 
 
 def _rows_by_length(examples: Examples) -> Int[Tensor, " row"]:

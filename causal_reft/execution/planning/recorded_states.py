@@ -154,7 +154,7 @@ def record(decoder: Decoder, inputs: Inputs, asked: ToRecord) -> Record:
         return recorder.found
     arguments = {k: v for k, v in inputs.kwargs.items() if k != "labels"}
     if recorder.layers:
-        arguments |= {"past_key_values": recording_cache(decoder.n_blocks, recorder.keep_layer), "use_cache": True}
+        arguments |= {decoder.cache: recording_cache(decoder.n_blocks, recorder.keep_layer), "use_cache": True}
     with ExitStack() as stack:
         stack.enter_context(running(decoder.model))
         for block, path in recorder.outputs:
