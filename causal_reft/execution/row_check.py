@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from causal_reft.errors import PositionError
-from causal_reft.execution.input_checks import CACHES
+from causal_reft.execution.input_checks import KEYS_AND_VALUES
 from causal_reft.execution.inputs import Inputs
 from causal_reft.execution.probing import probing
 from causal_reft.execution.transform import in_batch_shape
@@ -83,7 +83,7 @@ def _ranks(inputs: Inputs) -> tuple[int, ...]:
 
 def _whole(inputs: Inputs, model: nn.Module) -> Inputs:
     """The inputs of a forward without answers; with a first decoder token where the model needs one."""
-    kwargs = {key: value for key, value in inputs.kwargs.items() if key not in CACHES}
+    kwargs = {key: value for key, value in inputs.kwargs.items() if key not in KEYS_AND_VALUES}
     if inputs.decoder is not None and not {"decoder_input_ids", "labels"} & set(kwargs):
         config: Any = model.config
         start = torch.full((inputs.batch, 1), config.decoder_start_token_id, device=next(model.parameters()).device)
